@@ -1,7 +1,7 @@
 """Two-phase transfer learning on images: the frozen network sees each image once.
 
-`__all__` is the library; all else may change from version to version. Its names are loaded when they are first used, so
-that `import headstart` is instant.
+The names in `__all__` are the public library. All other names may change from version to version. The public names are
+loaded when they are first used, so that `import headstart` is instant.
 """
 
 from importlib import import_module
@@ -115,9 +115,10 @@ __all__ = sorted(_MODULES)  # noqa: PLE0605
 class _FeaturesPackage(ModuleType):
     """The sub-package `headstart.features`, which can be called as the function `features` of the library.
 
-    Both have this name, and an import of the sub-package binds the name to it. So the sub-package stays what the name
-    means at run time, in whatever order things are imported, and a call of it is a call of the function. For a type
-    checker, the name is the function; see above.
+    The sub-package and the function have the same name, and an import of the sub-package binds the name to the
+    sub-package. Therefore, at run time, the name always means the sub-package, in whatever order things are imported,
+    and a call of the sub-package calls the function. For a type checker, the name means the function; see the imports
+    above.
     """
 
     __module__ = "headstart.features"

@@ -93,7 +93,7 @@ def prepare(
 
 @command(app)
 def check(data: Data, config: CheckConfig, reading: DataConfig, seed: int = 0) -> Result:
-    """Find problems in DATA. Exits with 1 if training would fail, and on leaks, near-duplicates and label conflicts."""
+    """Find problems in DATA. Exits with 1 on leaks, near-duplicates and label conflicts, and if training would fail."""
     from headstart.pipeline.check.check import check
 
     return check(data, config, seed, reading)
@@ -125,7 +125,7 @@ def labels(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Find likely label errors by cached features, in all splits but test. With --apply, change labels by a file."""
+    """Find likely label errors by cached features, in all splits but test. With --apply FILE, change labels."""
     from headstart.pipeline.labels.labels import labels
 
     return labels(data, features, extraction, config, seed, reading)
@@ -191,7 +191,7 @@ def study(
     config: StudyConfig,
     seed: int = 0,
 ) -> Result:
-    """Measure how accuracy grows with the number of images, and estimate what more would bring. Test is not used."""
+    """Measure how accuracy grows with the number of images, and what more images would bring. Test is not used."""
     from headstart.pipeline.study.study import study
 
     return study(data, features, extraction, config, seed, reading)
@@ -218,7 +218,7 @@ def evaluate(
     sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
     seed: int = 0,
 ) -> Result:
-    """Score a run on a split. With --folds, cross-validate heads with the settings of the run, on all its images."""
+    """Score a run on a split. With --folds, cross-validate heads with the run's settings on all of the run's images."""
     if validation.folds:
         validation.require_alone(split, sort, decision, by_ray)
         from headstart.pipeline.evaluate.folds import cross_validate
@@ -249,7 +249,7 @@ def report(
     places: Places,
     split: AnySplit = "auto",
 ) -> Result:
-    """Write a page about a run: figures, curves, mistakes beside their nearest training images, data, settings."""
+    """Write a page about a run: figures, curves, mistakes beside the nearest training images, data, settings."""
     from headstart.pipeline.report.report import report
 
     return report(runs, config, split, places)
@@ -294,7 +294,7 @@ def export_model(
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Write a run as a model for elsewhere, and compare it with the run, in its own runtime, on val images."""
+    """Export a run as a model for elsewhere. Compare the model, in its own runtime, with the run on val images."""
     from headstart.pipeline.export.export import export
 
     return export(run, out, config, places, overwrite, seed)
@@ -309,7 +309,7 @@ def backbones(
         Path, typer.Option(help="Store whose measured speeds are shown.", envvar="HEADSTART_STORE")
     ] = Path("store"),
 ) -> Result:
-    """List the networks that `--backbone` takes, or the cuts of one."""
+    """List the networks that `--backbone` takes, or the cuts of one network."""
     from headstart.pipeline.backbones.backbones import list_backbones
 
     return list_backbones(name, store)
@@ -319,7 +319,7 @@ def backbones(
 def doctor(
     store: Annotated[Path, typer.Option(help="Store whose disk is tried.", envvar="HEADSTART_STORE")] = Path("store"),
 ) -> Result:
-    """Tell what this machine has, on one screen for an issue. Exits with 1 if a command would fail."""
+    """Describe this machine on one screen, for a bug report. Exits with 1 if a command would fail here."""
     from headstart.pipeline.doctor.doctor import doctor
 
     return doctor(store)

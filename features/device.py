@@ -26,7 +26,7 @@ _CONTROL_GROUPS, _CONTROL_FOLDER = Path("/proc/self/cgroup"), Path("/sys/fs/cgro
 def cpu_count() -> int:
     """Return the number of cores that this process may use, given its CPU affinity and its container's limit.
 
-    The environment variable HEADSTART_CPUS may set a lower number, as workers of a cluster share a machine.
+    The environment variable HEADSTART_CPUS may set a lower number, because workers of a cluster may share a machine.
     """
     every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -63,9 +63,10 @@ def cores_of_groups(groups: str, root: Path) -> float:
 
 
 def _limit(folder: Path, *names: str) -> float:
-    """Return the limit of a control group in cores: its quota divided by its period, as the files `names` state them.
+    """Return the limit of a control group in cores: the group's quota divided by its period.
 
-    Return infinity if a file is missing, or if the group has no quota.
+    `names` are the files that hold these two numbers. If a file is missing, or if the group has no quota, return
+    infinity.
     """
     try:
         quota, period = " ".join((folder / name).read_text() for name in names).split()
@@ -153,6 +154,9 @@ def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
 
 
 def release_memory() -> None:
-    """Give free memory back to the system. glibc keeps what was freed between blocks that are in use."""
+    """Give free memory back to the system.
+
+    Without this call, glibc keeps freed memory that lies between blocks in use.
+    """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
         trim(0)

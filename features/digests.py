@@ -22,7 +22,7 @@ def hex_digests(raw: np.ndarray) -> list[str]:
 
 
 class HexDigests(Sequence[str]):
-    """The hexadecimal digests of an array [N] of dtype `DIGEST`. Each is made when it is asked for."""
+    """The hexadecimal digests of an array [N] of dtype `DIGEST`. Each text is made when it is asked for."""
 
     def __init__(self, raw: np.ndarray) -> None:
         self.raw = raw
@@ -43,10 +43,10 @@ class HexDigests(Sequence[str]):
 
 
 def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the different digests of `raw`, an array [N] of dtype `DIGEST`. Return a pair.
+    """Number the different digests in `raw`, an array [N] of dtype `DIGEST`, from 0. Return two arrays.
 
     The first array holds, for each number, the position of the first digest with this number, int64 [n]. The second
-    holds the number of each digest, int64 [N].
+    array holds the number of each digest, int64 [N].
     """
     _, first, number = np.unique(_beginnings(raw), return_index=True, return_inverse=True)
     for start in range(0, len(raw), _AT_A_TIME):
@@ -58,12 +58,12 @@ def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_positions(raw: np.ndarray) -> np.ndarray:
-    """Return where each different digest of `raw`, an array [N], occurs first: positions, int64 [n], ascending."""
+    """Return the position of the first occurrence of each different digest in `raw` [N], int64 [n], ascending."""
     return np.sort(numbered(raw)[0])
 
 
 def sorting(raw: np.ndarray) -> np.ndarray:
-    """Return the order of an array [N] of dtype `DIGEST`, int64 [N]. Equal digests keep their order."""
+    """Return the positions that sort an array [N] of dtype `DIGEST`, int64 [N]. Equal digests keep their order."""
     beginnings = _beginnings(raw)
     order = np.argsort(beginnings, kind="stable")
     same = np.flatnonzero(beginnings[order[1:]] == beginnings[order[:-1]])

@@ -31,7 +31,10 @@ class RunError(HeadstartError, ValueError):
 
 
 class ExportError(HeadstartError):
-    """A model that a format can't hold, an export that differs too much from its run, or one that can't be used."""
+    """An export that can't be made or used.
+
+    Examples are a model that a format can't hold, and an export whose answers differ too much from its run's answers.
+    """
 
 
 class DivergedError(HeadstartError):

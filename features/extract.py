@@ -36,7 +36,7 @@ _OPEN, _TRIED, _ELSEWHERE = range(3)
 
 @dataclass(frozen=True)
 class NodeWork:
-    """How many images a node of a cluster extracted, and how many seconds it took."""
+    """How many images a node of a cluster extracted, and how many seconds the node took."""
 
     images: int = 0
     seconds: float = 0.0
@@ -138,8 +138,8 @@ class _Extraction:
     """The extraction of images that lack features. Other processes may extract the same images at the same time.
 
     Each process claims a portion of the images before it extracts the portion. In each round, this process extracts the
-    portions that it can claim. A portion stays open for the next round if another process is still extracting it, or if
-    another process has left images in it without features.
+    portions that it can claim. A portion stays open for the next round in two cases: another process is still
+    extracting the portion, or another process has finished the portion but left some of its images without features.
     """
 
     missing: Sequence[ImageFile]
@@ -187,7 +187,10 @@ class _Extraction:
         return Extracted(frozenset(extracted), rejects, seconds)
 
     def _round(self, backbone: FrozenBackbone, portions: Iterator[np.ndarray]) -> set[str]:
-        """Extract the images at the positions that `portions` yields. Return the digests of those extracted."""
+        """Extract the images at the positions that `portions` yields.
+
+        Return the digests of the images whose features were extracted.
+        """
         from headstart.features.images.batches import decoded_batches
 
         extracted: set[str] = set()
@@ -230,9 +233,9 @@ class _Extraction:
                     self._taken.append(portion)
                     self._state[left] = _TRIED
                     yield left
-                elif len(left):  # the other process failed, or wrote features that were not looked for since
+                elif len(left):  # the other process failed, or wrote features after the last search
                     self._open.append(portion)
-        except Exception as error:  # TensorFlow would turn it into an error of its own
+        except Exception as error:  # TensorFlow would raise another error in its place
             self._error = error
 
     def _left(self, portion: int, at_once: bool) -> np.ndarray:
@@ -254,7 +257,11 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions as done: all that were taken, or those taken before `before`."""
+        """Return a function that marks portions as done.
+
+        The function marks the portions that were taken before the portion `before`. If `before` is None, the function
+        marks all portions that were taken.
+        """
         names = []
         while self._taken and self._taken[0] != before:
             names.append(self.work.names[self._taken.popleft()])

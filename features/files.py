@@ -155,7 +155,8 @@ def _writer_ended(partial: Path) -> bool:
 def flush_to_disk(path: Path) -> None:
     """Wait until the file or folder at `path` is on disk: a file's bytes, or a folder's list of entries.
 
-    Some disks, such as shares of Windows or of a virtual machine's host, can't flush folders. Then do nothing.
+    Some disks, such as shares of Windows or of a virtual machine's host, can't flush folders. Folders on such a disk
+    are not flushed.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

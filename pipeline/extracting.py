@@ -38,7 +38,7 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier` is the time in seconds of earlier extractions with `compact=False`; see `compact_by_itself`."""
+        """`earlier` is the seconds that earlier extractions with `compact=False` took; see `compact_by_itself`."""
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))
@@ -46,10 +46,11 @@ class Extractor:
     def extract(
         self, images: Sequence[ImageFile], view: View | None = None, compact: bool = True
     ) -> tuple[Stores, Extracted]:
-        """Extract the missing features of `images`, by the cluster if there is one.
+        """Extract the missing features of `images`. If there is a cluster, the cluster extracts them.
 
-        With `view`, use this augmented view of each image instead. If the store of a cut then has many small shards, it
-        is compacted, unless `compact` is false. Returns the store of each cut, and the result of the extraction.
+        With `view`, the features of this augmented view of each image are extracted instead. With `compact`, a store
+        that then has many small shards is compacted. Returns two things: the store of each cut, and the result of the
+        extraction.
         """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         if self._cluster:
@@ -68,9 +69,9 @@ class Extractor:
 class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
-    Rejects are left to `extract_all`, which tries them again. The early extraction ends when it meets an image to which
-    `--bits` applies, because the whole folder decides which features such an image gets. The features that were
-    extracted before stay in the store.
+    Images that can't be decoded are left to `extract_all`, which tries them again. The early extraction ends at the
+    first image to which `--bits` applies, because the whole folder decides which features such an image gets. The
+    features that were extracted before stay in the store.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:
@@ -94,11 +95,11 @@ class Early:
 def extract_all(
     scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None, earlier: float = 0.0
 ) -> tuple[Scan, list[Extractor], Stores, Extracted]:
-    """Extract the missing features of the scanned examples with each network in turn. The store remembers the weights.
+    """Extract the missing features of the scanned examples with each network in turn.
 
-    `earlier` is the time in seconds that an `Early` took with these networks.
-    Returns four things: a scan in which images that can't be decoded are rejects, the extractor of each network, the
-    store of each cut, and the totals of the extraction.
+    `earlier` is the time in seconds that an `Early` took with these networks. Afterwards, the store remembers which
+    weights were used; see `remember_weights`. Returns four things: a scan in which images that can't be decoded are
+    rejects, the extractor of each network, the store of each cut, and the totals of the extraction.
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:

@@ -71,8 +71,8 @@ class FeaturedExamples:
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
         """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
 
-        The features are on disk if memory may not hold them all; see `load_features`. `viewed` must be training
-        examples, because only training examples have views.
+        If memory could be too small for all these features, they are left on disk; see `load_features`. `viewed` must
+        be training examples, because only training examples have views.
         """
         examples, viewed = Examples.of(examples), Examples.of(viewed)
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
@@ -155,10 +155,10 @@ def cache_features(
 
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
-        require: called with the scan and the networks before extraction. It raises an error if they can't be used.
+        require: called with the scan and the networks before extraction. Raises an error if these can't be used.
         reading: how `data` is read.
         labelled: whether to raise DataError if images have no labels.
-        by_ray: the Ray cluster that scans large data and extracts features, if it names one.
+        by_ray: the settings of Ray. If they name a cluster, the cluster scans large data and extracts features.
     """
     chosen_cuts(config)  # reports a wrong name before the scan
     with bytes_kept(extraction.store, data), cluster(by_ray, config, extraction) as workers:
@@ -175,7 +175,7 @@ def _cached(
     labelled: bool,
     workers: Cluster | None,
 ) -> FeaturedExamples:
-    """Scan `data` and extract missing features, by `workers` if there are any; see `cache_features`."""
+    """Scan `data` and extract missing features; see `cache_features`. If `workers` are given, they do the work."""
     early = None if require or workers or config.precision == "int8" else Early(config, extraction)
     scanner = workers.scanner() if workers else None
     scanned = scan_with_store(data, seed, config, extraction, reading, labelled, early, scanner)
@@ -222,9 +222,9 @@ def scan_with_store(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Scan:
-    """Make the store's folder if it is missing, scan `data` with its scan memory, and print how the data were read.
+    """Scan `data`, and print how they were read. The folder of the store is made if it is missing.
 
-    For `turn` and `elsewhere`, see `inspect_images`.
+    The store holds the scan memory of `data`. For `turn` and `elsewhere`, see `inspect_images`.
     """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
@@ -244,9 +244,9 @@ def networks_for(
     extraction: ExtractionConfig,
     digest_of: Callable[[str, str, int], str] | None = None,
 ) -> list[Network]:
-    """Load the networks of `config`; for `digest_of` see `load_networks`.
+    """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If `config.bits` gives all scanned images the same pixels as the value 16, the networks get the value 16.
+    If `--bits 16` gives all scanned images the same pixels as the value `config.bits`, the networks get the value 16.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
@@ -260,10 +260,10 @@ def bits_in(scanned: Scan) -> set[int]:
 
 
 def load_examples(run: Run, places: Places = Places(), workers: Cluster | None = None) -> FeaturedExamples:
-    """Scan the data of a run, and cache their features with the run's settings. `places` may name other data.
+    """Scan the data of a run, and extract missing features with the run's settings. `places` may name other data.
 
-    Raises RunError if the data, the store or the weights are gone, or if the settings no longer give the features that
-    the head was trained on.
+    If `workers` are given, they scan and extract. Raises RunError if the data, the store or the weights are gone, or if
+    the settings no longer give the features that the head was trained on.
     """
     settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.

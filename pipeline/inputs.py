@@ -70,16 +70,17 @@ def features_dataset(
     raised: list[Exception] | None = None,
     buffer_bytes: int = 256 << 20,
 ) -> tf.data.Dataset:
-    """Make batches (features [b, *shape] in the stored dtype, labels int64 [b]) of features too large for memory.
+    """Make a dataset of batches (features [b, *shape] in the stored dtype, labels int64 [b]), read from disk.
 
-    Shards are read in random order, and examples are shuffled within a buffer of `buffer_bytes`. Memory use is about
-    three times `buffer_bytes`. `seed`, the epoch's number and the store's shards decide the order. If all examples fit
-    into one buffer, the order is the same as in `train_dataset`. Raises StoreError if an example has no features.
+    The features need not fit in memory. Shards are read in random order, and examples are shuffled within a buffer of
+    `buffer_bytes`. Memory use is about three times `buffer_bytes`. `seed`, the epoch's number and the store's shards
+    decide the order. If all examples fit into one buffer, the order is the same as in `train_dataset`. Raises
+    StoreError if an example has no features.
 
     Args:
         stores: stores with features of one shape. Each epoch reads one of them, in turn.
         next_epoch: called at the beginning of each epoch; returns the epoch's number.
-        raised: a list to which errors of a pass are added, such as the StoreError of a damaged shard; see `explained`.
+        raised: a list. Errors in reading are added to it, such as the StoreError of a damaged shard; see `explained`.
     """
     digests = Examples.of(examples).digests
     for store in stores:
@@ -111,8 +112,8 @@ def _shuffled(
 ) -> Iterator[_Piece]:
     """Shuffle each of `pieces`, and yield batches (rows [b, *shape], labels [b]).
 
-    A piece is (positions in `labels` int64 [n], rows [n, *shape]). Rows of a piece that don't fill a batch are added to
-    the next piece.
+    A piece is a pair: positions in `labels`, int64 [n], and rows, [n, *shape]. Rows of a piece that don't fill a batch
+    are added to the next piece.
     """
     left: _Piece | None = None
     for piece in pieces:
@@ -168,7 +169,7 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError if the file of an example that was read is gone, or has changed since the scan.
+    """Raise DataError if a file of `examples` that was read is gone, or has changed since the scan.
 
     Only local files are checked, because the bytes of other files were compared when they were read.
     """

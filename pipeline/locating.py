@@ -34,10 +34,10 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 
 
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
-    """Return the store of `run`. Raises RunError if it is gone, or if it does not hold the run's features.
+    """Return the store of `run`. Raises RunError if the store is gone, or does not hold the run's features.
 
-    A store that the user names need not exist. The store that the run names must exist and hold the run's features,
-    because a run may come from elsewhere and must not choose a folder to write to.
+    A store that the user names need not exist. A store that only the run names must exist and hold the run's features.
+    Otherwise, a run from another machine could decide to which folder this machine writes.
     """
     found = known_store(run, places)
     if found is None:
@@ -61,9 +61,9 @@ def located_networks(
 ) -> tuple[FeatureConfig, list[Network]]:
     """Load the networks of `run`, from the first candidate weights that have the digest of the run's weights.
 
-    `settings` are the run's settings, or others that need the same weights. Return `settings` with the weights that
-    were found, and the networks. If `places` name weights, they are the only candidate. If no candidate has the digest,
-    the error about the first candidate is raised: a RunError, WeightsError or OptionError.
+    `settings` are the run's settings, or other settings that need the same weights. Returns two things: `settings` with
+    the weights that were found, and the networks. If `places` name weights, these are the only candidate. If no
+    candidate has the digest, the error about the first candidate is raised: a RunError, WeightsError or OptionError.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -89,8 +89,8 @@ def _candidates(
 ) -> Iterator[tuple[str, FeatureConfig]]:
     """Yield candidates for the weights of a run, the likeliest first.
 
-    A candidate is (names of the weights files, the settings `own` with these files). The last candidates are files that
-    had this `digest` when they were used with `store`.
+    A candidate is a pair: the names of weights files, and the settings `own` with these files. The last candidates are
+    files that had this `digest` when they were used with `store`.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
@@ -114,7 +114,7 @@ def _gone_files(config: FeatureConfig) -> list[str]:
 
 
 def _holds(store: Path, run: Run) -> bool:
-    """Whether `store` has a folder for each cut of `run`. Another project's store at the same place has none."""
+    """Return whether `store` has a folder for each cut of `run`, which another project's store does not have."""
     keys = run.config()["fingerprints"].values()
     return all(any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys if key[:12].isalnum())
 

@@ -9,7 +9,7 @@ from headstart.features.paths import require_no_url
 
 @dataclass(frozen=True)
 class NetworkPlaces:
-    """Places of the store and the weights of a run. None and "" mean the places that the run remembers.
+    """Paths of the store and the weights of a run. None and "" mean the paths that the run remembers.
 
     A store given as a URL raises an OptionError.
     """
@@ -24,6 +24,6 @@ class NetworkPlaces:
 
 @dataclass(frozen=True)
 class Places(NetworkPlaces):
-    """Places of the store, the weights and the data of a run."""
+    """Paths of the store, the weights and the data of a run."""
 
     data: Path | None = option(None, "Data folder or list to use instead of the run's.")

@@ -1,4 +1,4 @@
-"""Checks of a `.keras` file before Keras reads it. They cover the archive's members, `config.json` and the weights."""
+"""Checks of a `.keras` file before Keras reads it. They cover the archive's files, `config.json` and the weights."""
 
 import json
 import zipfile
@@ -32,9 +32,9 @@ def require_file(path: str, shown: str) -> None:
 def require_sound_archive(path: str, shown: str, remedy: str) -> None:
     """Raise a WeightsError unless the file at `path` is an archive of the form that Keras writes, and is safe to load.
 
-    The members must have the names that Keras uses, and plausible sizes. A layer may not be quantised, may not have a
-    `lora_rank` over 1024, and may not refer to a function outside `keras.activations` and `keras.ops`. The weights may
-    not refer to other files.
+    The files in the archive must have the names that Keras uses, and plausible sizes. No layer must be quantised, have
+    a `lora_rank` over 1024, or refer to a function outside `keras.activations` and `keras.ops`. The weights must not
+    refer to other files.
 
     Args:
         shown: the name of the file in errors.
@@ -74,7 +74,7 @@ def _require_members(members: list[zipfile.ZipInfo], shown: str) -> None:
 
 
 def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all dictionaries within `value`, at any depth. If `value` is a dictionary, yield it, too."""
+    """Yield all dictionaries within `value`, at any depth, and `value` itself if it is a dictionary."""
     waiting = [value]
     while waiting:
         part = waiting.pop()

@@ -37,7 +37,7 @@ class Backbone:
 
     @property
     def model(self) -> keras.Model:
-        """The model, without a classifier. `--from-layer` takes an index into `model.operations`; see `graph`."""
+        """The Keras model, without a classifier. The option `--from-layer` is an index into `model.operations`."""
         return self.load()
 
     @property
@@ -51,7 +51,7 @@ class Backbone:
         return cut_places(self.name, self.model) if self.known_indices is None else self.known_indices
 
     def cuts(self) -> list[Cut]:
-        """Return the cut at the end of each block, averaged over space, from the input to the output."""
+        """Return the cut at the end of each block, from the input to the output. All cuts are averaged over space."""
         return [Cut(self.name, block) for block in self.shapes]
 
     def layer_index(self, layer: str | int | Cut) -> int:
@@ -98,12 +98,12 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return the indices, ascending, of the operations whose outputs the frozen part of a network must yield.
+        """Return, in ascending order, the indices of the operations whose outputs the frozen part must yield.
 
-        The frozen part consists of the operations with indices below `from_layer`, and always includes operation 0, the
-        input. If a cut lies in the frozen part, this part must yield the output at the cut. For each other cut, this
-        part must yield all outputs that later operations read to compute the cut. A network that uses a layer twice
-        raises an OptionError.
+        The rest of the network computes all of `cuts` from these outputs. The frozen part consists of the operations
+        with indices below `from_layer`, and always includes operation 0, the input. If a cut lies in the frozen part,
+        the output at this cut is needed. For each other cut, all outputs of the frozen part are needed that later
+        operations read to compute the cut. A network that uses a layer twice raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -120,10 +120,10 @@ class Backbone:
         return sorted({below[id(tensor)] for tensor in keras.tree.flatten([inputs, outputs]) if id(tensor) in below})
 
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
-        """Apply the network, in inference mode, to symbolic `pixels`, uint8 [B, H, W, 3].
+        """Apply the network in inference mode to symbolic `pixels`, uint8 [B, H, W, 3].
 
-        Return one float32 tensor per cut: [B, D], averaged over space, or [B, H, W, D] for a map. Tokens become one
-        vector: their mean, or the first token. The field `tokens` says which.
+        Return one float32 tensor per cut: [B, D], averaged over space, or [B, H, W, D] for a map. If the network yields
+        tokens, they become one vector: their mean if the field `tokens` is `mean`, or the first token if it is `first`.
         """
         from headstart.features.tensorflow import keras
 

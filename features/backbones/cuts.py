@@ -60,7 +60,10 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
 
 def split_names(text: str) -> list[str]:
-    """Split `text` at each `+` after a name in `BACKBONES` or a path of a `.keras` file. A path may contain a `+`."""
+    """Split `text` at each `+` after a name in `BACKBONES` or a path of a `.keras` file. A path may contain a `+`.
+
+    If some part of `text` is neither such a name nor such a path, split `text` at every `+`.
+    """
     names, part = [], ""
     for piece in text.split("+"):
         part = f"{part}+{piece}" if part else piece
@@ -92,8 +95,8 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    Each `--cut` is one set. A backbone that has no cut in a set adds its default cut, unless all cuts of the set are
-    written as `backbone/cut`. If a `--cut` contains `all`, each single cut is a set, and sets may be joined. Without
+    Each `--cut` is one set. If a set has a cut that is written without its backbone, each backbone without a cut in the
+    set adds its default cut. If a `--cut` contains `all`, each single cut is a set, and sets may be joined. Without
     `--cut`, each backbone's default cut is a set, and all default cuts together are one more set.
     """
     if not config.cut:

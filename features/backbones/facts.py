@@ -100,7 +100,10 @@ class KnownBackbones:
         return None
 
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
-        """Save `facts` of a backbone that was just built, unless its weights file may have changed meanwhile."""
+        """Save `facts` of a backbone that was just built.
+
+        If the weights file may have changed while the backbone was built, save nothing.
+        """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():
             return

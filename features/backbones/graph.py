@@ -1,7 +1,7 @@
 """Reading a Keras model's graph: the ends of its blocks, the start of its last stage, and the cost of its layers.
 
 An *operation* is a node of the graph: a layer, or a function such as the sum that `x + y` makes. `model.operations`
-lists them in the order in which they can be computed. For most networks it equals `model.layers`.
+lists all operations in an order in which they can be computed. For most networks, this list equals `model.layers`.
 """
 
 import math
@@ -16,7 +16,7 @@ from headstart.features.tensorflow import keras
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.PReLU)
 _POOLINGS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
 _DOWNSAMPLES = 0.6  # an output with less than this share of the input's height has passed a stride of 2 or more
-TOP = "top_activation"  # the cut at the end of a network whose last layer has no name of its own
+TOP = "top_activation"  # the cut at the end of a network for whose last layer Keras made up a name
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Graph:
         return tuple(self.operations[index].output.shape[1:])
 
     def merges(self, index: int) -> bool:
-        """Return whether the operation at `index` joins several tensors. A multiplication (a gate) does not count."""
+        """Return whether the operation at `index` joins several tensors in another way than by multiplication."""
         operation = self.operations[index]
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
     def gates(self, index: int) -> bool:
-        """Return whether the output of the operation at `index` only enters a gate.
+        """Return whether the output of the operation at `index` is used only by a gate.
 
         A gate multiplies a tensor by a factor that is computed from this tensor, as in squeeze-and-excitation
         (arXiv:1709.01507).
@@ -79,7 +79,7 @@ def uses_layers_once(model: keras.Model) -> bool:
 def block_ends(graph: Graph) -> list[int]:
     """Return the indices of the operations that end a block, lowest first. The last index is the network's output.
 
-    An operation can end a block only if all later operations depend on earlier ones through its output alone. Such an
+    An operation can end a block only if every connection from earlier to later operations leads through it. Such an
     operation ends a block if it
 
     - joins branches, such as the concatenation of an Inception block or the sum of a residual block; an activation
@@ -111,7 +111,7 @@ def block_ends(graph: Graph) -> list[int]:
 def cut_indices(
     model: keras.Model, stable_names: bool = False, renamed: Mapping[str, str] | None = None
 ) -> dict[str, int]:
-    """Return the cuts of `model`, lowest first: the name of each cut, and the index of its operation.
+    """Return a mapping from the name of each cut of `model` to the index of the cut's operation, lowest first.
 
     The end of a block is a cut if its output is a map, [H, W, D]. The network's output is a cut whatever its shape. If
     a layer is used twice, only the network's output is a cut.
@@ -130,12 +130,12 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Name the blocks. Return a mapping from the name of each block to the index of its end, which is one of `ends`.
+    """Name the blocks that end at `ends`. Return a mapping from the name of each block to the index of its end.
 
-    A block has the name of its last layer. But Keras makes up some names of layers from a number that differs between
-    processes. Unless `stable` is true, such a name is replaced. An activation at the network's end then gives `TOP`.
-    Any other block then gets the common start of the last two names in it that Keras did not make up, such as `block5`
-    or `stage_2_block_1`.
+    A block has the name of its last layer. If Keras made up this name, it contains a number that differs between
+    processes. Such a name is kept if `stable` is true. Otherwise, it is replaced: an activation at the network's end
+    gives `TOP`, and any other block gets the common start of the last two names in it that Keras did not make up, such
+    as `block5` or `stage_2_block_1`.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -157,11 +157,11 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    The first block whose output has the lowest resolution leads down to this resolution. The blocks after it are the
-    last stage. For example, `mixed8` of InceptionV3 leads down. The two blocks after it are the last stage, which
+    Usually, the last stage consists of the blocks after the first block whose output has the lowest resolution. For
+    example, `mixed8` is the first such block of InceptionV3. The two blocks after `mixed8` are the last stage, which
     begins at operation 249. There are two exceptions. If only one block has the lowest resolution, this block is the
-    last stage. If most blocks have it, the last quarter of all blocks is the last stage. The last operation with a
-    kernel always belongs to the last stage.
+    last stage. If most blocks have the lowest resolution, the last quarter of all blocks is the last stage. The last
+    operation with a kernel always belongs to the last stage.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)

@@ -1,4 +1,4 @@
-"""Refusing an HDF5 file of weights that is not safe to read. The file may come from elsewhere."""
+"""Check HDF5 files of weights, which may come from elsewhere, and refuse a file that is not safe to read."""
 
 from collections import deque
 from pathlib import Path

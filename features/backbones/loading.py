@@ -1,4 +1,7 @@
-"""Loading `.keras` files that may come from elsewhere: no code of the file runs, and no small file fills the memory."""
+"""Load `.keras` files that may come from elsewhere.
+
+No code from a file is run, and a small file can't fill the memory.
+"""
 
 import json
 import math
@@ -79,7 +82,10 @@ def _loaded(path: str) -> Any:
 
 
 def _newer_keras(path: str) -> str | None:
-    """Return the version of Keras that saved the file at `path`, if it is newer than the installed Keras; else None."""
+    """Return the version of Keras that saved the file at `path`, if this version is newer than the installed Keras.
+
+    Otherwise, return None.
+    """
     with suppress(KeyError, ValueError, AttributeError, TypeError, RecursionError, InvalidVersion, zipfile.BadZipFile):
         with zipfile.ZipFile(path) as archive:
             version = json.loads(archive.read("metadata.json"))["keras_version"]

@@ -96,7 +96,7 @@ def place_of_weights(name: str) -> PlaceOfWeights:
 
 
 def cut_places(name: str, model: "keras.Model") -> dict[str, int]:
-    """Map the name of each cut of the network `name` to its index in the operations of `model`, lowest first."""
+    """Return a mapping from each cut's name in the network `name` to its index in `model.operations`, lowest first."""
     from headstart.features.backbones.graph import cut_indices
 
     return cut_indices(model, is_own(name), {} if is_own(name) else BACKBONES[name].names)

@@ -157,7 +157,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
 def _renamed(model: keras.Model) -> keras.Model:
     """Copy `model`. Rename each layer whose name TensorFlow or `--cut` does not allow: `my block` becomes `my_block`.
 
-    A nested model with such a name, or with a layer of such a name, raises a ValueError.
+    If a nested model, or a layer of a nested model, has a name that is not allowed, a ValueError is raised.
     """
     names = {operation.name for operation in model.operations}
 
@@ -185,9 +185,10 @@ def _renamed(model: keras.Model) -> keras.Model:
 
 
 def _plain(name: str) -> str:
-    """Return a valid name of a layer that resembles `name`. `all` is not valid.
+    """Return a valid layer name that resembles `name`. The name `all` is not valid.
 
-    A valid name is a letter or digit, then letters, digits, `_`, `.` or `-`. The name is cut to about 100 characters.
+    A valid name begins with a letter or digit, and consists of letters, digits, `_`, `.` and `-`. A long name is cut to
+    about 100 characters.
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"

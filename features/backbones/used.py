@@ -1,4 +1,4 @@
-"""The weights that were used with a store. Its `used.json` keeps them, so that the user names them only once."""
+"""The weights that were used with a store. The store lists them in `used.json`, so that users name them once."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -47,7 +47,7 @@ class Used:
         return f"--weights {self.weights}{seed}{rescale}"
 
     def is_at_hand(self) -> bool:
-        """Whether the file holds the same bytes as when it was used. True if no file was named."""
+        """Return whether the file still holds the bytes that were used. Return True if no file was named."""
         return not self.file or (bool(self.file_digest) and file_digest(self.file) == self.file_digest)
 
 
@@ -85,7 +85,7 @@ def _tell_unreadable(file: Path) -> None:
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:
-    """Keep `used` in `store`, with the digests of their files. A failure to write is ignored."""
+    """Add the entries `used` to `used.json` in `store`, each with its file's digest. A failure to write is ignored."""
     before = used_with(store)
     known = {(one.file, one.digest): one.file_digest for one in before}
     now = [replace(one, file_digest=known.get((one.file, one.digest)) or file_digest(one.file)) for one in used]
@@ -99,10 +99,10 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set; these fields stay. The default weights, those of ImageNet,
-    also stay if they are on this machine or were used with the store. A line on the console says which options were
-    filled in. If the store was used with several weights, none is chosen: an OptionError lists them, or, if `needed` is
-    false, the weights of `config` stay.
+    `given` names the fields of `config` that the user set; these fields stay. The default weights, which are the
+    ImageNet weights, also stay if they are on this machine or were used with the store. A line on the console says
+    which options were filled in. If the store was used with several weights, none is chosen. In this case, if `needed`
+    is true, an OptionError lists the weights. If `needed` is false, the weights of `config` stay.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -121,10 +121,11 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """Return `config`, which has the default backbone, with the only backbone that was used with `store`.
+    """Replace the backbone of `config`, which is the default, by the only backbone that was used with `store`.
 
     The default backbone stays if several backbones were used, or if the default backbone's weights are on this machine.
-    A line on the console then lists the used backbones, unless the default backbone is one of them.
+    A line on the console then lists the used backbones. If the default backbone is one of the used backbones, it stays,
+    and nothing is printed.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -141,8 +142,8 @@ def _with_only(
 ) -> FeatureConfig:
     """Return `config` with the weights and the rescaling of the only one of `known` that is at hand.
 
-    If none of `known` is at hand, return `config` unchanged. For several, see `with_used_weights`. `rescaled` says
-    whether the user set the rescaling. If so, `config` keeps its rescaling.
+    If none of `known` is at hand, return `config` unchanged. If several are at hand, see `with_used_weights`.
+    `rescaled` says whether the user set the rescaling. If so, `config` keeps its rescaling.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
@@ -182,7 +183,7 @@ def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Pa
 
 
 def weights_by_digest(store: Path) -> dict[str, str]:
-    """Return the value of `--weights` for each digest of weights that were used with `store`."""
+    """Return a mapping from digests to values of `--weights`, for all weights that were used with `store`."""
     return {one.digest: one.weights for one in used_with(store)}
 
 

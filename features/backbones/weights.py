@@ -71,7 +71,7 @@ def build_backbone(
 
 
 def is_known(name: str, weights: str, rescale: str, image_size: int, weights_seed: int, known: KnownBackbones) -> bool:
-    """Return whether `known` has the facts of a network, so that `build_backbone` need not build it."""
+    """Return whether `known` has the facts of a network, so that `build_backbone` need not build the network."""
     source = backbone_source(*_settings(name, weights, rescale, image_size, weights_seed))
     return known.recall(source) is not None
 
@@ -91,9 +91,9 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _own_settings(name: str, weights: str, rescale: str) -> str:
-    """Return `name` if it is a `.keras` file, which has its own weights, else `weights`.
+    """Return `name` if it is a `.keras` file, because such a file has its own weights. Otherwise, return `weights`.
 
-    `weights` or `rescale` that do not suit a `.keras` file raise an OptionError.
+    If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.
     """
     if not is_own(name):
         return weights

@@ -37,9 +37,9 @@ def load_ray() -> Any:
 def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
 
-    If this process is connected already, that connection is used. If no cluster answers at `address`, a HeadstartError
-    is raised within seconds. `object_bytes` is the size of the largest object that `ray.put` will get. A local cluster
-    gets enough memory for this object.
+    If this process is connected to Ray already, this connection is used, and stays open. If no cluster answers at
+    `address`, a HeadstartError is raised within seconds. `object_bytes` is the size of the largest object that
+    `ray.put` will get. A local cluster gets enough memory for this object.
     """
     ray = load_ray()
     if ray.is_initialized():
@@ -66,10 +66,11 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
 
 @contextmanager
 def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[Callable[[], T]]:
-    """Connect to the Ray cluster at `address`, and call `begin`. At the end, give its result to `end`, and disconnect.
+    """Connect to the Ray cluster at `address`, and call `begin`. Yield a function that returns the result of `begin`.
 
-    Yield a function that returns the result of `begin`. A local cluster takes seconds to start. So a thread starts it
-    while the caller goes on, and the yielded function waits for this thread. For errors, see `connected`.
+    At the end of the context, call `end` with the result of `begin`, and disconnect. A local cluster takes seconds to
+    start. Therefore a thread starts it while the caller goes on, and the yielded function waits for this thread. For
+    errors, see `connected`.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):

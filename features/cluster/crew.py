@@ -1,4 +1,4 @@
-"""The crew: Ray's actors on the nodes of a cluster. Each runs a `Worker`. Workers are checked before they get jobs."""
+"""The crew: actors of Ray on the nodes of a cluster, each with a `Worker`. Workers are checked before they get jobs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from headstart.features.terminal import console
 
 _RECRUIT_SECONDS = 2.0
 _MOST_FAILURES = 3
-_MOST_DEATHS = 30  # of workers without a finished job between them; or three per worker, if these are more
+_MOST_DEATHS = 30  # deaths of workers, with no finished job between them; with many workers, three per worker
 _ALONE_SECONDS = 60.0  # without a node that can take a worker
 _PATIENT_SECONDS = 20.0
 _CALLS_AT_ONCE = 4  # two jobs, `tell` and `stop`
@@ -29,7 +29,7 @@ _CALLS_AT_ONCE = 4  # two jobs, `tell` and `stop`
 
 @dataclass
 class Crew:
-    """The workers of a cluster. They stay for several tasks, and are killed by `dismiss`."""
+    """The workers of a cluster, each with a `Member`. Workers stay for several tasks, until `dismiss` kills them."""
 
     config: ClusterConfig
     members: dict[tuple[str, int], Member] = field(default_factory=dict)  # by node and slot; see `slots`
@@ -49,20 +49,20 @@ class Crew:
         self._prepared: Any = None
 
     def prepare(self, task: Task) -> None:
-        """Let one worker on the driver's node, if there is any, begin `task` before all others; see `prepared`."""
+        """Give `task` to one worker on the driver's node, before all others. Without such a worker, do nothing."""
         for member in self.members.values():
             if member.node == self.here:
                 self._prepared = member.actor.prepare.remote(task)
                 break
 
     def prepared(self, seconds: float) -> None:
-        """Wait up to `seconds` until the worker of `prepare` has met the task. The worker's errors are not raised."""
+        """Wait at most `seconds` until the task of `prepare` is done. Errors of this task are not raised."""
         if self._prepared is not None:
             self.ray.wait([self._prepared], timeout=seconds)
             self._prepared = None
 
     def begin(self, task: Task) -> None:
-        """Give the crew a task. A member that still has calls of the task before begins the new task after them."""
+        """Give the crew a task. A member with unfinished calls of the previous task begins the new task after them."""
         self._task, self._reference = task, Reference(task)
         self._began = time.monotonic()
         for member in self.members.values():
@@ -125,7 +125,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if `count`, the number of usable slots, is 0 because of a refusal or for a minute."""
+        """If `count`, the number of usable slots, is 0, raise a HeadstartError after a refusal or a minute."""
         if count:
             self._alone_since = None
             return
@@ -150,10 +150,10 @@ class Crew:
         member.take_step("hello")
 
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
-        """Wait up to `timeout` seconds for answers. Yield a triple per ended job: its member, its key, and its result.
+        """Wait at most `timeout` seconds for answers. Yield (member, key, result) for each job that has ended.
 
-        For a member that was lost, because it died or was refused, the key and the result are None. After an answer to
-        a step, the member takes its next step, until it is ready. Errors that are not the node's fault are raised.
+        If a member died or was refused, yield (member, None, None). If a step of a member has ended, let the member
+        begin its next step. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -183,7 +183,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`. After a step, let the member take its next step. A fault loses the member."""
+        """Return the answer to `call`. After a step, begin the next step. If the node is faulty, kill the member."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)
@@ -203,7 +203,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """Refuse the node if an error is the node's fault. Else raise the error."""
+        """If an error is the node's fault, kill the member, and perhaps refuse the node. Otherwise, raise the error."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))
@@ -233,7 +233,10 @@ class Crew:
             self.blame(member, text)
 
     def blame(self, member: Member, why: str = "") -> None:
-        """Count a death of `member` against its node. After three in a row, start no other worker there."""
+        """Count a death of `member` against its node. After three deaths in a row, start no other worker there.
+
+        If no other node has workers, the node stays in use after the death of a ready worker.
+        """
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
         if self._failures[member.node] >= _MOST_FAILURES and (others or member.step != "ready"):
@@ -241,7 +244,7 @@ class Crew:
             self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died{said}")
 
     def _next(self, member: Member, answer: Any) -> None:
-        """Take the step after the one with this `answer`. Raise a NodeError if the node can't take part."""
+        """Begin the step after the step that returned `answer`. Raise a NodeError if the node can't take part."""
         task = self._task
         if member.step == "hello":
             if answer["headstart"] != version("headstart"):
@@ -263,7 +266,7 @@ class Crew:
             self._let_build(time.monotonic())
 
     def _let_build(self, now: float) -> None:
-        """Let members build their networks. While one finds a batch size by trials on a GPU, others on GPUs wait."""
+        """Let members build their networks. While a member on a GPU tries batch sizes, others on GPUs wait."""
         for member in self.members.values():
             if member.step == "met":
                 building = [one for one in self.members.values() if one.step == "build" and one.on_gpu]
@@ -271,12 +274,9 @@ class Crew:
                     member.take_step("build", self._reference.batch_sizes)
 
     def refuse(self, member: Member, reason: str, slot_alone: bool = False) -> None:
-        """Kill a member, and print the reason. Start no other worker on its node or, with `slot_alone`, on its slot.
-
-        Other workers of the node are not killed: each meets the fault by itself.
-        """
+        """Kill a member, and print why. Start no other worker on its node or, if `slot_alone`, on its slot."""
         self._tell_refused(member, reason, slot_alone)
-        self.lose(member)
+        self.lose(member)  # other workers of the node stay: each of them meets the fault by itself
 
     def _tell_refused(self, member: Member, reason: str, slot_alone: bool = False) -> None:
         if self._why_refused(member.node, member.slot) is None:

@@ -1,4 +1,7 @@
-"""Extraction on a cluster: the driver gives units to the crew, and collects rejects. The stores hold what is done."""
+"""Extraction on a cluster: the driver gives units to the crew, and collects rejects.
+
+The workers write features into the stores, so that the stores show what is done.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,7 @@ class Cluster:
     def scanner(self) -> Elsewhere | None:
         """Return a function that lets workers inspect files. Return None if this machine is the whole cluster.
 
-        The threads of one machine inspect files just as fast without workers.
+        In this case, the threads of the driver inspect files just as fast as workers would.
         """
         if self.config.ray == "local":
             return None
@@ -64,7 +67,7 @@ class Cluster:
         return partial(inspect_by, crew) if crew.is_elsewhere() else None
 
     def prepare(self) -> None:
-        """Wait for the worker that saves the facts of the networks in the store; see `cluster`."""
+        """Wait at most two minutes for the worker that saves the facts of the networks in the store; see `cluster`."""
         self.begun().prepared(_PREPARED_SECONDS)
 
     def extract(
@@ -116,7 +119,10 @@ def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
 
 
 def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) -> Images:
-    """Return the `images` that lack features in some store, one per digest. Without room on disk, raise an OSError."""
+    """Return the `images` that lack features in some store, one per digest.
+
+    If the disk has no room for the missing features, an OSError is raised.
+    """
     every = Images.of(images)
     different = every[first_positions(every.digests)]
     writer = ShardWriter(stores, different.digests)
@@ -130,7 +136,7 @@ def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) ->
 def cluster(
     config: ClusterConfig, features: FeatureConfig | None = None, extraction: ExtractionConfig | None = None
 ) -> Iterator[Cluster | None]:
-    """Connect to the cluster that `config` names, and dismiss the crew at the end.
+    """Connect to the cluster that `config` names, and yield it. At the end, kill the workers and disconnect.
 
     If `config` names no cluster, yield None. Workers start at once, while the caller goes on. If the store of
     `extraction` does not know the networks of `features` yet, a worker on this machine builds these networks, and saves
@@ -164,7 +170,7 @@ def _task(
 def _extracted(
     missing: Images, crew: Crew, advance: Callable[[int], None], renew_claims: Callable[[], None]
 ) -> Extracted:
-    """Extract the features of `missing` by the crew."""
+    """Let the crew extract the features of `missing`."""
     sent = absolute(missing)
     rejects: dict[int, Reject] = {}  # by position
     work = defaultdict[Member, NodeWork](NodeWork)

@@ -35,7 +35,10 @@ _AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
 
 @dataclass(frozen=True)
 class Met:
-    """What a node reports: the fingerprint of each cut, as JSON, and whether the node sees an image of the sample."""
+    """The report of a node before its first unit.
+
+    The report holds the fingerprint of each cut, as JSON, and whether the node sees an image of the task's `sample`.
+    """
 
     fingerprints: Sequence[Mapping[str, Any]]
     sees_images: bool
@@ -61,7 +64,7 @@ class ExtractionTask:
         return not self.extraction.batch_size and self.config.precision != "int8"
 
     def job(self, before: Job | None) -> ExtractionJob:
-        """Return the job of a worker."""
+        """Return the job that does this task in a worker. The job may take over the network of the job `before`."""
         return ExtractionJob(self, before)
 
     def require_same(self, met: Met) -> None:
@@ -76,7 +79,10 @@ class ExtractionTask:
 
 @dataclass(frozen=True)
 class FactsTask:
-    """The task to build networks, and to save facts of them in the store, for the driver and other workers."""
+    """The task to build networks and to save their facts in the store.
+
+    The driver and other workers then read the facts, and need not build the networks to find them out.
+    """
 
     config: FeatureConfig
     extraction: ExtractionConfig
@@ -84,7 +90,7 @@ class FactsTask:
     kept = None
 
     def job(self, before: Job | None) -> FactsJob:
-        """Return the job of a worker."""
+        """Return the job that does this task in a worker. The argument is ignored."""
         return FactsJob(self)
 
     def require_same(self, met: Any) -> None:
@@ -92,7 +98,7 @@ class FactsTask:
 
 
 class FactsJob(UnitJob):
-    """Builds networks, which an `ExtractionJob` takes over. It has no units."""
+    """Builds networks, which an `ExtractionJob` then takes over. A `FactsJob` has no units."""
 
     def __init__(self, task: FactsTask) -> None:
         super().__init__()
@@ -100,7 +106,10 @@ class FactsJob(UnitJob):
         self.networks: list[Network] = []
 
     def meet(self) -> None:
-        """Build the networks. If OpenVINO runs a network, keep it in the store in the form that OpenVINO reads."""
+        """Build the networks.
+
+        If OpenVINO runs a network, also write the network into the store, in the form that OpenVINO reads.
+        """
         from headstart.features.frozen.engines import engine, uses_openvino
         from headstart.features.frozen.network import load_networks
 
@@ -118,7 +127,7 @@ class FactsJob(UnitJob):
 class Given:
     """The images of a unit, as they are sent to a worker. No two images have the same digest.
 
-    `again` tells whether some of the images may have features already.
+    `again` is true if some of the images may have features already.
     """
 
     images: Images
@@ -126,7 +135,7 @@ class Given:
 
 
 class ExtractionJob:
-    """Extracts units. The next unit may be given while a unit is being extracted."""
+    """The job that extracts features. A worker can get its next unit while a unit is being extracted."""
 
     def __init__(self, task: ExtractionTask, before: Job | None = None) -> None:
         self._network: Network
@@ -136,9 +145,9 @@ class ExtractionJob:
         self._stream: UnitStream | None = None
 
     def meet(self) -> Met:
-        """Check that this node can do a task.
+        """Check that this node can do the job's task.
 
-        A store that this node does not see raises a NodeError. Weights that are missing raise a WeightsError.
+        If this node does not see the store, a NodeError is raised. If weights are missing, a WeightsError is raised.
         """
         from headstart.features.frozen.network import load_networks
 
@@ -161,7 +170,10 @@ class ExtractionJob:
         return self._built is not None and (own.config, own.extraction) == (task.config, task.extraction)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, unless the job before had it."""
+        """Build the network, unless the job took over a built network from the previous job.
+
+        `batch_sizes` holds the batch sizes that other workers found; see `Job.build`.
+        """
         from headstart.features.device import start_tensorflow
 
         task = self._task
@@ -176,10 +188,10 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return the features of two images, float32 [F]: a random one, and one of the sample.
+        """Return the features of one or two images, float32 [F], by a key for each image.
 
-        The random image has the key "". The other is the first image of the sample that can be decoded, if there is
-        one. Its key is its digest.
+        The first image is random, and has the key "". The second image is the first image of the sample that can be
+        decoded, and its key is its digest. If no image of the sample can be decoded, there is no second image.
         """
         from headstart.features.images.batches import decoded_batches
 
@@ -197,7 +209,7 @@ class ExtractionJob:
     def extract(self, unit: int, items: Given, backwards: bool) -> Finished:
         """Extract the features of the unit with the number `unit`; see `UnitStream.extract`.
 
-        A store that is gone here raises a NodeError.
+        If this node no longer sees the store, a NodeError is raised.
         """
         stream = self._in_use()
         try:
@@ -218,7 +230,7 @@ class ExtractionJob:
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
-        """Have the features of a unit written every few seconds, because another worker has the same unit."""
+        """From now on, write the features of a unit every few seconds, because another worker has the same unit."""
         self._in_use().share(unit)
 
     def close(self) -> None:
@@ -233,7 +245,10 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """Return `network`. If one of `others` has the same backbone, use its Keras model, which is built already."""
+    """Return `network`. If one of `others` has the same backbone, the result shares its Keras model.
+
+    This Keras model is built already.
+    """
     own = network.backbone
     for other in (one.backbone for one in others):
         same = (other.weights_digest, other.image_size, other.precision, other.shapes)

@@ -1,4 +1,4 @@
-"""A member of the crew: what the driver knows of one worker."""
+"""A member of the crew: the driver's record of one worker."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 @dataclass(eq=False)
 class Member:
-    """What the driver knows of one worker of the crew: its actor of Ray, its present step, and its jobs.
+    """The driver's record of one worker of the crew: the worker's actor of Ray, its present step, and its jobs.
 
-    A node has a numbered slot for each worker that it can run. A step is a call of `hello`, `meet` or `build`. A job is
-    a later call of another method of `Worker`. Each job has a number and a key; the key is chosen by the caller.
+    A node has a numbered slot for each worker that it can run. A step is a call of the worker's method `hello`, `meet`
+    or `build`. A job, in this class, is a later call of another method, such as `extract`. Each job has a number, and a
+    key that the caller chooses.
     """
 
     actor: Any
@@ -38,7 +39,7 @@ class Member:
         return self.step == "ready" and not self.past
 
     def take_step(self, step: str, *arguments: Any) -> None:
-        """Call the method `step` of the worker."""
+        """Call the worker's method with the name `step`."""
         self.step, self.since = step, time.monotonic()
         self.call = getattr(self.actor, step).remote(*arguments)
 
@@ -50,7 +51,10 @@ class Member:
         self.jobs[getattr(self.actor, method).remote(self.number, *arguments)] = self.number, key
 
     def tell(self, key: Hashable, method: str) -> None:
-        """Call `method` of the worker with the number of the job that has this `key`. An example is `stop`."""
+        """Call a method of the worker, such as `stop`, with the number of the job that has this `key`.
+
+        If no job has this key, do nothing.
+        """
         for number, other in self.jobs.values():
             if other == key:
                 getattr(self.actor, method).remote(number)
@@ -65,7 +69,10 @@ class Member:
         self.began, self.tried = time.monotonic(), 0
 
     def ask(self, ray: Any) -> None:
-        """Ask the worker how many images of its present job are done. A later call puts the answer into `tried`."""
+        """Ask the worker how many images of its present job are done.
+
+        This method does not wait for the answer. A later call of this method stores the answer in `tried`.
+        """
         present = [number for number, _ in self.jobs.values()][:1]
         if self._asked:
             call, number = self._asked

@@ -1,4 +1,4 @@
-"""Nodes of a cluster: how many workers each node has, and how a node differs from others. This module needs no Ray."""
+"""Nodes of a cluster: how many workers each node runs, and how nodes differ. This module needs no Ray."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.worker import Built, Task
 from headstart.features.store.fingerprint import Fingerprint
 
-_PATIENT_SECONDS = 120.0  # a worker that chooses the batch size for longer is not waited for
+_PATIENT_SECONDS = 120.0  # after this time, others no longer wait for a worker that tries batch sizes
 
 
 def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:
-    """Return the slots of a node: how many CPUs and GPUs each worker on the node gets.
+    """Return the slots of a node. A slot is room for one worker: a pair of a number of CPUs and a number of GPUs.
 
-    `resources` are those that Ray gives for the node: `CPU` and, perhaps, `GPU`. A node with at least `ray_gpus` GPUs
-    has a slot for each `ray_gpus` of them, and the slots share the CPUs. Any other node has one slot or, if `ray_cpus`
-    is given, a slot for each `ray_cpus` CPUs. A node without CPUs, such as a head that only manages the cluster, has no
-    slot.
+    `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them; `GPU` may be missing. If the node has at
+    least `ray_gpus` GPUs, each slot has `ray_gpus` GPUs. Such a slot has `ray_cpus` CPUs or, if this number is 0, an
+    equal share of the CPUs. Any other node has a slot for every `ray_cpus` CPUs or, if this number is 0, one slot with
+    all CPUs. A node without CPUs, such as a head that only manages the cluster, has no slot.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus >= config.ray_gpus:
@@ -31,7 +31,7 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
 
 class Reference:
-    """The first worker of a task, with which other workers are compared, and the batch sizes found so far."""
+    """The report of a task's first worker, with which other workers are compared, and the batch sizes found so far."""
 
     def __init__(self, task: Task) -> None:
         self.batch_sizes: dict[str, int] = {}  # by `Built.kind`
@@ -41,18 +41,18 @@ class Reference:
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
-        `building` holds the seconds for which each other worker with a GPU has been building its network. If workers
-        find the batch size by trials, one worker with a GPU makes the trials, and the others with GPUs wait for its
-        batch size. They wait for two minutes at most.
+        `building` has a number for each other worker with a GPU that is building its network: the seconds since it
+        began. If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs
+        wait for this batch size, for two minutes at most.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
         return free or not (on_gpu and self._task.tries_batch_sizes)
 
     def difference(self, name: str, built: Built) -> str:
-        """Return how the features of a worker on node `name` differ from the first worker's; "" if no bit does.
+        """Describe how the features of a worker on the node `name` differ from the first worker's features.
 
-        The worker of the first call is the first worker.
+        The first worker is the worker in the first call of this method. If all bits are equal, return "".
         """
         if built.batch_size:
             self.batch_sizes.setdefault(built.kind, built.batch_size)
@@ -71,7 +71,7 @@ class Reference:
 
 
 def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
-    """Return how a node's fingerprint, `there`, differs from the driver's, `here`, and what to do about it."""
+    """Return a text: how a node's fingerprint, `there`, differs from the driver's, `here`, and what the user can do."""
     differences = here.differences(there)
     its = "; ".join(f"{name} {str(values['there'])[:40]}" for name, values in differences.items())
     own = "; ".join(f"{name} {str(values['asked'])[:40]}" for name, values in differences.items())

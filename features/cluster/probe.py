@@ -23,16 +23,16 @@ _LONGEST = 1000
 
 
 class NodeError(HeadstartError):
-    """A node that can't take part. The message says why, and does not name the node."""
+    """The reason why a node can't take part. The message does not name the node."""
 
 
 class NodeMemoryError(NodeError):
-    """A worker whose memory is not enough."""
+    """The error of a worker that does not have enough memory."""
 
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """Raise a NodeMemoryError if the memory of the machine, or of a GPU, is not enough."""
+    """Raise a NodeMemoryError in place of an error that reports too little memory of the machine or of a GPU."""
     try:
         yield
     except Exception as error:
@@ -45,7 +45,7 @@ def memory_errors_told() -> Iterator[None]:
 def is_seen(image: ImageFile) -> bool:
     """Return whether this process can read an image in the state that the scan found. The image is read.
 
-    If the server of an image does not say which state it is in, the bytes alone count.
+    If the web server of an image does not report states, it is enough that the image can be read with the same digest.
     """
     stateless = is_url(image.file) and image.mtime_ns == 0
     try:
@@ -96,7 +96,10 @@ def _file(store: Path, nonce: str) -> Path:
 
 
 def _is_left(probe: Path) -> bool:
-    """Return whether the driver that wrote a probe file has ended. One on another host counts as ended after a week."""
+    """Return whether the driver that wrote a probe file has ended.
+
+    A driver on another host counts as ended when its probe file is a week old.
+    """
     status = probe.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:
         return False

@@ -37,11 +37,11 @@ class ScanTask:
     kept = None  # its files are local
 
     def job(self, before: Job | None) -> ScanJob:
-        """Return the job of a worker."""
+        """Return the job that does this task in a worker. The argument is ignored."""
         return ScanJob(self)
 
     def require_same(self, met: Any) -> None:
-        """Do nothing: all workers of one version of headstart read the same."""
+        """Do nothing. All workers with one version of headstart get the same results from the same file."""
 
 
 class ScanJob(UnitJob):
@@ -52,7 +52,7 @@ class ScanJob(UnitJob):
         self._task = task
 
     def meet(self) -> None:
-        """Raise a NodeError if this node does not see the files."""
+        """Raise a NodeError if this node sees none of the files in the task's `sample`."""
         require_seen(self._task.sample)
 
     def do(self, items: Paths) -> Inspected:
@@ -77,7 +77,12 @@ def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
 
 
 def why_blind(unread: Sequence[str], files: int) -> str:
-    """Return why a node must be refused that could not read `unread` of a number of `files`; "" if it need not be."""
+    """Return why a node must be refused, or "" if it need not be.
+
+    `unread` holds the paths that a worker on the node could not read, and `files` is the number of files that the
+    worker tried. The node must be refused if most files could not be read there, and this process can read one of the
+    first five of them.
+    """
     some = unread[:_SAMPLE] if 2 * len(unread) > files else ()
     seen_here = next(filter(_is_readable, some), "")
     return f"it can't read {seen_here}, which the driver can" if seen_here else ""
@@ -121,9 +126,9 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return a pair: `found` with the paths in `files`, and the positions of unread files, int64 [n], ascending.
+    """Return a pair: `found` with other paths, and the positions of unread files, int64 [n], ascending.
 
-    `found` comes with the paths in `sent`. The result has no rejects for unread files.
+    `found` has the paths in `sent`. The result has the paths in `files` instead, and has no rejects for unread files.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = sorted({at for at, one in pairs if one.reason in UNREAD})

@@ -1,4 +1,4 @@
-"""Work that is shared by the workers of a crew: units are given out, and their results come back to the driver."""
+"""Sharing of work by the workers of a crew: the driver gives units to the workers, and gets the results back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from headstart.features.cluster.units import Unit, Units
 
 _TICK_SECONDS = 0.2
 _TELL_SECONDS = 1.0
-_LAST_SECONDS = 5.0  # that a unit may still take after it is stopped
-_AHEAD_SECONDS = 5.0  # of work that a worker has left when it gets its next unit
+_LAST_SECONDS = 5.0  # the longest time that a stopped unit may still take
+_AHEAD_SECONDS = 5.0  # a worker gets its next unit when it has less work left than this
 
 
 class Result(Protocol):
@@ -22,7 +22,7 @@ class Result(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How many seconds the worker took for the unit."""
+        """The seconds that the worker took for the unit."""
 
     @property
     def stopped(self) -> bool:
@@ -30,7 +30,7 @@ class Result(Protocol):
 
 
 class Piece(NamedTuple):
-    """A unit that is done."""
+    """A unit that is done, with its result."""
 
     positions: Sequence[int]  # of its items
     result: Any  # None if the unit is one item with which three workers have died
@@ -43,18 +43,20 @@ class Sharing:
     Args:
         items: returns the items at some positions, in the form in which they are sent to a worker. Its second argument
             tells whether these items were sent before.
-        advance: takes the number of items that were just finished.
-        blind: takes positions and a result; returns why its node must be refused, or "" if the result is good. It is
-            not asked about items that another node could not read before.
-        unread: takes positions and a result; returns the positions that the worker could not read. Another node gets
-            them once more, if there is one.
-        worked: takes a member and each of its results.
-        tried: takes positions and a result; returns the number of items that took the worker time, by default all. The
-            worker's speed is measured by units of which at least half did.
-        tick: called several times a second.
-        ahead: whether a worker gets its next unit before the last one has ended.
-        largest: how many items a unit should have at most.
-        window: how many items may be begun after the first item that is not done. This limits what `in_order` holds.
+        advance: is called with the number of items that were just finished.
+        blind: takes the positions and the result of a unit; returns why the worker's node must be refused, or "" if the
+            result is good. `blind` is not called for items that another node could not read before.
+        unread: takes the positions and the result of a unit; returns the positions that the worker could not read. If
+            there is another node, it gets these items once more.
+        worked: is called with a member and a result, for each result of each member.
+        tried: takes the positions and the result of a unit; returns the number of items that took the worker time. By
+            default, these are all items. A unit counts in the worker's speed only if at least half of its items took
+            time.
+        tick: is called several times a second.
+        ahead: whether a worker gets its next unit before its present unit has ended.
+        largest: the largest number of items in a unit.
+        window: a new unit begins fewer than this many items after the first item that is not done. This limits the
+            number of results that `in_order` holds back. None means no limit.
     """
 
     crew: Crew
@@ -109,7 +111,7 @@ class Sharing:
                 yield ready
 
     def _give_out(self) -> None:
-        """Give units to members that have none, and also, with `ahead`, to members that will soon have none.
+        """Give units to members without units and, if `ahead` is true, to members that will soon be without units.
 
         The member with the least work left gets a unit first.
         """
@@ -130,7 +132,7 @@ class Sharing:
                 member.give(unit, "extract", self.items(unit.positions, unit.again or repeated), repeated)
 
     def _seconds_left(self, member: Member) -> float:
-        """Return for how many seconds a member has work; infinity if there is no estimate."""
+        """Return for how many seconds a member has work. Without an estimate, return infinity."""
         if not member.jobs:
             return 0.0
         held = self._units.held_by(member)
@@ -141,7 +143,10 @@ class Sharing:
         return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
 
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
-        """Take the result of a unit. Without a unit or a result, the member was lost. Yield the unit if it is done."""
+        """Process the result of a unit, and yield the unit if it is done.
+
+        If `unit` or `result` is None, the member was lost. In this case, take the member's units back.
+        """
         if unit is None or result is None:
             self._lost(member)
             return
@@ -173,7 +178,7 @@ class Sharing:
             self.crew.blame(member)  # none of its units is under suspicion, so the node may be at fault
 
     def _show_progress(self) -> None:
-        """Ask busy workers how far they are, and show the sum."""
+        """Ask busy workers how many items of their units are done, and show the total."""
         busy = [member for member in self.crew.working() if self._units.held_by(member)]
         now = time.monotonic()
         if now - self._asked > _TELL_SECONDS:

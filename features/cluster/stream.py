@@ -69,14 +69,14 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """The images that are being extracted, by their numbers in the stream. Numbers are given in the order of `add`."""
+    """The images that are being extracted. An image's index is its number in the stream: `add` counts from 0."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
         self.rows: dict[int, tuple[_Unit, int]] = {}  # unit, and position there; two threads use it
 
     def add(self, unit: _Unit, positions: np.ndarray) -> np.ndarray:
-        """Add images of a unit. Return their numbers, int64 [n]."""
+        """Add the images of `unit` at `positions`. Return the numbers that these images get, int64 [n]."""
         numbers = np.arange(self.size, self.size + len(positions))
         self.rows.update(zip(numbers.tolist(), ((unit, position) for position in positions.tolist()), strict=True))
         self.size += len(positions)
@@ -97,11 +97,12 @@ class _Images(Sequence[ImageFile]):
 
 
 class UnitStream:
-    """Extracts, in one thread, the features that the images of units lack in `stores`.
+    """Extracts the features of units of images, one unit after the other, in a thread of its own.
 
-    While the last images of a unit pass through the network, the first images of the next unit are decoded. So there is
-    no pause between units, if the next unit comes in time. One `ShardWriter` writes the shards of all units. Claims are
-    not used, because the driver decides which worker gets a unit.
+    Features that are in `stores` already are not extracted again. While the last images of a unit pass through the
+    network, the first images of the next unit are decoded. So there is no pause between units, if the next unit comes
+    in time. One `ShardWriter` writes the shards of all units. Claims are not used, because the driver decides which
+    worker gets a unit.
     """
 
     def __init__(
@@ -112,7 +113,11 @@ class UnitStream:
         view: View | None,
         images: int,
     ) -> None:
-        """`images` is the number of images that all workers extract; see `ShardWriter`."""
+        """Start the thread, which then waits for units.
+
+        `stores` has the store of each cut. `images` is the number of images that all workers together will extract. The
+        size of shards depends on this number; see `ShardWriter`.
+        """
         self.stores = stores
         self._backbone, self._config, self._view = backbone, config, view
         self._writer = ShardWriter(stores, [], images)
@@ -125,10 +130,11 @@ class UnitStream:
         self._thread.start()
 
     def extract(self, number: int, images: Sequence[ImageFile], again: bool, backwards: bool) -> Finished:
-        """Extract the unit with this `number`, after those given before. Wait until its features are on disk.
+        """Extract the features of a unit, after all units that came before. Return when the features are on disk.
 
-        No two of `images` have the same digest. `again` tells whether some of them may have features already. If
-        `backwards` is true, the last images are extracted first. So two workers with the same unit meet in the middle.
+        `number` identifies the unit in calls of `tried`, `stop` and `share`. No two of `images` have the same digest.
+        `again` tells whether some images may have features already. If `backwards` is true, the last images are
+        extracted first. So two workers with the same unit meet in the middle.
         """
         from headstart.features.images.batches import why_all_undecodable
 
@@ -160,12 +166,12 @@ class UnitStream:
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """Have the features of a unit written every few seconds, because another worker has the same unit."""
+        """From now on, write the features of a unit every few seconds, because another worker has the same unit."""
         if unit := self._units.get(number):
             unit.shared = True
 
     def close(self) -> None:
-        """Let the thread end, after the units that it has."""
+        """Let the thread end when it has finished the units that it has already."""
         self._waiting.put(None)
 
     def _serve(self) -> None:
@@ -201,10 +207,10 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add images of `unit`, and then of later units, to the stream. Yield their numbers in the stream, int64 [n].
+        """Add images of `unit`, and then of later units, to the stream. Yield the numbers of each portion, int64 [n].
 
-        Images that have features are left out. When no unit waits, the stream ends. This function never waits: on a
-        single core, it runs in the only thread in which TensorFlow decodes.
+        Images that have features are left out. When no unit waits, the stream ends. This function never waits, because,
+        on a single core, it runs in the only thread in which TensorFlow decodes.
         """
         try:
             while unit:
@@ -212,7 +218,7 @@ class UnitStream:
                 yield from self._portions_of(unit)
                 unit.last = len(self._images) - 1
                 unit = self._waiting_unit()
-        except Exception as error:  # TensorFlow would turn it into an error of its own
+        except Exception as error:  # TensorFlow would raise another error in its place
             self._error = error
 
     def _portions_of(self, unit: _Unit) -> Iterator[np.ndarray]:
@@ -240,7 +246,10 @@ class UnitStream:
         return unit
 
     def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
-        """Collect the features of the images with these `numbers`. Write them if it is time, or if a unit ends."""
+        """Collect the features of the images with these `numbers`.
+
+        Write all collected features if a unit ends, or if the `ShardWriter` says that it is time.
+        """
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
         digests = [image.digest for image, same in zip(images, unchanged, strict=True) if same]
@@ -269,7 +278,10 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Return a function that ends the units whose images all come before number `after`."""
+        """Return a function that ends the units whose images all have numbers below `after`.
+
+        The `ShardWriter` calls the function when the features of these units are on disk.
+        """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:
             ended.append(self._begun.popleft())

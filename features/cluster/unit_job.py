@@ -35,8 +35,8 @@ class UnitJob(ABC):
     def do(self, items: Any) -> Any:
         """Do a unit, and return its result.
 
-        The method calls `advance` with the number of items that are done. It may return early when `is_stopped` returns
-        true.
+        The method must call `advance` whenever items are done, with the number of these items. When `is_stopped`
+        returns true, the method may return early.
         """
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:

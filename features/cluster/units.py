@@ -52,12 +52,12 @@ class Units(Generic[Worker]):
 
     @property
     def all_done(self) -> bool:
-        """Whether no unit is left, neither to come nor with a worker."""
+        """Whether no unit is left: all images are in finished units, or were given up."""
         return not (self._back or self._held or self._next < self._images)
 
     @property
     def done(self) -> int:
-        """The number of images in finished units, or given up."""
+        """The number of images that are in finished units, or were given up."""
         held = {unit for units in self._held.values() for unit in units}
         return self._next - sum(map(len, self._back)) - sum(map(len, held))
 
@@ -76,21 +76,22 @@ class Units(Generic[Worker]):
     ) -> Unit[Worker] | None:
         """Choose a unit for `worker`, and return it. Return None if there is nothing for `worker` to do at `now`.
 
-        A unit that came back is chosen first. Next come new units of about a minute's work. New units get smaller when
-        fewer than two of this size are left for each of `workers`. If there is neither, and `worker` has no unit,
-        another worker's unit is chosen: the one that a worker has had for the longest time, if `worker` would need less
-        time for it. This unit then has two holders.
+        The first choice is a unit that was taken back from a worker. The second choice is a new unit of about a
+        minute's work. New units get smaller when fewer than two units of this size are left per worker. If there is
+        neither, and `worker` has no unit, the third choice is a unit that another worker has had for long. This unit is
+        chosen only if `worker` would need less time for it than the other worker has already taken. The unit then has
+        two holders.
 
-        A unit is under suspicion if a worker has died with it. `worker` gets no second unit if one of the two is under
-        suspicion, because its death would not show which unit was the cause. It also gets no second unit if another
-        worker has its first one, too.
+        A unit is under suspicion if a worker has died with it. `worker` gets no second unit if one of the two would be
+        under suspicion, because the death of `worker` would not show which unit was the cause. `worker` also gets no
+        second unit if another worker shares its first unit.
 
         Args:
             now: in seconds, on a clock that never goes back.
             speed: the worker's images per second; None if it is not known.
             workers: the number of workers, including this one.
-            place: the worker's node. A unit that failed there goes to another place, unless `alone` is true.
-            alone: whether all workers are at one place.
+            place: the worker's node. A unit that failed there goes to another node, if `alone` is false.
+            alone: whether all workers are on one node.
         """
         held = self._held.get(worker, [])
         if len(held) >= _MOST_UNITS or any(unit.deaths or len(unit.holders) > 1 for unit in held):
@@ -148,7 +149,7 @@ class Units(Generic[Worker]):
     def die(self, worker: Worker, place: Hashable = None) -> bool:
         """Record that `worker` has died at `place`. Return whether one of its units was under suspicion before.
 
-        Each of its units is given out again, unless another worker has the same unit.
+        Each of its units is given out again, unless another worker still has the same unit.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)
@@ -166,14 +167,15 @@ class Units(Generic[Worker]):
             return
         middle = len(unit) // 2
         for part in (unit.positions[middle:], unit.positions[:middle]):
-            # A half is halved at the next death. A single image is given up only for deaths of its own.
+            # A half is halved at the next death. A single image is given up only after three more deaths.
             deaths = _MOST_DEATHS - 1 if len(part) > 1 else 0
             self._back.appendleft(Unit(part, deaths, unit.failed_at, again=True, looked_twice=unit.looked_twice))
 
     def give_back(self, worker: Worker, *units: Unit[Worker]) -> None:
-        """Take `units` back from `worker`; all its units if `units` is empty. A unit does not count as failed by this.
+        """Take `units` back from `worker`. If `units` is empty, take back all units of `worker`.
 
-        Each of these units is given out again, unless another worker has the same unit.
+        These units do not count as failed. Each of these units is given out again, unless another worker still has the
+        same unit.
         """
         for unit in reversed(units or self.held_by(worker)):
             self._release(worker, unit)

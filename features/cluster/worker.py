@@ -1,4 +1,4 @@
-"""The worker: a process on a node of a cluster. It does the jobs of tasks. This module needs no Ray."""
+"""The worker: a process on a node of a cluster, which does a job for each task. This module needs no Ray."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Built:
 
 
 class Task(Protocol):
-    """Everything that a worker needs to know before its first unit. It is sent to each worker."""
+    """Everything that a worker needs to know before its first unit. The driver sends the task to each worker."""
 
     @property
     def tries_batch_sizes(self) -> bool:
@@ -47,16 +47,16 @@ class Task(Protocol):
 
     @property
     def takes_network(self) -> bool:
-        """Whether the job may take a network from that of `Worker.prepare`."""
+        """Whether the job may take over a network that a job of `Worker.prepare` has built."""
 
     @property
     def kept(self) -> Path | None:
         """The folder in which the driver keeps bytes of remote images; see `fetched`."""
 
     def job(self, before: Job | None) -> Job:
-        """Return the job that a worker does for this task. This method is called in the worker's process.
+        """Return the job that does this task in a worker. This method is called in the worker's process.
 
-        `before` is the worker's last job. The new job may take over a network that `before` has built.
+        `before` is the worker's previous job. The new job may take over a network that `before` has built.
         """
 
     def require_same(self, met: Any) -> None:
@@ -64,10 +64,10 @@ class Task(Protocol):
 
 
 class Job(Protocol):
-    """The work of a worker for one task. The methods are those of `Worker`."""
+    """The work of a worker for one task. `Worker` has methods of the same names, which call these methods."""
 
     def meet(self) -> Any:
-        """Check that this node can do the task. Return the value that the driver gives to `Task.require_same`."""
+        """Check that this node can do the task. Return the argument for `Task.require_same` on the driver."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the network, if there is one. `batch_sizes` maps a `Built.kind` to the batch size of another worker."""
@@ -89,15 +89,15 @@ class Job(Protocol):
         """Take note that, from now on, another worker also has the unit with the number `unit`."""
 
     def close(self) -> None:
-        """End what runs for the job, as it gets no more units. The next job may still take its network."""
+        """End the job's threads. The job gets no more units, but the next job may still take over its network."""
 
 
 class Worker:
-    """The process that does the jobs of one task after the other.
+    """The process that does one task after the other, each by a job.
 
-    The driver calls `hello` once. For each task, it calls `meet` and `build`, and then `extract` for each unit. While a
-    unit is extracted, other threads may call `tell`, `stop`, `share`, and `extract` for the next unit. If `libraries`
-    is true, a thread begins at once to import TensorFlow and OpenVINO.
+    The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `extract` for each unit.
+    While a unit is extracted, other threads may call `tell`, `stop`, `share`, and `extract` for the next unit. If
+    `libraries` is true, a thread begins at once to import TensorFlow and OpenVINO.
     """
 
     def __init__(self, cpus: int, libraries: bool = True) -> None:
@@ -113,7 +113,7 @@ class Worker:
         return {"headstart": version("headstart"), "host": socket.gethostname(), "pid": os.getpid()}
 
     def meet(self, task: Task) -> Any:
-        """Begin a task. See `Job.meet`."""
+        """Make the job for `task`, and return the result of its method `meet`; see `Job.meet`."""
         self._starting.join()  # two threads that import the same can fail
         with self._meeting, self._preparing if task.takes_network else nullcontext():
             before = self._job
@@ -126,7 +126,10 @@ class Worker:
             return job.meet()
 
     def prepare(self, task: Task) -> Any:
-        """Meet a task without units, beside the present one. The next job that takes a network gets that of its job."""
+        """Do a task that has no units, even while the worker does another task.
+
+        The next job that takes a network may take over the networks that this task has built.
+        """
         self._starting.join()
         with self._preparing:
             self._prepared = task.job(None)
@@ -162,7 +165,7 @@ class Worker:
 
 
 def _start_libraries() -> None:
-    """Import libraries that take seconds to import. An error is ignored: the later import raises it again."""
+    """Import libraries that take seconds to import. Errors are ignored, because the next import raises them again."""
     with suppress(Exception):
         from headstart.features.frozen import frozen  # noqa: F401
         from headstart.features.frozen.engines import installed, load_openvino

@@ -1,7 +1,7 @@
 """OpenVINO as the engine of the frozen network on a processor, where TensorFlow runs depthwise convolutions slowly.
 
 In float32 both engines yield the same features up to rounding, so the fingerprint does not name the engine. In bfloat16
-the features differ; see `engine`.
+the two engines yield different features; see `engine`.
 """
 
 import importlib
@@ -33,8 +33,9 @@ class ConversionError(Exception):
 def engine(backbone: Backbone) -> Engine | None:
     """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
 
-    OpenVINO makes bfloat16 features only of networks with depthwise convolutions, if it is installed and there is no
-    GPU. TensorFlow is fast enough for other networks, and the bfloat16 features that stores have of them stay valid.
+    OpenVINO makes bfloat16 features if it is installed, if there is no GPU, and if the network has depthwise
+    convolutions. For networks without depthwise convolutions, TensorFlow is fast enough. So their bfloat16 features in
+    existing stores stay valid.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None
@@ -44,8 +45,8 @@ def engine(backbone: Backbone) -> Engine | None:
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
-    OpenVINO makes them if `engine` is not None. It also makes float32 features if it is installed and there is no GPU.
-    For float32 features without a GPU, a message is printed if OpenVINO is not installed.
+    OpenVINO makes the features if `engine` is not None. OpenVINO also makes float32 features if it is installed and
+    there is no GPU. If it is not installed and there is no GPU, a message says that float32 features take longer.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None
@@ -55,7 +56,10 @@ def uses_openvino(precision: Precision, engine: str | None) -> bool:
 
 
 def openvino_batch_size(multiply_adds: int) -> int:
-    """Return the number of images per pass with OpenVINO, for a network with these `multiply_adds` per image."""
+    """Return the number of images per forward pass with OpenVINO.
+
+    `multiply_adds` is the network's number of multiplications per image; see `graph.multiply_adds`.
+    """
     return _BATCH_SIZE_OF_LARGE if multiply_adds > _LARGE else BATCH_SIZE
 
 
@@ -112,16 +116,16 @@ def _memory_errors() -> Iterator[None]:
 
 
 def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, arithmetic: str | None) -> list[Pass]:
-    """Compile an OpenVINO model. Return passes that may run at the same time.
+    """Compile an OpenVINO model. Return functions that each run the model on one batch.
 
-    There is one pass more than the number that OpenVINO prefers, so that no core is idle between two passes. A lack of
-    memory raises a MemoryError.
+    These functions may run at the same time. There is one function more than the number that OpenVINO prefers, so that
+    no core is idle between two batches. A lack of memory raises a MemoryError.
 
     Args:
         model: takes uint8 [B, H, W, 3]; the call fixes this shape in `model`.
         cuts: the number of cuts. The first outputs of `model` are the features at these cuts.
         image_size: H and W, in pixels.
-        batch_size: B, the images per pass.
+        batch_size: B, the images per batch.
         arithmetic: `f32`, `bf16`, or None for OpenVINO's choice.
     """
     model.reshape([batch_size, image_size, image_size, 3])

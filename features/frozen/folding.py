@@ -18,7 +18,8 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
 
     In reduced precision, rounding the weights shifts the mean of each output channel by about the same amount on every
     image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift is
-    estimated on `example`, an input of `model`, [1, H, W, 3]. Plain grey is enough. In float32, `example` is not used.
+    estimated on `example`, an input of `model`, [1, H, W, 3]. A plain grey image is good enough. In float32, `example`
+    is not used.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}

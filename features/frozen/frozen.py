@@ -50,7 +50,7 @@ class FrozenBackbone:
 
     @property
     def images_per_pass(self) -> int:
-        """The maximum number of images in one pass."""
+        """The maximum number of images in one forward pass."""
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
@@ -96,9 +96,10 @@ def freeze(
 ) -> FrozenBackbone:
     """Build the fast form of a `backbone` that is not int8. `engine` is the fingerprint's field; see `engines.engine`.
 
-    If `batch_size` is 0, it is chosen. With OpenVINO it is 8, or 4 for a large network. With TensorFlow it is
-    `default_batch_size`, or, on a GPU, the fastest size found by trials. If OpenVINO can't run a network in float32,
-    TensorFlow runs it. In bfloat16 an OptionError is raised instead. A network that OpenVINO runs is written to `keep`.
+    If `batch_size` is 0, it is chosen. With OpenVINO, it is 8, or 4 for a large network. With TensorFlow on a GPU, it
+    is the fastest size found by trials. With TensorFlow on a CPU, it is `default_batch_size`. If OpenVINO can't run a
+    network in float32, TensorFlow runs the network. In bfloat16 an OptionError is raised instead. If `keep` is given, a
+    network that OpenVINO runs is written there.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -120,7 +121,7 @@ def freeze(
 def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
     """Convert a folded network for OpenVINO.
 
-    OpenVINO reads no bfloat16 constants. For bfloat16 it gets a float32 model, and rounds to bfloat16 itself.
+    OpenVINO reads no bfloat16 constants. For bfloat16, OpenVINO gets a float32 model, and rounds to bfloat16 itself.
     """
     model = in_float32(folded.model) if folded.precision == "bfloat16" else folded.model
     return converted(traced(replace(folded, load=lambda: model), cuts, batch_size, compiled=False))
@@ -195,10 +196,11 @@ def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
 
 
 def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass]:
-    """Build `passes_at_once` forward passes. If the network has shortcuts, each pass has its own graph.
+    """Build as many forward passes as `passes_at_once` returns.
 
-    A oneDNN convolution that also adds a shortcut stores both summands in the operation object (TensorFlow 2.21,
-    `MklConvOp`). Passes that shared a graph mixed up these summands: features were wrong, or the process crashed.
+    If the network has shortcuts, each pass has its own graph. A oneDNN convolution that also adds a shortcut stores
+    both summands in the operation object (TensorFlow 2.21, `MklConvOp`). Passes that shared a graph mixed up these
+    summands: features were wrong, or the process crashed.
     """
     count = passes_at_once()
     if not any(isinstance(layer, keras.layers.Add) for layer in folded.model.layers):
@@ -236,7 +238,7 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Return the fastest batch size on a GPU. `seconds` times one pass with a given batch size.
+    """Return the fastest batch size on a GPU. `seconds` returns the time of a forward pass with a given batch size.
 
     Start at 48. Double the batch size, up to 1536, while each doubling fits into memory and gives at least 10 % more
     images per second.

@@ -39,7 +39,7 @@ _CHECK_IMAGES = 300
 def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size: int = 0) -> FrozenBackbone:
     """Load the 8-bit form of `backbone`, with `cuts`, from `folder`. Damaged files raise a StoreError.
 
-    A `batch_size` of 0 stands for 8 images per pass.
+    A `batch_size` of 0 stands for 8 images per forward pass.
     """
     require_whole_network(folder)
     batch_size, size = batch_size or BATCH_SIZE, backbone.image_size

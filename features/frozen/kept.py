@@ -30,7 +30,10 @@ _VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an iden
 
 @dataclass(frozen=True)
 class KeptNetwork:
-    """The place of one converted network in the folder `root` of a store. This class never creates `root`."""
+    """The place in a store of one network in the form that OpenVINO reads.
+
+    `root` is the folder of the store. This class never creates `root`.
+    """
 
     root: Path
     name: str  # of the backbone, or `classifier`

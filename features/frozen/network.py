@@ -1,6 +1,6 @@
-"""Networks. A network is a backbone with its cuts and settings, which decide its fast form and its stores.
+"""Networks. A network is a backbone with its cuts and settings. These decide the network's fast form and its stores.
 
-This module imports no TensorFlow. A command whose features are all in the store needs no more than a network.
+This module imports no TensorFlow. If a command finds all features in the store, it needs no fast form of a network.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Network:
         return ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """Return the fingerprint of features at `cut`. With a `view`, they are features of augmented images."""
+        """Return the fingerprint of features at `cut`. If `view` is given, the images are augmented first."""
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,
@@ -120,7 +120,7 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. The settings of decoding do not decide this place."""
+        """Return the place of the converted network in the store. It does not depend on the settings of decoding."""
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}
@@ -192,10 +192,11 @@ def load_networks(
 
 
 def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether it would save no time to let another process build the networks of `config`.
+    """Return whether this process should load the networks of `config` by itself.
 
-    It saves no time if the store has the facts of all these networks. It also saves none if this process must time the
-    arithmetic itself, must read the weights again, or uses a `.keras` file.
+    If the result is false, time is saved by letting another process build the networks first. The result is true if the
+    store has the facts of all these networks already. The result is also true if this process must time the arithmetic
+    itself, must read the weights again, or uses a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):

@@ -78,7 +78,10 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return, by name, what the timing depends on (processor, cores, GPU, version of TensorFlow), and the date."""
+    """Return, by name, everything on which the result of the timing depends, and the date.
+
+    The result depends on the processor, the number of cores, the GPU, and the version of TensorFlow.
+    """
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"processor": processor(), "cores": cpu_count(), **gpu, "tensorflow": version("tensorflow"), "date": date}

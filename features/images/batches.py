@@ -37,11 +37,14 @@ def decoded_dataset(
     finish: Callable[..., Columns] = lambda *image: image,
     skip: bool = False,
 ) -> tf.data.Dataset:
-    """Decode `files`, a dataset of `tf.data`, into batches on all cores. The order is kept.
+    """Decode `files`, a `tf.data.Dataset`, on all cores. Return a `tf.data.Dataset` of batches in the same order.
 
-    An element of `files` is (file, decoder, reading, ...); see `file_columns`. A batch is (uint8 [b, size, size, 3],
-    ...), where b is at most `batch_size`. `finish` maps one decoded image and its further columns to the columns of the
-    result. Images that TensorFlow can't decode go to Pillow after the rest of their batch. If Pillow can't decode an
+    An element of `files` is a tuple (file, decoder, reading, ...); see `file_columns`. `finish` takes one decoded
+    image, uint8 [size, size, 3], and its further columns, and returns the columns of the result. By default, it returns
+    them unchanged. So a batch is a tuple (pixels, ...) with pixels uint8 [b, size, size, 3], where b is at most
+    `batch_size`.
+
+    Images that TensorFlow can't decode are decoded by Pillow after the rest of their batch. If Pillow can't decode an
     image either, the image is left out if `skip` is true. If `skip` is false, an error is raised.
     """
     silence_libjpeg()
@@ -96,7 +99,7 @@ def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Co
 
 
 def _content(file: tf.Tensor) -> tf.Tensor:
-    """Return the content of a file, a string []."""
+    """Return the content of a file as a scalar string."""
 
     def elsewhere() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(read_alone, [file], tf.string), ())
@@ -109,7 +112,7 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of `files`, as `read_references` does: b"" for local files and some others.
+    """Return the contents of `files`. Local files, and others that `read_references` leaves out, get b"".
 
     The argument and the result are strings [b].
     """
@@ -188,7 +191,7 @@ def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> 
 def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndarray | None:
     """Decode `image`, whose file has the bytes `data`. Return uint8 [size, size, 3].
 
-    If the image can't be decoded, return None; see `fault_in`. The pixels are the same as those of `decoded_batches`.
+    If the image can't be decoded, return None; see `fault_in`. The pixels are the same as from `decoded_batches`.
     Threads may call this function at the same time. The first call with a `config` takes half a second longer, because
     it traces a graph.
     """
@@ -210,9 +213,9 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Return what `pixels` returns for the image's decoder. If this decoder fails, Pillow is used.
+    """Return the result of `pixels` with the decoder of `image`. If this decoder fails, use Pillow.
 
-    If both fail, return None.
+    `pixels` takes the bytes, the decoder and the reading. If Pillow fails too, return None.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))

@@ -100,9 +100,10 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, a value of `--bits`. If it is `folder`, return the largest number in `bits` instead, as text.
+    """Return `asked`, a value of `--bits`. If it is `folder`, return the largest number in `bits` as text instead.
 
-    `bits` holds one number for each image in the folder, as `used_bits` returns it. If all are 0, `folder` gives `16`.
+    `bits` holds one number for each image in the folder, as `used_bits` returns it. If all numbers are 0, `folder`
+    gives `16`.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
@@ -143,5 +144,5 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _in_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
-    """Return the arguments of a decoder of Pillow: those in `args`, with their raw mode replaced by `raw_mode`."""
+    """Return `args`, the arguments of a decoder of Pillow, with their raw mode replaced by `raw_mode`."""
     return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode

@@ -7,7 +7,7 @@ Reason = Literal[
     "empty", "not-an-image", "truncated", "corrupt", "unsupported", "too-large", "unreadable", "vanished", "crashed"
 ]
 
-UNREAD: tuple[Reason, ...] = ("vanished", "unreadable")  # reasons that another machine, or a later try, may not find
+UNREAD: tuple[Reason, ...] = ("vanished", "unreadable")  # on another machine, or later, the file may be read
 
 MAX_PIXELS = 100_000_000  # the default of `--max-pixels`
 MAX_FILE_BYTES = 1 << 30
@@ -21,7 +21,7 @@ class Fault:
     detail: str
 
 
-NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # of a file that a list names
+NO_IMAGE = Fault("not-an-image", "neither its name nor its content is that of an image")  # for a file that a list names
 
 
 def why_damaged(error: Exception) -> Fault:
@@ -31,7 +31,7 @@ def why_damaged(error: Exception) -> Fault:
 
 
 class UnreadableError(OSError):
-    """A file that can't be read, and the fault that says why."""
+    """Raised if a file can't be read. The attribute `fault` says why."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.detail)
@@ -42,8 +42,8 @@ class Version(NamedTuple):
     """The size of a file, and a number that tells one state of the file from another.
 
     `mtime_ns` of a local file is its modification time in ns. For an object with a URL, `mtime_ns` is a number made
-    from the object's ETag, or 0 if the server gives nothing that tells its states apart. Such a number is less than any
-    time in ns since 2007.
+    from the object's ETag. This number is less than any time in ns since 2007. If the server gives nothing that tells
+    the object's states apart, `mtime_ns` is 0.
     """
 
     bytes: int  # -1 if the server does not say

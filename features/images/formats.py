@@ -113,7 +113,7 @@ def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | 
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:
-    """Return a fault if an image takes too much memory or time to decode, else None.
+    """Return a fault if an image takes too much memory or time to decode. Otherwise, return None.
 
     For the arguments before `max_pixels`, see `Header`.
     """
@@ -130,7 +130,11 @@ def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pix
 def may_be_too_large(
     width: np.ndarray, height: np.ndarray, tile_pixels: np.ndarray, scans: np.ndarray, max_pixels: int
 ) -> np.ndarray:
-    """Return where `why_too_large` may find a fault, bool [N]. The arguments before `max_pixels` are int [N]."""
+    """Return bool [N]: for each image, whether `why_too_large` may find a fault.
+
+    If the value of an image is false, `why_too_large` certainly finds no fault. The arguments before `max_pixels` are
+    int [N].
+    """
     pixels = width.astype(float) * height
     often = scans * pixels > _MOST_SCANS * float(max_pixels) * _NEARLY
     several = np.maximum(pixels, tile_pixels) > float(max_pixels) * _NEARLY

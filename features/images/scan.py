@@ -42,7 +42,7 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Return whether the file still has the size and modification time that the scan found.
 
-        If so, its digest is still trusted. For a URL, the server is asked.
+        If so, the file is assumed to have the same digest. For a URL, the server is asked.
         """
         try:
             known = self.mtime_ns != 0 or not is_url(self.file)
@@ -53,7 +53,8 @@ class ImageFile:
     def is_unchanged_since_read(self) -> bool:
         """Return whether the bytes that were just decoded have the digest of the image.
 
-        Bytes of a file that is not local were compared with the digest when they were read.
+        A local file counts as unchanged if its size and modification time are unchanged. Other files need no check,
+        because their bytes were compared with the digest when they were read.
         """
         return not is_local(self.file) or self.is_unchanged()
 

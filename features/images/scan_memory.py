@@ -24,7 +24,7 @@ from headstart.features.images.scan import size_and_time
 from headstart.features.terminal import console
 
 _AT_A_TIME = 4096
-# The columns of the array `numbers` in the files of earlier versions. Now each column is an array of its own.
+# The columns of the array `numbers` in the files of earlier versions. Now each column is a separate array.
 _NUMBERS_BEFORE = [name for name in NUMBERS if name != "format"]
 # NumPy and zipfile raise these errors if a file is not a valid archive.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, RuntimeError, BadZipFile, zlib.error)
@@ -56,10 +56,10 @@ class ScanMemory:
             self._more[self.images.files[row]][int(page[row])] = row
 
     def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
-        """Find the images of those `files` that have not changed since a scan found them.
+        """Find the images of those `files` that have not changed since a scan found them. Return two arrays, int64 [n].
 
-        Return their rows in `images`, int64 [n], and the positions of their files in `files`, int64 [n], ascending. If
-        `pages` is `all`, a file has either a row for each of its pages, in order, or none.
+        The first array holds the row of each image in `images`. The second array holds the position of the image's file
+        in `files`, ascending. If `pages` is `all`, a file has either a row for each of its pages, in order, or no row.
         """
         paths = list(self._relative(files))
         hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
@@ -88,16 +88,19 @@ class ScanMemory:
         return np.array(list(chain.from_iterable(rows_of)), np.int64), at.repeat([len(one) for one in rows_of])
 
     def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
-        """Return which images still have the size and modification time of their file, bool [n].
+        """Return for each image in `rows` whether it has the size and modification time of its file, bool [n].
 
-        `status`, int64 [n, 2], has the results of `size_and_time`.
+        `status`, int64 [n, 2], has the present results of `size_and_time`.
         """
         size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
         agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])
         return agreeing
 
     def add(self, images: Images) -> None:
-        """Write `images` beside all earlier content, so that the scan after a kill need not read their files again."""
+        """Write `images` to the disk, together with all earlier content.
+
+        If the process is killed, the next scan need not read the files of `images` again.
+        """
         if len(settled := self._settled(images)):
             self._write(Images.concatenated([self.images, settled]))
 
@@ -183,7 +186,7 @@ def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
 
 
 def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `array`. Raise a ValueError if it has another kind or shape; -1 in `shape` stands for any size."""
+    """Return `array`. Raise a ValueError if its dtype or shape is another. In `shape`, -1 stands for any size."""
     fits = len(array.shape) == len(shape) and all(
         want in (-1, has) for has, want in zip(array.shape, shape, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Score a run on a split: the head on cached features and, after fine-tuning, the classifier on raw images."""
+"""Score a run on a split. The head is scored on stored features, and a fine-tuned classifier on raw images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,19 +48,19 @@ def evaluate(
 ) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    The head and the fine-tuned classifier run in the precision of the run's features. If that is int8, the classifier
-    runs in float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the features of the
-    head can't be made again. Raises DataError if the split has no usable images, if an image can't be decoded, or if
-    the data have a class that the run does not know. Raises OptionError if a threshold is set for other than two
-    classes.
+    The head and the fine-tuned classifier run in the precision of the run's features. If this precision is int8, the
+    classifier runs in float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the
+    features can't be extracted as they were for training. Raises DataError if the split has no usable images, if an
+    image can't be decoded, or if the data have a class that the run does not know. Raises OptionError if `threshold`
+    does not fit the run's classes, or if the threshold is to be chosen on val while `places` name other data.
 
     Args:
-        split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, or `all` if `places` name other data
-            without splits.
+        split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places` name other data that have
+            no splits. Otherwise, `auto` means `test`.
         places: where the run's store, weights and data are now. Its `data` may also be other data to score.
         sort: the order of the predictions; see `write_predictions`.
-        threshold: how the threshold of two classes is set. The run keeps a threshold that is set.
-        by_ray: the Ray cluster that extracts features and runs the classifier, if it names one.
+        threshold: how the threshold between two classes is set. A new threshold is kept in the run.
+        by_ray: the settings of Ray. If they name a cluster, the cluster extracts features and runs the classifier.
     """
     run = Run.open(path)
     positive_class(run, threshold)  # raises errors before anything is read
@@ -77,7 +77,10 @@ def evaluate_cached(
     threshold: ThresholdConfig = ThresholdConfig(),
     workers: Cluster | None = None,
 ) -> EvaluateResult:
-    """Score `run` on data that were loaded before: `cached` is the result of `load_examples`. See `evaluate`."""
+    """Score `run` on the examples `cached`, which `load_examples` returned. For the rest, see `evaluate`.
+
+    If `workers` are given, they run the fine-tuned classifier.
+    """
     positive = positive_class(run, threshold)
     tell_positive(run, threshold, positive)
     taken = take(run, cached, split, places.data)
@@ -105,8 +108,8 @@ def evaluate_cached(
 def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
     """Find the scored images that training has seen, and print a warning about them.
 
-    Returns None if the run's own training images were asked for. Also prints how many images are scored if the data
-    have no splits, and how many images can't be used.
+    Returns None if the user asked to score the run's own training images. If the data have no splits, also prints how
+    many images are scored. If some images can't be used, also prints their number.
     """
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
@@ -136,7 +139,10 @@ def _thresholds(
     finetuned: bool,
     workers: Cluster | None,
 ) -> dict[str, Threshold]:
-    """Return the threshold of each model that has one: given, chosen on val, or kept in the run."""
+    """Return a dict from the name of each model to its threshold. A model without a threshold is left out.
+
+    A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation.
+    """
     if positive is None:
         return {}
     if not needs_val(config):
@@ -160,9 +166,10 @@ def _thresholds(
 def _outputs(
     run: Run, cached: FeaturedExamples, examples: Examples, finetuned: bool, workers: Cluster | None
 ) -> dict[str, _Output]:
-    """Return the outputs of the head and, with `finetuned`, of the classifier.
+    """Return a dict from the name of each model to its outputs.
 
-    Raises RunError if an output is not finite.
+    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. Raises RunError if an
+    output is not finite.
     """
     features = cached.labelled(examples).features
     model = run.load_model(run.head_file, features.shape[1:])
@@ -176,7 +183,10 @@ def _outputs(
 
 
 def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Examples, workers: Cluster | None) -> _Output:
-    """Return the output of the fine-tuned classifier on raw images, by `workers` if there are any."""
+    """Run the fine-tuned classifier on the raw images of `examples`, and return its output.
+
+    If `workers` are given, they run the classifier. Raises DataError if an image can't be decoded.
+    """
     from headstart.features.images.batches import why_undecodable
     from headstart.pipeline.classifier import classifier_precision, freeze_split
 

@@ -28,12 +28,13 @@ def write_predictions(
     answers: ModelAnswers,
     sort: Sort,
 ) -> None:
-    """Write a row per example: path, digest, label, the answer of one model, and the logits of all models.
+    """Write a CSV file with one row per example: path, digest, label, the answer of one model, logits of all models.
 
     Args:
+        answers: the answers of one model to `examples`, in the same order.
         logits: the logits of each model, [N, 1 or classes].
         sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions before the right ones. Wrong
-            predictions begin with the most certain one, and right predictions with the least certain one.
+            predictions are sorted from certain to uncertain, and right predictions from uncertain to certain.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
     order = np.arange(len(examples))
@@ -61,9 +62,10 @@ def write_predictions(
 def write_confusions(
     file: Path, labels: np.ndarray, class_names: Sequence[str], predicted: Mapping[str, np.ndarray]
 ) -> None:
-    """Write a row for each model and each pair of labels that occurs: model, true label, predicted label, count.
+    """Write a CSV file with the number of images for each model, true label and predicted label.
 
-    `labels` is int [N], and `predicted` has the predicted labels of each model, int [N].
+    Combinations that do not occur have no row. `labels` holds the true labels, int [N]. `predicted` holds the predicted
+    labels of each model, int [N].
     """
     write_csv(
         file,

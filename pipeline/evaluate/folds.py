@@ -1,4 +1,4 @@
-"""`headstart evaluate --folds`: repeated cross-validation of heads with a run's settings, on all its usable images."""
+"""`headstart evaluate --folds`: cross-validate heads with the settings of a run, on all usable images of the run."""
 
 from __future__ import annotations
 
@@ -45,17 +45,18 @@ class _Method:
 
 
 def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), seed: int = 0) -> CrossValidated:
-    """Estimate the accuracy of heads with the settings of the run at `path`, on all its usable images.
+    """Estimate the accuracy of heads with the settings of the run at `path`, by cross-validation on all usable images.
 
-    Each image is scored once per repeat, by a head that was trained without this image, its near-duplicates and the
-    images of its group. For each fold, the other folds train a head. But if the run has a val split, the next fold does
-    not train the head, and chooses the epoch instead. The result is kept as `cross_validation` in `metrics.json`.
-    Raises DataError if a class has too few images. For other errors, see `evaluate`.
+    Each image is scored once per repeat. The head that scores an image was trained without this image, its
+    near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
+    val split, one of the other folds is not trained on, but chooses the best epoch. The result is stored in
+    `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors, see
+    `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
         places: where the run's store, weights and data are now.
-        seed: decides the folds. The run's own seed, plus the number of the repeat, decides the heads.
+        seed: decides the folds. The heads have other seeds: the run's own seed plus the number of the repeat.
     """
     run = Run.open(path)
     cached = load_examples(run, places)
@@ -85,7 +86,8 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 def _head_config(run: Run) -> HeadConfig:
     """Return the settings of the run's head.
 
-    Raises RunError if they are invalid, or if their `units` differ from the head's. A run may come from elsewhere.
+    Raises RunError if the settings are invalid, or if their `units` are not the units of the saved head. Both are
+    checked because the run may come from another machine.
     """
     again = "run `headstart head` again, with --overwrite"
     try:
@@ -103,9 +105,10 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that builds the user's own part of the head `model` with new weights, without the user's code.
+    """Return a function that builds the user's own layers in the head `model` again, with new weights.
 
-    Raises RunError if `model` has no such part.
+    The function copies these layers from `model`, so the user's code is not run. Raises RunError if `model` has no such
+    layers.
     """
     from headstart.features.tensorflow import keras
 
@@ -116,7 +119,7 @@ def _anew(model: keras.Model, run: Run) -> Build:
 
 
 def _groups(examples: Sequence[Example], features: Features) -> list[str]:
-    """Return the group of each example. Copies, near-duplicates and images of one `--group` have the same group."""
+    """Return the name of each example's group. Copies, near-duplicates and images of one `--group` share a group."""
     alike: dict[int, int] = {}
     for number, group in enumerate(near_duplicate_groups([one.image for one in examples], features)):
         alike |= dict.fromkeys(group, number)
@@ -176,9 +179,9 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Fit logistic regression, and return its predicted labels for the rows `part`, int64 [n].
+    """Fit logistic regression to the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
 
-    If the fit would take too long, all labels are -1.
+    If the fit would take too long, all predicted labels are -1.
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]

@@ -1,4 +1,4 @@
-"""Find the images of a split that the head saw in training, as equal files or as near-duplicates."""
+"""Find the scored images that the head saw in training, either as equal files or as near-duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ class Seen:
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
     def lines(self, split: str) -> list[str]:
-        """Return a warning about the copies, and a warning about the near-duplicates, if there are any.
+        """Return at most two warnings: one if there are copies, and one if there are near-duplicates.
 
         `split` is a phrase that names the scored images.
         """
@@ -41,8 +41,8 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: the examples and features of the data that `examples` are from.
-        elsewhere: whether these data are not the run's own.
+        cached: all examples and features of the data to which `examples` belong.
+        elsewhere: whether `cached` holds other data than the run's own.
     """
     trained = run.digests("train")
     equal = [one.image.path for one in examples if one.image.digest in trained]
@@ -56,7 +56,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 
 
 def _own_examples(run: Run, cached: FeaturedExamples) -> Sequence[Example] | None:
-    """Return the examples in the run's own data, or None if the data are gone or can't be read as before."""
+    """Return the examples in the run's own data. Return None if the data are gone, or can no longer be read."""
     settings, (config, extraction) = run.config(), run.configs()
     try:
         own = run_data(run)

@@ -1,4 +1,4 @@
-"""Models side by side, as columns on the console, or as a page with a chart of the intervals."""
+"""Show models side by side: as columns on the console, or as a page with a chart of the accuracies."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, score
 
 
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
-    """Return HTML of the test of the two best models, a chart of the accuracies with intervals, and the table."""
+    """Return three pieces of HTML: the test of the two best models, a chart of all accuracies, a table of settings."""
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]
     best = f"<p class=summary>On {test.n:,} images of {escaped(scored)}, {isolated(test.first)} is the most accurate."

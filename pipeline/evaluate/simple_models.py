@@ -18,7 +18,7 @@ def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Score two simple models on `examples`: the largest class, and logistic regression.
 
     Logistic regression is fitted to the run's training images. If the store lacks features of these images, logistic
-    regression is left out. `cached` may be other data than the run's own.
+    regression is left out. `cached` may hold other data than the run's own.
     """
     class_names, scored = run.class_names(), cached.labelled(examples)
     labels = np.array([example.label for example in examples])

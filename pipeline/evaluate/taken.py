@@ -44,7 +44,7 @@ class Taken:
     def stem(self) -> str:
         """Return the part of file names that stands for these examples.
 
-        For the run's own data, this part is the split. For other data, it never equals the name of a split.
+        For the run's own data, this part is the split. For other data, this part never equals the name of a split.
         """
         if self.elsewhere is None:
             return self.split
@@ -55,13 +55,13 @@ class Taken:
 def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> Taken:
     """Take the examples of `split` from the data `cached`.
 
-    The split `auto` means `test`, or `all` if the data are not the run's own and have no splits. Raises DataError if
-    there are no examples, or if the data have a class that the run does not know. Raises RunError if `data` is None and
-    the data at the run's place hold under half of its training images.
+    The split `auto` means `all` if the data are not the run's own and have no splits. Otherwise, `auto` means `test`.
+    Raises DataError if there are no examples, or if the data have a class that the run does not know. Raises RunError
+    if `data` is None, and the data at the run's path hold under half of the run's training images.
 
     Args:
-        data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own,
-            at another place, if their training images include at least half of the run's training images.
+        data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own
+            if their training images include at least half of the run's training images.
     """
     own = _is_own(run, cached, "all" if data is None else "train")
     if data is None and not own:
@@ -78,7 +78,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`. It gets a `mark` if `run` has predictions on other data under the same file name."""
+    """Return `taken`, with a `mark` if `run` already holds predictions on different data under the same file name."""
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()
     if taken.elsewhere is None or not any(key != taken.key and of.get("predictions_file") == file for key, of in kept):
@@ -87,7 +87,7 @@ def _distinct(taken: Taken, run: Run) -> Taken:
 
 
 def _is_own(run: Run, cached: FeaturedExamples, split: str) -> bool:
-    """Whether `split` of the data `cached` holds at least half of the run's training images."""
+    """Return whether the examples of `split` in `cached` include at least half of the run's training images."""
     trained = run.digests("train")
     return 2 * len(trained.intersection(HexDigests(cached.of(split).digests))) >= len(trained)
 

@@ -17,8 +17,9 @@ from rich.text import Text
 def positive_class(run: Run, config: ThresholdConfig) -> str | None:
     """Return the positive of two classes, or None if the run has another number of classes.
 
-    It is the class that `config` names, else the positive class of the kept threshold, else the second class. Raises
-    OptionError if `config` names an unknown class, or if it has options for two classes and the run has another number.
+    The positive class is the class that `config` names, else the positive class of the kept threshold, else the second
+    class. Raises OptionError if `config` names an unknown class. Also raises OptionError if `config` sets options for
+    two classes, but the run does not have two classes.
     """
     names = run.class_names()
     asked = config.flag or ("--positive" if config.positive else "")
@@ -33,9 +34,10 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Print a line if the new threshold of `config` is for the class of the threshold that the run keeps.
+    """Print which class is positive, if `config` sets a new threshold without naming the positive class.
 
-    Nothing is printed if `config` names the positive class, or if `positive` is the default, the second class.
+    The class is then taken from the threshold that the run keeps. Nothing is printed if `positive` is the second class,
+    because that is the default.
     """
     if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
         told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
@@ -45,7 +47,7 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
     """Return the threshold that `--threshold` gives.
 
-    If no option sets a threshold, return the threshold that the run keeps for `model`, or None if it keeps none.
+    If no option sets a threshold, return the threshold that the run keeps for `model`. Otherwise, return None.
     """
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")
@@ -90,8 +92,8 @@ def threshold_fields(
 ) -> dict[str, Any]:
     """Return sensitivity and specificity with their intervals, and the threshold, for the JSON of a model.
 
-    Sensitivity is the recall of the `positive` class, and specificity is the recall of the other class, both from the
-    `metrics` of `score`. A recall is None if the class has no images.
+    `metrics` is the result of `score`. Sensitivity is the recall of the `positive` class, and specificity is the recall
+    of the other class. A recall is None if the class has no images.
     """
     (other,) = (name for name in class_names if name != positive)
     of_positive, of_other = metrics["per_class"][positive], metrics["per_class"][other]

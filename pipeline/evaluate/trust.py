@@ -21,12 +21,12 @@ def score_trust(
         `temperature`: None without a `calibration`.
         `calibration_error`: a dict of the error `before` and `after` the division of logits by the temperature. `after`
             is None without a `calibration`.
-        `at_coverage`: see `accuracy_at_coverage`. The list is empty with a threshold, because the predicted label may
-            then be the less likely one.
-        `conformal`: a list of dicts with `alpha`, `coverage` and `mean_size`. `alpha` is the share of images whose set
-            of labels may lack the true label. `coverage` is the share of images whose set has it. `mean_size` is the
-            mean number of labels in a set. `coverage` and `mean_size` are None if val had too few images. The list is
-            empty without a `calibration`.
+        `at_coverage`: see `accuracy_at_coverage`. The list is empty if `has_threshold` is true, because a threshold can
+            predict the less likely label.
+        `conformal`: a list of dicts with `alpha`, `coverage` and `mean_size`. `alpha` is the allowed share of images
+            whose set of labels lacks the true label. `coverage` is the share of images whose set has the true label.
+            `mean_size` is the mean number of labels in a set. `coverage` and `mean_size` are None if val had too few
+            images. The list is empty without a `calibration`.
     """
     plain = probabilities(logits)
     chances = calibration.probabilities(logits) if calibration else plain
@@ -42,11 +42,11 @@ def score_trust(
 
 
 def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers.
+    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers, in one dict each.
 
-    `chances` is float [N, C], and `labels` is int [N]. Each dict has `coverage`, `accuracy` and `probability`, which is
-    the lowest probability among these answers. With this probability as `--abstain`, `headstart predict` would mark the
-    other answers as unsure.
+    `chances` is float [N, C], and `labels` is int [N]. Each dict has three values. `coverage` is the share of answers,
+    `accuracy` is the accuracy on these answers, and `probability` is the lowest probability among these answers. With
+    `--abstain` set to `probability`, `headstart predict` would mark all other answers as unsure.
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")

@@ -1,1 +1,1 @@
-"""`headstart export`: a run as one file for elsewhere, compared with the run in its own runtime."""
+"""`headstart export`: write a model of a run for another runtime, and compare the export's answers with the run's."""

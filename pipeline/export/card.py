@@ -47,7 +47,7 @@ def _shortly(names: list[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return `text` in one line, without the marks of Markdown."""
+    """Return `text` in one line. Characters that mean something in Markdown are escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>#|" else letter for letter in " ".join(text.split()))
 
 

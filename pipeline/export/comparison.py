@@ -16,7 +16,7 @@ _MOST = 1e-4  # largest allowed difference of a probability in float32
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sets of probabilities of the same images are apart."""
+    """The differences between the probabilities that two models give to the same images."""
 
     largest_difference: float
     mean_difference: float
@@ -31,12 +31,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An export and its run on the same val images."""
+    """The comparison of an export with its run, on the same val images."""
 
     images: int
-    from_files: Difference  # the export on the files, by `preprocess.py`, against the run
-    same_pixels: Difference  # the export on the pixels of the run, against the run: the arithmetic alone
-    levels: float  # the largest difference of the pixels of `preprocess.py` and of the run, in grey levels
+    from_files: Difference  # between the export, on pixels that `preprocess.py` makes, and the run
+    same_pixels: Difference  # between the export, on the pixels of the run, and the run: by arithmetic alone
+    levels: float  # the largest difference between pixels of `preprocess.py` and of the run, in grey levels
     mean_level: float
     differing: int  # images whose pixels differ
     unreadable: int  # images that `preprocess.py` can't read
@@ -86,8 +86,8 @@ class Comparison:
     def require_close(self, config: ModelExportConfig) -> None:
         """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
 
-        An export in float32 is compared on the pixels of the run. The pixels of `preprocess.py` differ for rare files,
-        which says nothing about the model.
+        An export in float32 is judged by its probabilities on the pixels of the run, because `preprocess.py` makes
+        other pixels of rare files. An export in another precision is judged by its accuracy on the files.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):
@@ -113,9 +113,13 @@ class Comparison:
 
 
 def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, cut: float | None) -> Comparison:
-    """Compare an export with the probabilities of its run, float64 [N, C], on images with `labels`, int64 [N].
+    """Compare an export with its run on N images.
 
-    `cut` is the probability above which the second of two classes is predicted; None predicts the likeliest class.
+    Args:
+        run: the probabilities of the run, float64 [N, C].
+        measured: the answers of the export.
+        labels: the labels of the images, int64 [N].
+        cut: the probability above which the second of two classes is predicted. None predicts the likeliest class.
     """
     read = np.isfinite(measured.levels)
     same = _difference(run, measured.of_decoded, cut)

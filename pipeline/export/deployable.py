@@ -1,4 +1,4 @@
-"""The model of a run in the form that is written in every format: it maps pixels to calibrated probabilities."""
+"""Build the model that an export holds, whatever its format. The model maps pixels to calibrated probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,7 +61,10 @@ def deployable_model(classifier: keras.Model, temperature: float) -> keras.Model
 
 
 def _plain(model: keras.Model) -> keras.Model:
-    """Copy `model`, and the models in it, for inference in float32: with constants for `Normalization`, no dropout."""
+    """Copy `model`, and the models nested in it, for inference in float32.
+
+    In the copy, dropout is inactive, and each `Normalization` is replaced; see `_rescaling`.
+    """
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs, name=model.name)
     if any(isinstance(layer, keras.Model) for layer in model.layers):
@@ -91,7 +94,7 @@ def _cloned(model: keras.Model) -> keras.Model:
 
 
 def _rescaling(layer: keras.layers.Normalization) -> keras.layers.Rescaling:
-    """Return a layer with the arithmetic of `layer`. tf2onnx fails on the constants of `Normalization`."""
+    """Return a layer that computes the same as `layer`, because tf2onnx fails on the constants of `Normalization`."""
     mean, variance = (np.asarray(one, np.float64).reshape(-1) for one in (layer.mean, layer.variance))
     scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
     return keras.layers.Rescaling(scale.tolist(), (-mean * scale).tolist(), name=layer.name)

@@ -1,4 +1,4 @@
-"""`headstart export`: write a model of a run for elsewhere, run it in its own runtime, and compare it with the run."""
+"""`headstart export`: write a model of a run for another runtime, and compare the export's answers with the run's."""
 
 import importlib
 import math
@@ -60,17 +60,17 @@ def export(
     overwrite: bool = False,
     seed: int = 0,
 ) -> ExportResult:
-    """Write a model of the run at `path` to the folder `out`, which appears only if the model answers like the run.
+    """Write a model of the run at `path` to the folder `out`. `out` appears only if the model answers like the run.
 
-    The model computes in float32, whatever the precision of the run's features, and is compared with the run in
-    float32. Raises ExportError if `out` exists, if the format can't hold the network, if its runtime is missing, or if
-    the export differs too much; see `Comparison.require_close`. Raises RunError or DataError if the run, its data or
-    its weights are gone.
+    The precision of the run's features has no influence. The export is made from the model in float32, and compared
+    with the run in float32. Raises ExportError if `out` exists, if the format can't hold the network, if the format's
+    runtime is missing, or if the export differs too much; see `Comparison.require_close`. Raises RunError or DataError
+    if the run, its data or its weights are gone.
 
     Args:
         places: where the run's data, store and weights are now.
-        overwrite: whether an export at `out` is replaced.
-        seed: draws the val images of the comparison, and the training images that calibrate int8.
+        overwrite: whether to replace an export at `out`.
+        seed: decides which val images are compared, and which training images calibrate int8.
     """
     run = Run.open(path)
     require_free(out, overwrite)

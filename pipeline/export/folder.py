@@ -19,7 +19,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def require_free(out: Path, overwrite: bool) -> None:
-    """Raise ExportError if an export may not be written to `out`. With `overwrite`, an export may lie there."""
+    """Raise ExportError if `out` exists. With `overwrite`, raise it only if `out` exists and is no valid export."""
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
@@ -31,7 +31,7 @@ def require_free(out: Path, overwrite: bool) -> None:
 
 
 def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: str) -> None:
-    """Write into `folder` the files that lie beside a model."""
+    """Write the files that lie beside a model into `folder`: labels, model card, preprocessing and example."""
     (folder / LABELS).write_text(ascii_where_needed(json_text(labels)), encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
     shutil.copyfile(_HERE / PREPROCESS, folder / PREPROCESS)
@@ -39,7 +39,10 @@ def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: 
 
 
 def ascii_where_needed(text: str) -> str:
-    """Return JSON in which escapes replace the lone surrogates, which stand for bytes of names that are not UTF-8."""
+    """Return the JSON `text` with escapes in place of lone surrogates.
+
+    In the name of a file, a lone surrogate stands for a byte that is not UTF-8.
+    """
     return _SURROGATES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -66,6 +69,6 @@ def read_labels(folder: Path) -> dict[str, Any]:
 
 
 def labels_of(facts: Mapping[str, Any], format: Format, precision: str, cut: float | None) -> dict[str, Any]:
-    """Return the content of `labels.json` for the `facts` of a run; see `Source.facts`."""
+    """Return the content of `labels.json` for the `facts` of a run; see `Source.facts`. `cut` is the `Source.cut`."""
     own = {"format": format, "precision": precision, "model": MODEL_FILES[format]}
     return {**own, **json.loads(json.dumps(facts)), "second_above": cut}

@@ -1,4 +1,4 @@
-"""The images of a run that its export needs: val images for the comparison, training images to calibrate int8."""
+"""Find the images that an export of a run needs: val images for the comparison, training images to calibrate int8."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True)
 class RunImages:
-    """All images that the data of a run holds now."""
+    """All images that the data of a run hold now."""
 
     run: Run
     data: Path
@@ -34,8 +34,8 @@ class RunImages:
     def draw(self, split: str, count: int, seed: int) -> tuple[list[ImageFile], np.ndarray]:
         """Draw `count` images of `split`, or take all if `count` is 0. Return the images and their labels, int64 [N].
 
-        `seed` decides which images are drawn. Raises RunError if the run has no images of `split`, and DataError if the
-        data no longer holds any of them. If only some of them are gone, the console says so.
+        `seed` decides which images are drawn. Raises RunError if the run was trained without images of `split`, and
+        DataError if all images of `split` are gone from the data. If only some are gone, prints their number.
         """
         rows = self.run.labelled(split)
         if not rows:
@@ -57,7 +57,7 @@ class RunImages:
 
 
 def find_images(run: Run, places: Places) -> RunImages:
-    """Scan the data of `run` for its images, whatever their names and folders are now. For errors, see `run_data`."""
+    """Scan the data of `run` for images, whatever their names and folders are now. For errors, see `run_data`."""
     config, extraction = run.configs()
     data, store = run_data(run, places), known_store(run, places)
     reading = run.read_as().of_every_image(kind_of(data))
@@ -67,7 +67,7 @@ def find_images(run: Run, places: Places) -> RunImages:
 
 
 def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.ndarray]:
-    """Yield batches of pixels of `images`, uint8 [b, S, S, 3], in order. Raises DataError if one can't be decoded."""
+    """Yield the pixels of `images` in batches, uint8 [b, S, S, 3]. Raises DataError if an image can't be decoded."""
     from headstart.features.images.batches import decoded_batches, why_undecodable
 
     seen = 0
@@ -85,7 +85,7 @@ def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.nda
 
 
 def local_files(images: Sequence[ImageFile], scratch: Path) -> list[tuple[str, int]]:
-    """Return the path and the page of each image. An image that is no local file is copied into `scratch`."""
+    """Return the path and the page of each image. An image that is not in a local file is copied into `scratch`."""
     found = []
     for number, image in enumerate(images):
         path = Path(image.file).absolute()

@@ -39,16 +39,19 @@ class Measured:
     """The answers of an export in its own runtime. Rows of a file that `preprocess.py` can't read are NaN."""
 
     of_decoded: np.ndarray  # float32 [N, C], for the pixels that headstart makes of the images
-    of_files: np.ndarray  # float32 [N, C], for the pixels that `preprocess.py` makes of them
-    levels: np.ndarray  # float64 [N], the largest difference of those pixels in grey levels
-    mean_level: float  # the mean difference of those pixels in grey levels
+    of_files: np.ndarray  # float32 [N, C], for the pixels that `preprocess.py` makes of the images
+    levels: np.ndarray  # float64 [N], the largest difference between both kinds of pixels, in grey levels
+    mean_level: float  # the mean difference between both kinds of pixels, in grey levels
     images_per_second: float  # of the model alone, in batches
     latency: float  # seconds for one image, the median
     unreadable: str  # the first file that `preprocess.py` can't read, and why; "" if it reads all
 
 
 def measure(folder: Path, asked: Asked) -> Measured:
-    """Run an export in another process. `folder` holds the file `DECODED`. Raises ExportError if the process fails."""
+    """Run an export in another process, and return its answers. Raises ExportError if the process fails.
+
+    `folder` must hold the file `DECODED`. The other process calls `measured`.
+    """
     (folder / ASKED).write_text(json.dumps(asdict(asked)))
     command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]
     exact = {**os.environ, "NVIDIA_TF32_OVERRIDE": "0"}  # a GPU would round the factors of float32 to 10 bits
@@ -63,7 +66,7 @@ def measure(folder: Path, asked: Asked) -> Measured:
 
 
 def measured(folder: Path) -> Measured:
-    """Run the export that the file `ASKED` in `folder` names, in this process.
+    """Run an export in this process, and return its answers. The file `ASKED` in `folder` names the export.
 
     The pixels that `preprocess.py` makes are compared with headstart's own pixels, too.
     """
@@ -71,7 +74,7 @@ def measured(folder: Path) -> Measured:
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
     run: Callable[[np.ndarray], np.ndarray] = module.load(Path(asked.model))
     decoded = np.load(folder / DECODED, mmap_mode="r")
-    run(decoded[:_BATCH])  # the first pass is slow in some runtimes
+    run(decoded[:_BATCH])  # the first call is slow in some runtimes
     starts = range(0, len(decoded), _BATCH)
     began = time.perf_counter()
     of_decoded = np.concatenate([run(decoded[at : at + _BATCH]) for at in starts])
@@ -101,7 +104,7 @@ def measured(folder: Path) -> Measured:
 
 
 def _latency(run: Callable[[np.ndarray], np.ndarray], decoded: np.ndarray) -> float:
-    """Return the seconds that one image takes, the median of a few."""
+    """Return the median number of seconds that the model takes for one image."""
     seconds = []
     for at in range(_SINGLE + 1):
         began = time.perf_counter()

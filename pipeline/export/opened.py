@@ -24,7 +24,7 @@ class OpenExport:
     format: Format
     class_names: list[str]
     preprocessing: dict[str, Any]  # the arguments of `preprocess.pixels`
-    second_above: float | None  # the second of two classes is predicted above it; None: the likeliest class is
+    second_above: float | None  # above this probability, the second of two classes is predicted; None: the likeliest
     labels: dict[str, Any]  # all of `labels.json`
     run: Callable[[np.ndarray], np.ndarray]
 
@@ -43,7 +43,7 @@ class OpenExport:
 
 
 def open_export(path: Path) -> OpenExport:
-    """Open the export at `path`: its folder, or its model in that folder.
+    """Open the export at `path`. `path` is the folder of the export, or the model in this folder.
 
     Raises ExportError if `path` is no export, if the export is damaged, or if its runtime is missing. TensorFlow warns
     that a SavedModel can read and write files when it runs. Open only SavedModels of people you trust.

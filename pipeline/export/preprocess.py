@@ -3,10 +3,10 @@
 `labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
 
 The result differs from headstart's own pixels by at most one grey level. Four rare kinds of files are exceptions:
-- Images with 16 bits per sample, of which fewer are in use: colour images come out darker. For grey images, the number
+- Images that use fewer than 16 bits of samples with 16 bits: colour images come out darker. For grey images, the number
   of bits in use is taken from the brightest sample, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
-- JPEGs that TensorFlow refuses and Pillow reads: headstart decodes a large one at full size, and this file decodes it
+- Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this file decodes them
   at a smaller size.
 - PNGs with texts over 1 MiB, and images over twice Pillow's `MAX_IMAGE_PIXELS`: Pillow refuses them.
 """
@@ -72,7 +72,7 @@ def pixels(
 
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
-    """Return the pixels as stored, uint8 [H, W, 3], and their EXIF orientation. Large JPEGs are reduced."""
+    """Return the pixels as stored, uint8 [H, W, 3], and their EXIF orientation. Large JPEGs are decoded smaller."""
     with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.width * image.height > most_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
@@ -88,7 +88,7 @@ def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, pag
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of the decoded pixels, 1 to 8."""
+    """Return the EXIF orientation of the pixels that Pillow decodes, 1 to 8."""
     try:
         return 1 if image.format == "TIFF" else int(image.getexif().get(0x0112, 1))  # Pillow turns a TIFF by itself
     except Exception:  # broken EXIF does not harm the pixels
@@ -96,7 +96,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
-    """Return uint8 [H, W, 3], RGB. Transparent parts become white."""
+    """Return the pixels of `image` as RGB, uint8 [H, W, 3]. Transparent parts become white."""
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         used = max(int(samples.max()).bit_length(), 8) if bits == "auto" else int(bits)
@@ -115,7 +115,10 @@ def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
 
 
 def _by_rows(x: np.ndarray, blend: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return uint8 [H, W, 3] of `x`, uint8 [H, W, 4]. A few rows at a time are blended, as uint16, to save memory."""
+    """Turn `x`, uint8 [H, W, 4], into uint8 [H, W, 3] with `blend`. To save memory, `blend` gets a few rows at a time.
+
+    `blend` gets the rows as uint16.
+    """
     found = np.empty((*x.shape[:2], 3), np.uint8)
     for at in range(0, len(x), _ROWS):
         found[at : at + _ROWS] = blend(x[at : at + _ROWS].astype(np.uint16))
@@ -134,7 +137,7 @@ def _over_white(parts: np.ndarray) -> np.ndarray:
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
     """Resize uint8 [H, W, 3] by bilinear interpolation, as TensorFlow does.
 
-    Rows are resized before columns with `antialias`, and after them without.
+    With `antialias`, the height is resized before the width. Without, the width is resized before the height.
     """
     y = x.astype(np.float32)
     for axis in (0, 1) if antialias else (1, 0):

@@ -1,4 +1,4 @@
-"""The model of a run that is exported, and the answers of the run itself, with which the export is compared."""
+"""Load the model of a run that is to be exported, and compute the run's answers, to compare the export with them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Source:
         }
 
     def answers(self) -> Answer:
-        """Return the answers of the run, as `predict` computes them, in float32. On a GPU, TF32 is turned off."""
+        """Return a function that answers as the run does in `predict`, in float32. On a GPU, TF32 is turned off."""
         from headstart.features.tensorflow import tf
 
         tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -136,9 +136,9 @@ class Source:
 def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
     """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
-    If the network of the head can't be loaded, the fine-tuned classifier is loaded instead, provided that it has the
-    values of the head; see `Choice.alike`. Raises RunError if the head needs several networks that take different
-    images. For other errors, see `located_networks`.
+    If the network of the head can't be loaded, the fine-tuned classifier may replace the head: it must have the same
+    values as the head (see `Choice.alike`), and `places` must name no weights. Raises RunError if the head needs
+    several networks that take different images. For other errors, see `located_networks`.
     """
     networks: Sequence[Network] = ()
     if choice.model == "head":

@@ -74,10 +74,10 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return the calibration of the model on val, and its reference. Return None if the features are not finite.
+    """Return the model's calibration on val and its `Reference`. Return None if the features are not finite.
 
-    The features are the inputs of the head. In a model that nearly diverged, they may be infinite or NaN although the
-    logits are finite: ReLU can hide NaN.
+    The features are the inputs of the head. In a model that nearly diverged, the features can be infinite or NaN even
+    if the logits are finite, because ReLU can hide NaN.
     """
     kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
     reference = Reference.of(np.concatenate(kept).astype(np.float32))
@@ -100,7 +100,10 @@ def _begin(
     choose_by: ChooseBy,
     settings: dict[str, Any],
 ) -> float:
-    """Evaluate epoch 0, the head alone, and keep its state. Returns the seconds that the evaluation took."""
+    """Evaluate epoch 0, the head alone, and keep the state. Return the seconds that the evaluation took.
+
+    Raises RunError if the head's outputs are not finite.
+    """
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     since = time.perf_counter()
     with progress("evaluating the head", len(built.cached.of("val"))) as advance:
@@ -121,7 +124,7 @@ def _begin(
 def _figures(
     built: FinetuneModel, batches: tf.data.Dataset, choose_by: ChooseBy, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, float]:
-    """Return the `val_figures` of the model. `advance` takes the number of images in each finished batch."""
+    """Return the `val_figures` of the model. `advance` is called with the number of images in each finished batch."""
     found = []
     for inputs, labels in batches:
         found.append((built.model.predict_on_batch(inputs), labels.numpy()))
@@ -161,7 +164,10 @@ class _Keeper:
         return self._seconds / max(self.course.done, 1)
 
     def validate(self, _: int, logs: dict[str, float]) -> None:
-        """Add the figures on val to `logs`, for the callbacks that follow."""
+        """Add the figures on val to `logs`, for the callbacks that follow.
+
+        If a weight of the model is not finite, all figures are NaN.
+        """
         figures = _figures(self.built, self._val_batches, self.course.choose_by)
         # ReLU and batch normalisation may give finite outputs even if a weight is not finite.
         if not all(np.isfinite(weight).all() for weight in self.built.model.get_weights()):
@@ -187,7 +193,7 @@ class _Keeper:
         self.built.model.stop_training = course.stops(self.config.patience)
 
     def _examples(self) -> Sequence[Example]:
-        """Return the examples whose files each epoch reads; none if the model takes cached maps."""
+        """Return the examples whose files each epoch reads. If the model takes cached maps, no files are read."""
         cached = self.built.cached
         return [*cached.of("train"), *cached.of("val")] if self.built.map_cut is None else []
 
@@ -200,10 +206,10 @@ def _fit(
     offset: int,
     val_seconds: float | None,
 ) -> float:
-    """Resume the training from the kept state. Return its speed in images per second.
+    """Resume the training from the kept state. Return the speed of the training in images per second.
 
-    A line tells the expected duration. If no epoch is finished, the estimate follows from the first steps and from
-    `val_seconds`, the duration of validation. Otherwise it follows from the mean duration of the finished epochs.
+    The expected duration is printed. If no epoch is finished, it is estimated from the first steps and from
+    `val_seconds`, the duration of validation. Otherwise, it is estimated from the mean duration of the finished epochs.
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")

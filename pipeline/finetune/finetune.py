@@ -31,18 +31,19 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
-    The frozen layers run in their fast form, in the run's precision; int8 is replaced by another precision. Only the
-    layers above have gradients. The classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch.
-    So the classifier is never worse than the head by the figure on val that decides the best epoch.
+    The frozen layers run in their fast form, in the precision of the run's features. If this precision is int8, another
+    one replaces it. Only the layers above the frozen layers have gradients. The classifier is saved in float32. Epoch
+    0, before fine-tuning, can be the best epoch. So the classifier is never worse than the head by the figure on val
+    that decides the best epoch.
 
     The run keeps the state after the last finished epoch. A repeated call with the same settings goes on from this
-    state, and gives the same result as one call with all epochs. Only the number of epochs and the patience may differ;
-    with the schedule `cosine`, only the patience. Raises RunError if there is no run, if no epoch is left, if its data
-    or weights changed, or if its state has other settings. Raises OptionError if `config.from_layer` can't be used, or
-    if the run has several backbones.
+    state, and gives the same result as one call with all epochs. Two settings may change between the calls: the
+    patience and, without the schedule `cosine`, the number of epochs. Raises RunError if there is no run, if no epoch
+    is left, if the run's data or weights changed, or if the state has other settings. Raises OptionError if
+    `config.from_layer` can't be used, or if the run has several backbones.
 
     Args:
-        overwrite: begin anew, even if the run has a classifier or an unfinished fine-tuning.
+        overwrite: whether to begin anew, even if the run has a classifier or an unfinished fine-tuning.
         seed: decides the order of images, augmentation and dropout.
         places: where the run's store, weights and data are now.
     """
@@ -86,7 +87,10 @@ def _finetune(
 
 
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
-    """Print that the threshold of the head does not apply to the new classifier."""
+    """If the head has a threshold, print that the new classifier does not use this threshold.
+
+    Nothing is printed if the best epoch is 0, because the classifier then has the values of the head.
+    """
     if result.best_epoch and run.threshold("head"):
         console.print(
             f"the threshold of the head is not that of the classifier, which has none; `headstart evaluate {run.path}` "

@@ -1,4 +1,7 @@
-"""Remove an earlier fine-tuned classifier from the files that `evaluate` wrote. The results of the head stay."""
+"""Remove the results of an earlier fine-tuned classifier from the files that `evaluate` wrote.
+
+The results of the head stay.
+"""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -14,7 +17,7 @@ _OF_THE_MODEL = ("model", "predicted", "probability")  # columns of `predictions
 
 
 def forget_classifier(run: Run) -> None:
-    """Remove the classifier from the metrics, the predictions and the confusions in `run`."""
+    """Remove the results of the classifier from the metrics, the predictions and the confusions in `run`."""
     if evaluated := run.metrics().get("evaluate"):
         left = {
             split: {name: value for name, value in fields.items() if name not in _FIELDS}
@@ -28,7 +31,7 @@ def forget_classifier(run: Run) -> None:
 def _rewrite(path: Path, drop_rows: bool) -> None:
     """Rewrite a CSV file, a row at a time, without the columns of the classifier.
 
-    With `drop_rows`, rows whose `model` is the classifier are left out. Otherwise only their prediction is left out.
+    With `drop_rows`, rows whose `model` is the classifier are left out. Otherwise, their prediction becomes empty.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
@@ -45,7 +48,7 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
     """Yield `rows` without the predictions of the classifier. Rows of other models stay as they are.
 
-    With `drop_rows`, a row of the classifier is left out. Otherwise the cells of its prediction become empty.
+    With `drop_rows`, a row of the classifier is left out. Otherwise, the cells of the prediction become empty.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

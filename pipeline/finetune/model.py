@@ -42,9 +42,9 @@ _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 
 @dataclass(frozen=True)
 class Batches:
-    """Datasets of batches (pixels or maps, labels)."""
+    """Three datasets. Each batch is a pair of inputs and labels. The inputs are pixels or maps, as the model takes."""
 
-    train: tf.data.Dataset  # each pass is an epoch with an order and augmentation of its own
+    train: tf.data.Dataset  # each iteration is an epoch; each epoch has its own order and augmentation
     val: tf.data.Dataset
     reference: tf.data.Dataset  # training images without augmentation or, from a cache of views, their first view
 
@@ -115,8 +115,8 @@ class FinetuneModel:
         """Return the batches for training, for validation, and for the reference of the calibration; see `Batches`.
 
         Each epoch has its own order of the training images. If the model takes maps, missing maps are extracted
-        first. `next_epoch` returns the number of the epoch that begins. Errors in reading maps are added to `raised`;
-        see `features_dataset`.
+        first. `next_epoch` returns the number of the epoch that begins. If reading maps fails, the error is added to
+        `raised`; see `features_dataset`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")

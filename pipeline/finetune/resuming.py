@@ -1,6 +1,6 @@
 """Decide where a call of `finetune` begins.
 
-It goes on from an unfinished fine-tuning, goes on from a finished one with more epochs, or begins anew.
+A call goes on from an unfinished fine-tuning, goes on from a finished one with more epochs, or begins anew.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Plan:
 
 
 def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
-    """Return the plan of a call with `config`. Without `overwrite`, raise the errors of `require_resumable`."""
+    """Return the plan of a call with `config`.
+
+    Without `overwrite`, raises the errors of `require_resumable`. For other errors, see `resolve`.
+    """
     state = state_of(run, overwrite)
     start = None if overwrite else state.start()  # an old state that is overwritten may be damaged
     config, choose_by = resolve(run, config, start)
@@ -42,10 +45,10 @@ def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> P
 
 
 def state_of(run: Run, overwrite: bool) -> FinetuneState:
-    """Return the state to go on from. With `overwrite`, return the place for a new state.
+    """Return the state to go on from. With `overwrite`, return the state that the call is to replace.
 
-    The state of an unfinished fine-tuning is preferred to the state of a finished one. Raises RunError if the
-    `start.json` of the unfinished one is damaged.
+    The state of an unfinished fine-tuning is preferred to the state of a finished fine-tuning. Raises RunError if the
+    `start.json` of an unfinished fine-tuning is damaged.
     """
     unfinished = FinetuneState(run.unfinished)
     if overwrite or unfinished.start() or not run.finished.exists():
@@ -56,8 +59,8 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
     """Return `config` and its `choose_by`, with each `auto` replaced.
 
-    `start` comes from the fine-tuning that this call continues. If `start` is None, the call begins anew. The values
-    for `auto` are those in `start`, or those of the head if `start` is None. Raises RunError if a value is unknown.
+    `start` comes from the fine-tuning that this call continues, and has the values for `auto`. If `start` is None, the
+    call begins anew, and the settings of the head have the values for `auto`. Raises RunError if a value is unknown.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -103,7 +106,7 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
 def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
     """Raise RunError if `settings` differ from `then`, the settings of the state.
 
-    The patience may differ, and so may the number of epochs, unless the schedule is `cosine`.
+    The patience may differ. The number of epochs may differ only if the schedule is not `cosine`.
     """
     fixed = [name for name in settings if name not in _MAY_CHANGE]
     changed = [f"{name} {then.get(name)!r}" for name in fixed if then.get(name) != settings[name]]

@@ -1,4 +1,4 @@
-"""The content of a state's `start.json`. A state may come from elsewhere: all fields are checked."""
+"""The content of a state's `start.json`. All fields are checked, because a state may come from another machine."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

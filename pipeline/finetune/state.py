@@ -35,7 +35,7 @@ _EPOCH = re.compile("epoch-([0-9]{4,9})")
 class FinetuneState:
     """The state of a fine-tuning in `folder`, which need not exist yet.
 
-    The state may come from elsewhere. Each method that reads a file raises RunError if the file is damaged.
+    Each method that reads a file raises RunError if the file is damaged. A state may come from another machine.
     """
 
     def __init__(self, folder: Path) -> None:

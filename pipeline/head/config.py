@@ -24,9 +24,9 @@ OWN_HEAD_HELP = "Build the head by your own Keras code: FUNCTION(features, class
 
 
 def parse_units(text: str) -> int:
-    """Parse the number of units of a hidden layer; `none` gives 0. In a `HeadConfig`, (0,) means no hidden layer.
+    """Parse the number of units of a hidden layer. The text `none` gives 0, and other text raises ValueError.
 
-    Raises ValueError for other text.
+    In a `HeadConfig`, units of (0,) mean that there is no hidden layer.
     """
     try:
         return 0 if text == "none" else int(text)
@@ -72,7 +72,10 @@ class HeadConfig:
         )
 
     def _take_own(self, own: OwnHead | str) -> None:
-        """Set `own`, which the command line gives as text. Unset `units` and `dropout`: `own` decides the layers."""
+        """Set `own`, which is text from the command line or an `OwnHead`. Unset `units` and `dropout`.
+
+        `own` decides the layers. So `units` and `dropout` raise an OptionError if the user set them.
+        """
         object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
         for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):
             if value not in unset:

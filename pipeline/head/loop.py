@@ -99,7 +99,10 @@ class _Step:
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
 
     def copy_to(self, head: keras.Model) -> None:
-        """Give `head`, a copy of the trained model, the running average, and the statistics of batch normalisation."""
+        """Set the weights of `head` to the running average. `head` is a clone of the trained model.
+
+        The statistics of batch normalisation are copied from the trained model.
+        """
         for weight, average in zip(head.trainable_variables, self.averages, strict=True):
             weight.assign(average)
         for weight, latest in zip(head.non_trainable_weights, self._trained.non_trainable_weights, strict=True):
@@ -146,7 +149,7 @@ def logits_of(head: keras.Model, labelled: LabelledFeatures) -> np.ndarray:
 
 
 def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield blocks of rows, and the logits of `head` for each.
+    """Yield pairs: a block of rows, and the logits of `head` for these rows, float32 [n, 1 or C].
 
     The head runs eagerly, because tracing a graph would take as long as several epochs.
     """

@@ -1,7 +1,7 @@
-"""A head of the user's own Keras code: `--head FILE.py:FUNCTION`, or a function that is given from Python.
+"""A head from the user's own Keras code: `--head FILE.py:FUNCTION`, or a Python function.
 
-The code runs when a head is trained. A run never needs the code again: `head.keras` holds the layers, all of which must
-be Keras's own.
+The code runs when a head is trained. A run never needs the code again, because `head.keras` holds the layers. All
+layers must be classes of Keras itself.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class OwnHead:
     float32 [B, features], to logits, float32 [B, 1] (two classes) or [B, classes].
     """
 
-    file: str  # as the user named it; of a function given from Python, the file that holds it
+    file: str  # as the user named it; for a Python function, the file that holds the function
     function: str
-    digest: str  # SHA-256 of the source, and of the modules beside the file that it imports
+    digest: str  # SHA-256 of the source, and of the imported modules that lie beside the file
     source: str = field(default="", repr=False)  # of the whole file; empty if the head was read from a run
     given: Build | None = field(default=None, repr=False, compare=False)  # the function, if Python code gave it
 
@@ -72,7 +72,7 @@ class OwnHead:
 
     @classmethod
     def of(cls, function: Build) -> OwnHead:
-        """Return the head that the Python function `function` builds. Other processes can't build it."""
+        """Return the head that the Python function `function` builds. Only this process can build the head."""
         try:
             source, file = inspect.getsource(function), inspect.getsourcefile(function) or ""
         except (OSError, TypeError):  # typed into an interpreter
@@ -97,13 +97,19 @@ class OwnHead:
         return _checked(model, str(self), features, classes)
 
     def require_code(self) -> None:
-        """Run the file, and find the function. Raises OptionError as `build` does."""
+        """Run the user's file, and find the function. Raises OptionError if the file fails or lacks the function.
+
+        A function that was given from Python is not run.
+        """
         if not self.given:
             with self._modules() as module:
                 self._function(module)
 
     def require_searchable(self, several: bool) -> None:
-        """Raise OptionError if a search can't use the function. `several` says that several processes try heads."""
+        """Raise OptionError if a search can't use the function. `several`: whether several processes try heads.
+
+        Runs the user's file; see `require_code`.
+        """
         if self.given and several:
             raise OptionError(f"{self}: other processes can't get a Python function; give FILE.py:FUNCTION, or one job")
         if not self.digest:
@@ -126,7 +132,10 @@ class OwnHead:
 
     @contextmanager
     def _modules(self) -> Iterator[ModuleType]:
-        """Yield a module for the code, which finds it in `sys.modules`. The modules beside the file are loaded anew."""
+        """Yield a new module in which the user's code runs. `sys.modules` holds the module until the context ends.
+
+        Modules that lie beside the user's file are imported anew.
+        """
         folder = Path(self.file).absolute().parent
         beside = set() if self.given else _beside(self.source, folder).keys()
 
@@ -164,7 +173,7 @@ class OwnHead:
 
 
 def _digest(source: str, folder: Path | None = None) -> str:
-    """Return the SHA-256 of `source`, followed by the modules in `folder` that it imports."""
+    """Return the SHA-256 of `source`, joined with the modules in `folder` that `source` imports."""
     beside = _beside(source, folder) if folder else {}
     return hashlib.sha256("".join([source, *(beside[name] for name in sorted(beside))]).encode()).hexdigest()
 
@@ -184,7 +193,7 @@ def _beside(source: str, folder: Path) -> dict[str, str]:
 
 
 def _imported(source: str) -> set[str]:
-    """Return the top-level names that `source` imports; none if it is no Python."""
+    """Return the top-level names that `source` imports. Return an empty set if `source` is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError):
@@ -241,7 +250,7 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _probabilities(output: Any) -> str:
-    """Return the name of the activation by which `output` of a model holds probabilities; "" for logits."""
+    """Return the name of the activation that made probabilities of a model's `output`. Return "" for logits."""
     made, _, index = output._keras_history
     if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
         return _probabilities(made.outputs[index])
@@ -251,7 +260,10 @@ def _probabilities(output: Any) -> str:
 
 
 def _without_gradient(model: keras.Model, features: int) -> str:
-    """Return the path of the first weight to train that neither the output nor a penalty depends on; "" for none."""
+    """Return the path of the first trainable weight that changes neither the output nor a penalty of `model`.
+
+    Return "" if there is no such weight.
+    """
     from headstart.features.tensorflow import tf
 
     with tf.GradientTape() as tape:
@@ -262,9 +274,9 @@ def _without_gradient(model: keras.Model, features: int) -> str:
 
 
 def _code_in(config: Any) -> str:
-    """Return the name of the first layer or function in a model's `config` that is not Keras's own, or "".
+    """Return the name of the first layer or function in a model's `config` that does not belong to Keras.
 
-    A run with such a head could only be loaded by running the code again.
+    Return "" if there is none. A run with a foreign layer could only be loaded by running the user's code again.
     """
     if isinstance(config, dict):
         name = str(config.get("class_name", ""))

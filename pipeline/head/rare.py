@@ -35,5 +35,5 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Whether `config.choose_by` is a figure in which all images count the same, so that a rare class counts little."""
+    """Return whether all images count the same in the figure `config.choose_by`. A rare class then counts little."""
     return config.choose_by in ("loss", "accuracy")

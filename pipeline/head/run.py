@@ -108,13 +108,15 @@ def train_run(
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
     Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError if `data`
-    can't be trained on, DivergedError if no epoch has a finite loss on val, and RunError if `path` may not be written.
+    can't be trained on, and DivergedError if no epoch has a finite loss on val. Raises RunError if something at `path`
+    must not be replaced; see `require_free`.
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: figures of such a head by cross-validation, as from `val_figures`. With them, `data` needs no val split.
-            If `data` has none, the best epoch is chosen on train, and these figures replace the figures on val.
+        folded: figures by cross-validation of heads with these settings; for the names, see `val_figures`. With
+            `folded`, `data` need no val split. If there is no val split, the best epoch is chosen on train, and
+            `folded` replaces the figures on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
@@ -134,7 +136,10 @@ def train_run(
 
 
 def _building(own: OwnHead, require: ScanCheck | None) -> ScanCheck:
-    """Return the check `require`, which also builds the head once, before anything is extracted."""
+    """Return a check that calls `require`, and then builds the head `own` once.
+
+    So an error in the user's code is raised before features are extracted.
+    """
 
     def check(scanned: Scan, networks: list[Network]) -> None:
         if require:
@@ -219,7 +224,7 @@ def _fit(
 
 
 def _calibrating(val: LabelledFeatures, memory: float) -> LabelledFeatures:
-    """Return the examples of `val` that calibrate a head: all, or a sample if memory does not hold their logits."""
+    """Return the examples of `val` that calibrate a head. If all their logits do not fit in memory, return a sample."""
     most = rows_in_memory(_COPIES * val.classes, memory)
     if len(val) <= most:
         return val
@@ -228,7 +233,7 @@ def _calibrating(val: LabelledFeatures, memory: float) -> LabelledFeatures:
 
 
 def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: TrainedHead, **others: Any) -> None:
-    """Write the head, its history and metrics, and all settings needed to make it again."""
+    """Write the head, its history and metrics, and all settings that are needed to train the head again."""
     from headstart.pipeline.classifier import save_for_inference
 
     save_for_inference(trained.model, run.head_file)

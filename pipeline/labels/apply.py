@@ -25,7 +25,7 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 
     In a folder, images are moved to the folder of another class, or aside. A list is rewritten; images that are put
     aside lose their row. A log is kept beside `table`, for `undo`. The moves of an earlier call that was cut off are
-    completed first. Raises DataError if a row does not fit `data`; then this call makes no changes of its own. Raises
+    completed first. Raises DataError if a row does not fit `data`. In this case, no row of `table` is applied. Raises
     OptionError for tars and for the layout `v1`.
     """
     if reading.layout == "v1":
@@ -49,8 +49,8 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Undo the changes that the log at `path` names, and remove the log.
 
-    Raises DataError if the log is of another DATA. Also raises it if something else has moved an image or changed the
-    list since the log was written. Then nothing is undone.
+    Raises DataError if the log belongs to other data, or if something else has moved an image or changed the list since
+    the log was written. In these cases, nothing is undone.
     """
     with _claimed(data):
         log = read_log(path, data)
@@ -63,7 +63,10 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
 
 
 def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> set[str]:
-    """Complete the moves that an earlier call left, and then move the images of `rows`. Return the old paths."""
+    """Complete the moves of an earlier call, then move the images of `rows`. Return the old paths of all moved images.
+
+    The earlier call may have been cut off before it made all its moves.
+    """
     moved = move_all(data, log, path)
     if moved:
         console.print(f"{path}: {len(moved)} moves of an earlier call were left, and were made now")
@@ -76,7 +79,7 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock `data`, or the folder that holds the list `data`, so that no other call changes labels in it meanwhile.
+    """Lock `data`, or the folder that holds the list `data`, so that no other call changes labels there meanwhile.
 
     Raises DataError if another call holds the lock.
     """

@@ -66,7 +66,7 @@ def likely_errors(
             the classes in proportion.
 
     Returns:
-        Whether each label is likely wrong, bool [N], and the probabilities of the classes, float64 [N, classes].
+        Two arrays: whether each label is likely wrong, bool [N], and the class probabilities, float64 [N, classes].
 
     Raises:
         DataError: a class has images in fewer than two groups.
@@ -117,11 +117,11 @@ def _folds(
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the suggested label of each row, int64 [N]; -1 where the given label is suggested.
+    """Return the suggested label of each row, int64 [N]. The value -1 means that the given label is suggested.
 
-    The suggested label is the most probable class other than the given label. But the rows of a conflict, which are
-    copies or near-duplicates with different labels, all get the same suggestion. It is the most probable class by the
-    mean of their probabilities. So the suggestions resolve the conflict.
+    The suggested label is the most probable class other than the given label. A conflict, which is a group of copies or
+    near-duplicates with different labels, is an exception. All rows of a conflict get the same suggestion: the most
+    probable class by the mean of the probabilities of these rows. So the suggestions resolve the conflict.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
@@ -140,7 +140,7 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return the four nearest trusted rows whose label is the suggested one, the nearest first.
+    """For each of `rows`, return up to four trusted rows with the suggested label: the nearest ones, in that order.
 
     Args:
         features: float32 [N, D].

@@ -27,10 +27,10 @@ _BOM = b"\xef\xbb\xbf"
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
-    A changed image has another label, or lost its row. A copy of the original list is kept beside the log, and the log
-    is written to `path`, both before the list is changed. Raises OptionError if the labels are in the paths. Raises
-    DataError if a row does not fit the list, if something else changed the list since the log was written, or if the
-    list can't be replaced.
+    A changed image gets another label, or loses its row. Before the list is changed, a copy of the original list is put
+    beside the log, and `log` is written to `path`. Raises OptionError if the labels are in the paths. Raises DataError
+    if a row does not fit the list, if something else changed the list since the log was written, or if the list can't
+    be replaced.
     """
     if config.label_from:
         raise OptionError(
@@ -68,7 +68,10 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _state_of(file: Path, log: Log, path: Path) -> int:
-    """Return the index of the state in `log` that the list `file` is in. Raises DataError if it is in none of them."""
+    """Return the index of the state in `log` that the list `file` has now. Raises DataError if there is no such state.
+
+    `path` is the path of the log.
+    """
     now = sha256_of(file)
     for at, state in enumerate(log.states):
         if state.sha256 == now:
@@ -80,9 +83,10 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 
 
 def _original(path: Path, log: Log) -> bytes:
-    """Return the content of the list before the changes of `log`, from the copy that was kept.
+    """Return the content that the list had before the first change in `log`.
 
-    `path` is the path of the log. Raises DataError if the copy is missing or damaged.
+    The content comes from the copy that `change_list` put beside the log. `path` is the path of the log. Raises
+    DataError if the copy is missing or damaged.
     """
     kept = kept_list(path)
     try:
@@ -95,7 +99,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Map the path of each image that `log` has changed in a list to its action."""
+    """Return the changes in `log`, which is the log of a list: a dict from the path of each image to its action."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 
@@ -108,7 +112,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
-    """Map the path of each image that is still to be changed to its action.
+    """Return the changes that are still to be made: a dict from the path of each image to its action.
 
     Raises DataError if one of `rows` does not fit the list, or if a class would have no image left.
     """
@@ -158,7 +162,10 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
 
 
 def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
-    """Map the name of each class to its value in `column`. The value may be a number, or have another Unicode form."""
+    """Return the value that stands for each class in `column`: a dict from the class name to the value.
+
+    The value may be a number, or a text in another Unicode form than the class name.
+    """
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 
 

@@ -1,6 +1,6 @@
 """The log of `--apply`, from which `--undo` restores the labels. It is written before the first change.
 
-A log belongs to one CSV file of labels and to one DATA. A further `--apply` of this file to this DATA adds to this log.
+A log belongs to one CSV file of labels and to one DATA. A further `--apply` of this file to this DATA extends the log.
 """
 
 import json
@@ -24,14 +24,14 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a list: before the first `--apply`, or after one of them."""
+    """A state that a list once had: before the first `--apply`, or after one of the calls of `--apply`."""
 
     sha256: str
-    rows: dict[str, str] = {}  # the action for each path that this --apply changed
+    rows: dict[str, str] = {}  # the action for each path that this call changed
 
 
 class Log(msgspec.Struct, forbid_unknown_fields=True):
-    """The changes that were made by one CSV file, or are about to be made."""
+    """The changes to DATA that one CSV file of labels has made, or is about to make."""
 
     kind: Literal["log of headstart labels"]  # tells a log from other files
     data: str  # the real path of DATA
@@ -46,7 +46,7 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy that is kept of an unchanged list. `log` is the path of the log."""
+    """Return the path of the copy of the list from before the first change. `log` is the path of the log."""
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 
 
@@ -56,7 +56,7 @@ def new_log(data: Path) -> Log:
 
 
 def read_log(path: Path, data: Path) -> Log:
-    """Read the log at `path`. Raises DataError if the file can't be read, is no log, or is no log of `data`."""
+    """Read the log at `path`. Raises DataError if the file can't be read, is no log, or is the log of other data."""
     try:
         if not path.name.endswith(_SUFFIX):
             raise ValueError(f"its name does not end with {_SUFFIX}")

@@ -37,7 +37,7 @@ def require_inside(data: Path, name: str, where: str) -> None:
 
 
 def existing_folder(data: Path, name: str) -> str:
-    """Return the nearest path above `name` that exists, even if it is no folder. `name` is relative to `data`."""
+    """Return the nearest path above `name` that exists. This path may be a file. `name` is relative to `data`."""
     above = os.path.dirname(os.path.join(data, name))
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -55,8 +55,8 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
     """Make the moves of `log` that were not made yet, and return their sources.
 
     `path` is the log's file. A new folder is added to the log before it is made. Raises DataError if a file is neither
-    at its source nor at its target, or if another file is at its target. Then nothing was moved. If a move
-    fails later, the moves before it stay made.
+    at its source nor at its target, or if another file is at its target. In these cases, nothing is moved. If a move
+    fails later, the earlier moves are not undone.
     """
     pending = [(move.source, move.target) for move in log.moves]
     for source, target in (left := _left(data, pending, path)):
@@ -110,7 +110,7 @@ def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tupl
 
 
 def require_writable(data: Path, names: Iterable[str]) -> None:
-    """Check the nearest existing folder above each of `names`. Raise a DataError if a folder can't be written.
+    """Check the nearest existing folder above each of `names`. Raise a DataError if a folder can't be written to.
 
     `names` are paths relative to `data`.
     """

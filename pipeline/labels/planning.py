@@ -35,7 +35,7 @@ def require_classes(rows: Sequence[Row], class_names: Sequence[str], data: Path)
 def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
     """Raise a DataError if an image's label has changed since `row` was written, or if the image is in test.
 
-    `label` and `split` are those that the image has now. `label` is None if the image has no class.
+    `label` and `split` are the current label and split of the image. `label` is None if the image has no class.
     """
     if label is None or label != as_label(row.label):
         now = f"is {label!r} now" if label is not None else "has no class"
@@ -86,7 +86,7 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise a DataError if `moves` would give an image a split or class that is not meant, or empty a class."""
+    """Raise a DataError if `moves` would give an image an unwanted split or class, or leave a class without images."""
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:
         split, _ = expected.pop(move.source)
@@ -111,7 +111,7 @@ def _require_reading(
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
     """Return the path, relative to `data`, to which the image of `row` is moved.
 
-    No file is at this path, and `taken`, the paths of other moves, does not include it.
+    The path is free: no file has this path, and the path is not in `taken`, the paths of other moves.
     """
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)
@@ -144,7 +144,7 @@ def _with_part(path: str, at: int, part: str) -> str:
 
 
 def _spelling(label: str, reading: Reading, names: Sequence[str], config: DataConfig) -> str:
-    """Return the name of the class folder of `label` on disk. It may have another Unicode form than `label`."""
+    """Return the name of the class folder of `label` on disk. The name may have another Unicode form than `label`."""
     for name, one in zip(names, reading.labels, strict=True):
         if one == label and (at := _class_folder(name, label, config)) is not None:
             return name.split("/")[at]

@@ -94,10 +94,11 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return the row with these `cells`, by column. Return None if its action is empty, or is the label of the image.
+    """Return the row with these `cells`, by column. Return None if the action is empty, or is the label of the image.
 
-    The action `suggested` is replaced by the class in the column `suggested`. If this column is empty, the action
-    counts as empty in a conflict. Otherwise, DataError is raised. Spaces around an action do not count.
+    The action `suggested` is replaced by the class in the column `suggested`. This column may be empty for an image of
+    a conflict, and the action then counts as empty. For another image, an empty column raises a DataError. Spaces
+    around an action do not count.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

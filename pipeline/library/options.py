@@ -24,7 +24,7 @@ def keyword(field: Field[Any]) -> str:
 
 
 def require_known(given: Mapping[str, Any], *kinds: Any) -> None:
-    """Raise an OptionError if a name in `given` is the keyword of no field of the dataclasses `kinds`."""
+    """Raise an OptionError if a name in `given` is not the keyword of any field of the dataclasses `kinds`."""
     known = [keyword(field) for kind in kinds for field in fields(kind)]
     for name in given:
         if name not in known:
@@ -54,7 +54,7 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
 
 
 def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Make both configs of features from the options in `given`.
+    """Make the two configs that feature extraction needs from the options in `given`.
 
     Options that are left out take the values that were used with the store before, as on the command line; see
     `with_used_weights`. Raises OptionError and WeightsError for a network, a cut or weights that can't be used.
@@ -82,7 +82,7 @@ def _from_environment(field: Field[Any]) -> Any:
 
 
 def _plain(value: Any, field: Field[Any]) -> Any:
-    """Return `value` as JSON has it: a path is text, and one value of several is a list."""
+    """Return `value` as JSON holds it. A path becomes text. If the option takes several values, one becomes a list."""
     if isinstance(field.default, tuple) and isinstance(value, str | int):
         value = [value]
     if isinstance(value, Path):

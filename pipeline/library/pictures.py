@@ -1,4 +1,4 @@
-"""Images of Pillow and arrays of NumPy are written to temporary files, which are then read like any other file."""
+"""Write Pillow images and NumPy arrays to temporary files, so that they can be read like any other image file."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _COLOURS = ("CMYK", "YCbCr", "LAB", "HSV", "PA", "RGBX", "La", "RGBa")
 
 @contextmanager
 def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]]:
-    """Yield two things: the paths of all images, in order, and the names of temporary files by their paths.
+    """Yield two things: the paths of all images, in order, and a dict of names for the temporary files among them.
 
     An image that is given by its path stays where it is. A Pillow image or an array is written to a temporary PNG file,
-    which is removed at the end of the context. Predictions and errors call such an image by its position in `images`,
-    counted from 0, such as `image 3`. The second result maps the path of its temporary file to this name.
+    which is removed at the end of the context. In predictions and errors, the name of such an image is its position in
+    `images`, counted from 0, such as `image 3`. The dict maps the path of each temporary file to this name.
 
     Raises:
         OptionError: for an object that is no image, and an array that is not uint8 [H, W, 3] or [H, W].
@@ -44,7 +44,7 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
 
 
 def listed(images: Any) -> list[Any]:
-    """Return `images` as a list: one image is a list of one, and an array [N, H, W, 3] is a list of N arrays."""
+    """Return `images` as a list. One image becomes a list of one. An array [N, H, W, 3] becomes a list of N arrays."""
     if isinstance(images, str | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, np.ndarray):

@@ -76,8 +76,8 @@ class LoadedRun:
         decodes large JPEGs at a smaller scale.
 
         Args:
-            images: one or several of: the path of an image or a folder; a Pillow image; an array uint8 [H, W, 3], RGB.
-                An array uint8 [N, H, W, 3] is N images.
+            images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3],
+                RGB. A path may also be the path of a folder of images. An array uint8 [N, H, W, 3] is N images.
 
         Raises:
             OptionError: for an object or array of another form.
@@ -158,7 +158,7 @@ def train_head(
         head: a function of your own that builds the head, or `"FILE.py:FUNCTION"`. The function takes the number of
             features and the number of classes. It returns a Keras model that maps features, float32 [B, D], to logits,
             float32 [B, 1] (two classes) or [B, classes]. The model may use only Keras's own layers.
-        overwrite: replace an existing run once the new one is finished.
+        overwrite: whether to replace an existing run once the new run is finished.
         seed: decides the initial weights, dropout, the order of examples, and splits that `data` does not have.
         options: further options of `headstart head`.
 
@@ -193,7 +193,8 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
 
     Args:
         run: the folder of a run.
-        logits: return uncalibrated logits instead, float32 [B, C]. Of two classes, only the second has one, [B, 1].
+        logits: whether to return uncalibrated logits instead, float32 [B, C]. With two classes, only the second class
+            has a logit, float32 [B, 1].
         options: options of `headstart.load`, such as `model="head"`.
 
     Raises:

@@ -105,14 +105,14 @@ def features(
 ) -> FeatureTable:
     """Return the features of images at a cut of a frozen network. Features that the store lacks are extracted first.
 
-    Every argument but `data` is an option of `headstart features`, and has the same default: `backbone` is
+    Every argument except `data` is an option of `headstart features`, and has the same default: `backbone` is
     `inception_v3`, `weights` is `imagenet`, `store` is `./store`. Environment variables set options here, too.
 
     Args:
-        data: a folder of class folders or of images, a list of images such as `images.csv`, tars; or a sequence of
-            image files, whose rows are in the same order. Images need no labels.
-        backbone: the network: a name, or a `.keras` file; `a+b` puts the features of several side by side.
-        cut: the block, or several blocks, at whose end features are taken; by default the last one.
+        data: a folder of class folders or of images, a list of images such as `images.csv`, tars, or a sequence of the
+            paths of image files. The rows of such a sequence keep its order. Images need no labels.
+        backbone: the name of a network, or a `.keras` file. `a+b` puts the features of two networks side by side.
+        cut: the block, or several blocks, at whose end features are taken. The default is the last block.
         weights: `imagenet`, `random`, or a file.
         store: the folder of cached features.
         seed: decides the splits, if `data` has no split folders.
@@ -151,10 +151,10 @@ def features_of_files(
     extraction: ExtractionConfig,
     require: Callable[[list[Network]], None] = lambda _: None,
 ) -> FeatureTable:
-    """Return the features of the image files `paths`, in this order. What the store lacks is extracted first.
+    """Return the features of the image files `paths`, in this order. Missing features are extracted first.
 
-    `require` is called with the networks before extraction. It raises an error if they can't be used.
-    Raises DataError if there is no path, or if a file can't be used; and the errors of `features`.
+    `require` is called with the networks before extraction, and raises an error if the networks can't be used. Raises
+    DataError if there is no path, or if a file can't be used. Other errors are as in `features`.
     """
     if wrong := [one for one in paths if not isinstance(one, str | os.PathLike)]:
         raise OptionError(f"data must be paths of images. Received: {type(wrong[0]).__name__} {str(wrong[0])[:80]}")
@@ -176,7 +176,7 @@ def features_of_files(
 
 
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
-    """Raise a DataError if one of the files `names` can't be used. `usable` is how many can be used."""
+    """Raise a DataError if one of the files `names` can't be used. `usable` is the number of usable files."""
     bad = len(names) - usable
     if rejects:
         first, more = rejects[0], f" ({bad} such files)" if bad > 1 else ""

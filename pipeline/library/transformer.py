@@ -18,15 +18,15 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-_ANY_BITS = "16"  # in fingerprints: a setting that is the same whichever images there are
+_ANY_BITS = "16"  # the setting `bits` in fingerprints; one value, so that fingerprints do not depend on the images
 
 
 class HeadstartFeatures(TransformerMixin, BaseEstimator):
     """Maps paths of images to the features of a frozen network, in any scikit-learn pipeline or search.
 
-    What the store lacks is extracted, so each image passes the network once, however many folds and searches there are.
-    Nothing is learnt from the images: `fit` only keeps the settings of the features, and their number. With `cut` or
-    `backbone` in a search, the features of each value are cached apart.
+    Features that the store lacks are extracted first. So each image passes through the network once, in however many
+    folds and searches it is used. Nothing is learnt from the images: `fit` only keeps the settings and the number of
+    the features. If a search varies `cut` or `backbone`, the store holds the features for each value.
 
     Args:
         backbone, cut, weights, store: options of `headstart features`; None is the default of the command line. The
@@ -36,7 +36,8 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
 
     Attributes:
         n_features_out_: the number of features of an image.
-        config_, fingerprints_: what decides the features, as resolved at `fit`.
+        config_: the settings of the features at `fit`, with defaults replaced by the values that were used.
+        fingerprints_: the fingerprint of the features at `fit`, for each cut.
     """
 
     def __init__(
@@ -69,15 +70,15 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the features of the images `X`, float32 [N, D], in their order.
+        """Return the features of the images `X`, float32 [N, D], in the order of `X`.
 
-        Errors: see `fit`; and OptionError if the features would differ from those at `fit`.
+        Raises OptionError if the features would differ from the features at `fit`. For other errors, see `fit`.
         """
         check_is_fitted(self)
         return self._features(X, self.config_, made(ExtractionConfig, self._given()), self._require_same)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> np.ndarray:
-        """Return the same as `fit`, then `transform`."""
+        """Fit to the images `X`, and return their features, float32 [N, D]. For arguments and errors, see `fit`."""
         given = self._given()
         require_known(given, FeatureConfig, ExtractionConfig)
         config, extraction = feature_configs(given)
@@ -104,7 +105,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         return {**(own.pop("options") or {}), **{name: value for name, value in own.items() if value is not None}}
 
     def _require_same(self, networks: list[Network]) -> None:
-        """Raise an OptionError if `networks` would give other features than those at `fit`."""
+        """Raise an OptionError if `networks` would give other features than the features at `fit`."""
         now = fingerprints_of(networks, _ANY_BITS)
         if changed := [name for name, key in self.fingerprints_.items() if now.get(name) != key]:
             raise OptionError(
@@ -121,7 +122,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
 
 
 def _require_a_row_per_image(config: FeatureConfig) -> None:
-    """Raise an OptionError for an option by which the rows don't each depend on one image of `X`."""
+    """Raise an OptionError if an option in `config` would make a row depend on other images than its own."""
     for name, value, unfit in (
         ("pages", config.pages, config.pages == "all"),
         ("views", config.views, config.views > 0),

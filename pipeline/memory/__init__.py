@@ -1,1 +1,1 @@
-"""Features in memory, or on disk if memory may not hold them all."""
+"""Keep features in memory, or on disk if they would take more memory than is allowed."""

@@ -10,8 +10,8 @@ _GROUPS = Path("/sys/fs/cgroup")
 def memory_limit(asked: float) -> int:
     """Return the number of bytes that features may take: `asked` GiB, or a quarter of all memory if `asked` is 0.
 
-    All memory is the host's, or less if a container or a batch system limits this process. So the same machine always
-    has the same limit.
+    All memory is the memory of the host. If a container or a batch system limits this process to less, all memory is
+    this smaller amount. Free memory has no influence, so the same machine always has the same limit.
     """
     return round(asked * 2**30) if asked else total_memory() // _SHARE
 

@@ -1,4 +1,4 @@
-"""Load features from stores into memory, or into scratch files if they are more than memory may hold."""
+"""Load features from stores into memory, or into scratch files if they would take more memory than is allowed."""
 
 import errno
 import tempfile
@@ -23,9 +23,9 @@ _TOLD = 1 << 30  # bytes in memory that are worth a line
 def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: ExtractionConfig) -> list[Features]:
     """Load the features of images: float32 [N, D] for each of `wanted`. The features of all cuts are side by side.
 
-    Each of `wanted` has two parts: stores, and the digests of images. If memory may hold all features together, they
-    are loaded into memory. Otherwise they are copied to scratch files, with the same values. A printed line says where
-    large features are, and why. Raises OSError if there is no space for scratch files. For other errors, see
+    Each of `wanted` has two parts: stores, and the digests of images. If memory has room for all features together, the
+    features are loaded into memory. Otherwise, they are copied to scratch files, with the same values. A printed line
+    says where large features are, and why. Raises OSError if there is no space for scratch files. For other errors, see
     `FeatureStore.stream`.
     """
     size = sum(4 * width(stores) * len(digests) for stores, digests in wanted)
@@ -89,7 +89,10 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
 
 
 def _scratch_place(extraction: ExtractionConfig) -> Path:
-    """Return the scratch folder: `--scratch`, else the store, or a system folder if the store is read-only."""
+    """Return the folder for scratch files: `--scratch`, else the store, else the system's folder for temporary files.
+
+    The store is not used if it is read-only.
+    """
     if extraction.scratch:
         return extraction.scratch
     try:

@@ -71,7 +71,7 @@ class FeaturesOnDisk:
         return len(self._rows)
 
     def __getitem__(self, rows: Rows) -> np.ndarray:
-        """Read `rows`, float32 [n, D]. Raises StoreError if a file is cut off, and OSError if it can't be read."""
+        """Read `rows`, float32 [n, D]. Raises StoreError if a file is cut off, and OSError if a file can't be read."""
         places = _as_array(self.take(rows)._rows)
         order = np.argsort(places, kind="stable")
         found = np.empty((len(places), self.shape[1]), np.float32)
@@ -117,7 +117,7 @@ def taken(features: Features, rows: Rows) -> Features:
 
 
 def blocks(features: Features) -> Iterator[slice]:
-    """Divide `features` into blocks of rows to go through in order. Features in memory are one block."""
+    """Yield slices that divide the rows of `features` into blocks, in order. Features in memory are one block."""
     count, width = features.shape
     size = count if isinstance(features, np.ndarray) else max(1, _BLOCK_BYTES // (4 * width))
     return (slice(start, start + size) for start in range(0, count, max(1, size)))
@@ -185,7 +185,7 @@ class _File:
                     _write_whole(file, stored[start:stop].data.cast("B"))
 
     def read(self, ascending: np.ndarray) -> np.ndarray:
-        """Read the rows `ascending`, int64 [n]: [n, width] as they are stored."""
+        """Read the rows with the numbers `ascending`, int64 [n]. Return [n, width] in the stored dtype."""
         rows, runs = np.empty((len(ascending), self.width), self.dtype), _runs(ascending)
         self.descriptor  # noqa: B018  # opened once, before threads use it
 

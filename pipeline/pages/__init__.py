@@ -1,1 +1,1 @@
-"""Make HTML pages of parts. A page needs no other file, no script and no network."""
+"""Build HTML pages from parts, such as tables and charts. A page needs no other file, no script and no network."""

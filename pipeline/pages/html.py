@@ -41,9 +41,9 @@ def items(lines: Sequence[str], kind: str) -> str:
 
 
 def more(all: Sequence[object], shown: int, what: str = "") -> str:
-    """Return a line with the number of elements of `all` that are not shown, or an empty string if there are none.
+    """Return a line with the number of elements of `all` that are not shown. If all are shown, return an empty string.
 
-    The first `shown` elements are shown. `what` names the elements.
+    The first `shown` elements are shown. `what` follows the number, and names the elements.
     """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
@@ -52,7 +52,8 @@ def more(all: Sequence[object], shown: int, what: str = "") -> str:
 def require_page(flag: str, file: Path, overwrite: bool = False, remedy: str = "give another name") -> None:
     """Raise an OptionError if no page can be written to `file`, the value of the option `flag`.
 
-    Without `overwrite`, only a page of headstart is replaced. `remedy` says in the message what else can be done.
+    Without `overwrite`, an existing file must be a page of headstart. `remedy` ends the message about another file, and
+    says what the user can do.
     """
     require_place(flag, file)
     if file.is_symlink():

@@ -35,9 +35,9 @@ class Choice:
 def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshold: float | None = None) -> Choice:
     """Choose the model of `run` that answers, as `asked` says. `threshold` replaces the threshold that the run keeps.
 
-    `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run does not say whether it did.
-    Otherwise `auto` chooses the head. Raises RunError if `asked` is `finetuned` and the run has no such classifier.
-    Raises OptionError if a threshold is given for other than two classes.
+    `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run has no figures about the gain.
+    Otherwise, `auto` chooses the head. Raises RunError if `asked` is `finetuned` and the run has no such classifier.
+    Raises OptionError if `threshold` is given and the run does not have two classes.
     """
     choice, names = _model(run, asked), run.class_names()
     kept = run.threshold(choice.model)
@@ -73,9 +73,9 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Compare the figures on val before and after fine-tuning; None if the run lacks them.
+    """Compare a figure on val before and after fine-tuning. Return None if the run lacks the figures.
 
-    They are compared by the figure that decided the best epoch or, if that figure is unknown, by the loss.
+    The compared figure is the figure that decided the best epoch. If that figure is unknown, the loss is compared.
     """
     found = run.metrics().get("finetune", {})
     before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)

@@ -27,13 +27,14 @@ def freeze_classifier(
 ) -> FrozenBackbone:
     """Build the fast form of a classifier. The output at its last cut is the logits.
 
-    OpenVINO runs the fast form in float32, if it can. Otherwise TensorFlow does.
+    OpenVINO runs the fast form in float32. If OpenVINO is missing or can't convert the classifier, TensorFlow runs it.
 
     Args:
         file: the file of the classifier.
         load: loads the classifier from `file`.
+        outputs: the number of the classifier's outputs. 1 means logits; 2 means the head's inputs, and logits.
         image_size: height and width of the classifier's input, in pixels.
-        batch_size: images per pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
+        batch_size: images per forward pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
         store: a store that keeps the fast form for OpenVINO, so that the next command need not build it again.
     """
     cuts = [_FEATURES, _LOGITS][-outputs:]

@@ -81,7 +81,7 @@ class Layout:
         """Return the fields that say how far an answer can be trusted.
 
         `unsure` and `labels`, a set of labels, are there if an option asks for them. `unlike` and `distance` are there
-        if the run holds what they need, see `Trust.farthest`.
+        if the run can tell how far an image is from the training images; see `Trust.farthest`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:

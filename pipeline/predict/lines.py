@@ -60,7 +60,7 @@ class _Lines:
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
     """Read the paths in the lines of earlier commands. Remove an unfinished last line, and write a missing header.
 
-    Raises DataError if a line is not of this form.
+    Raises DataError if a line does not have the form `form`.
     """
     done, end = Done(), len(form.header)
     file.seek(0)
@@ -87,7 +87,7 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 
 
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
-    """Yield the remaining lines of `file`, which stands at the start of line `number`. The last may be unfinished.
+    """Yield the remaining lines of `file`, from line `number` on. The last line may be unfinished.
 
     Raises DataError if a line has an unpaired quote.
     """

@@ -1,4 +1,4 @@
-"""Applying a model of a run: image files in, probabilities out."""
+"""Compute the probabilities of image files with a model of a run."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ class Model(Protocol):
     """One of the models of a run."""
 
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
-        """Yield each image's position, logits, float32 [1 or C], and distance. Undecodable images are omitted.
+        """Yield a triple for each image: its position in `images`, its logits, float32 [1 or C], and its distance.
 
-        If `view` is given, the model sees this view of each image. The distance from the training images is the result
-        of `Reference.distances`, or None if the run has no reference.
+        The distance from the training images is the result of `Reference.distances`. If the run has no reference, the
+        distance is None. If `view` is given, the model sees this view of each image. Images that can't be decoded are
+        left out.
         """
 
     def decides(self) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Answers:
     trust: Trust
 
     def name(self) -> str:
-        """Return the name of the model, and a hash of everything that decides its answers."""
+        """Return a text: the name of the model, followed by a hash of everything that decides the answers."""
         views = [[view.seed, view.augment, view.number] for view in self.views if view]
         threshold = {"threshold": asdict(self.choice.threshold)} if self.choice.threshold else {}
         decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views}
@@ -78,9 +79,9 @@ class Answers:
         return f"{self.choice.model} {hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def chances(self, images: Sequence[ImageFile]) -> Outputs:
-        """Yield each image's position, probabilities, float64 [C], and distance, as `Model.outputs` does.
+        """Yield a triple for each image: its position, its probabilities, float64 [C], and its distance.
 
-        Raises RunError if the model yields values that are not finite.
+        For position and distance, see `Model.outputs`. Raises RunError if the model yields values that are not finite.
         """
         plain, *augmented = self.views
         if not augmented:
@@ -107,10 +108,10 @@ class Answers:
 def load_answers(
     run: Run, choice: Choice, trust: Trust, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
-    """Load the model of `choice`. Its fast form is built when an image first needs it. `clock` counts the loading.
+    """Load the model of `choice`. `clock` counts the seconds. The fast form is built when an image first needs it.
 
-    If the networks of the head can't be loaded, an error is raised. But if the classifier has the same values as the
-    head (see `Choice.alike`) and `places` name no weights, the classifier answers instead.
+    If the networks of the head can't be loaded, the classifier may replace the head: it must have the same values as
+    the head (see `Choice.alike`), and `places` must name no weights. Otherwise, an error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -237,14 +238,17 @@ def _features(
 
 
 def _stores(network: Network, bits: str) -> list[FeatureStore]:
-    """Return the store of each cut of `network`, with its setting `bits` replaced. Nothing is created on disk."""
+    """Return the store of each cut that `network` would have with the setting `bits`. Nothing is created on disk."""
     return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
 
 
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return the features, float32 [D], that the store has, by position in `images`. A damaged store has none."""
+    """Return the features that the store holds: a dict from positions in `images` to features, float32 [D].
+
+    `stores_of` maps the setting `bits` to the store of each cut. If a store is missing or damaged, the dict is empty.
+    """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}
@@ -269,9 +273,10 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield each position that is in all `parts`, and its row in each part.
+    """Merge several iterators over pairs of an image's position and its row. All are sorted by position.
 
-    A part lacks the images that could not be decoded for this part.
+    Yields pairs: a position that occurs in all `parts`, and a list with the row of each part at this position. A
+    position is missing in a part if the image could not be decoded there.
     """
     first, *others = parts
     held = [next(part, _END) for part in others]

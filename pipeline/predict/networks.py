@@ -1,4 +1,4 @@
-"""Load the frozen networks of a run's head, and apply a model to pixels that were decoded before."""
+"""Load the frozen networks of a run's head, and apply a model to pixels in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that takes pixels which were decoded before."""
+    """A model in its fast form, as a function of pixels in memory."""
 
     images: Sequence[ImageConfig]  # how a file becomes the pixels of each network
     networks: Sequence[FrozenBackbone]
@@ -47,8 +47,8 @@ class Loaded:
     ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
         """Return three things for b images: features, logits, and distances from the training images.
 
-        Features are float32 [b, D], and logits are float32 [b, 1 or C]. Without a reference, distances are None, and D
-        may be 0.
+        Features are float32 [b, D], and logits are float32 [b, 1 or C]. Without a reference, distances are None, and
+        the features of a fine-tuned classifier have a D of 0.
 
         Args:
             pixels: uint8 [b, size, size, 3] for each network, b <= `images_per_pass`.
@@ -61,12 +61,15 @@ class Loaded:
 
 
 def distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
-    """Return the distance of each row of `features`, float32 [M, D], from `reference`. Without one, all are None."""
+    """Return the distance of each row of `features`, float32 [M, D], from `reference`.
+
+    If `reference` is None, all distances are None.
+    """
     return reference.distances(features).tolist() if reference else [None] * len(features)
 
 
 def require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
-    """Raise a RunError if the features in `reference` have another shape than `shape`, the shape for `model`."""
+    """Raise a RunError if the features in `reference` do not have `shape`, the shape of the features in `model`."""
     if reference and reference.features.shape[1:] != shape:
         raise RunError(f"{origin_of_reference(run, model)}: holds features of another model; {REMEDY}")
 

@@ -14,7 +14,7 @@ from headstart.pipeline.predict.parquet import open_parquet, parts_folder, requi
 def require_output(config: PredictConfig) -> None:
     """Raise an error if predictions can't be written to `config.output`. Commands call this before they load a model.
 
-    Raises OptionError if no file can be written at that place, and DataError if a file exists and `--append` is absent.
+    Raises OptionError if no file can be written to that path, and DataError if a file exists and `--append` is absent.
     """
     output = config.output
     if not output:

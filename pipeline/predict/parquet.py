@@ -62,7 +62,7 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
 
 @contextmanager
 def _locked_parts(output: Path) -> Iterator[Path]:
-    """Make the folder of the parts, and lock it against other processes. Afterwards remove it if it has no parts."""
+    """Make the folder of the parts, and lock it against other processes. At the end, an empty folder is removed."""
     folder = parts_folder(output)
     try:
         with _locked(output, folder / "lock"):
@@ -135,7 +135,7 @@ def _parts(folder: Path) -> list[Path]:
 def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
     """Yield batches of the rows in `file`, which must include the column `path`.
 
-    Raises DataError if the file is damaged, or if its columns are not those of `schema`.
+    Raises DataError if the file is damaged, or if it has other columns than `schema`.
     """
     import pyarrow
     import pyarrow.parquet
@@ -160,10 +160,11 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
-    """Return whether the rows of `part` are in the joined file, as after a kill before the part was removed.
+    """Return whether the joined file already holds the rows of `part`.
 
-    `joined` has the paths in the joined file. The first row decides, because the parts are joined all together, and
-    parts that are not joined yet repeat no path of the joined file. A part without rows counts as joined.
+    This is so if a process was killed after it had joined the parts and before it removed them. `joined` has the paths
+    in the joined file. The first row of `part` decides, because all parts are joined together, and a part that is not
+    joined yet has no path of the joined file. A part without rows counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined

@@ -50,7 +50,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """The predictions in the order of the given paths (the files of a folder are sorted), and the rejected files."""
+    """The predictions, in the order of the given paths, and the rejected files. The files of a folder are sorted."""
 
     predictions: list[Prediction]
     rejects: list[Reject]
@@ -68,7 +68,7 @@ def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice
 
 @dataclass
 class Predicting:
-    """A prepared command. It classifies the images when a caller asks for items, lines or the JSON object."""
+    """A prepared classification. The images are classified when a caller asks for items, lines or the JSON object."""
 
     run: Run
     answers: Answers
@@ -90,8 +90,8 @@ class Predicting:
     ) -> Iterator[Item]:
         """Classify the files in order. Yield each prediction or reject as soon as it is known.
 
-        An image is left out if `is_done` returns True for its path. `advance` takes the number of images, rejects and
-        other files that were just finished. If no file could be used, a DataError is raised in the end.
+        An image is left out if `is_done` returns True for its path. `advance` is called with the number of images,
+        rejects and other files that were just finished. If no file could be used, a DataError is raised at the end.
         """
         with bytes_kept(None, ""):
             for done, others, piece in self.classify(is_done):
@@ -136,7 +136,7 @@ class Predicting:
         console.print(self.clock.line())
 
     def failure(self) -> DataError | None:
-        """Return the error to raise after the predictions are shown; None unless too many files were rejected."""
+        """Return the error to raise at the end if too many files were rejected. Otherwise, return None."""
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None
@@ -164,16 +164,16 @@ def predicting(
     seed: int = 0,
     workers: Cluster | None = None,
 ) -> Predicting:
-    """Find the files to classify. Open the run at `path`, and load the model that answers.
+    """Prepare a classification: find the files, open the run at `path`, and load the model that answers.
 
     Raises RunError if there is no run, or if the weights changed. Raises DataError if a source does not exist. For
-    `config.output`, see `require_output`.
+    errors about `config.output`, see `require_output`.
 
     Args:
         sources: image files, and folders of images.
         places: where the run's store and weights are now.
         seed: decides the augmented views.
-        workers: the workers that classify the images, if there are any.
+        workers: the cluster that classifies the images. None means this process.
     """
     run = Run.open(path)
     require_output(config)
@@ -188,13 +188,13 @@ def predicting(
 
 
 def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, clock: Clock) -> Predicting:
-    """Return the command that classifies `sources` with `answers` in this process."""
+    """Prepare the classification of `sources` with `answers` in this process."""
     classify = partial(classified, answers, sources, *_limits(answers.run, config))
     return Predicting(answers.run, answers, sources, config, clock, classify)
 
 
 def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
-    """Return the most pixels of an image, and which pages of a file are read."""
+    """Return two limits: the largest number of pixels of an image, and the pages of a file that are read."""
     features, extraction = run.configs()
     return config.max_pixels or extraction.max_pixels, features.pages
 
@@ -222,8 +222,8 @@ def predict_to_file(
     """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
     `by_ray` may name a Ray cluster that classifies the images. For other arguments, see `predicting`. Raises DataError
-    if the file exists and `config.append` is false. With `config.append`, `predict_to_file` must have written the file
-    with the same model and options. Otherwise a DataError is raised, too.
+    if the file exists and `config.append` is false. With `config.append`, raises DataError if an existing file was not
+    written by `predict_to_file` with the same model and options.
     """
     if not config.output:
         raise OptionError("--ray: workers send predictions to a file; name it with --output")

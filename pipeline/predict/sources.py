@@ -107,9 +107,10 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _name(entry: bytes, end: bytes) -> str:
-    """Return the path in an entry of a list whose entries end with `end`; empty for a blank line.
+    """Return the path in `entry`, an entry of a list of paths. Return an empty text for a blank line.
 
-    A line loses the carriage returns at its end. If `end` is NUL, the whole entry is the path.
+    `end` is the byte that ends each entry of the list. If `end` is NUL, the whole entry is the path. Otherwise, the
+    entry is a line, and loses the carriage returns at its end.
     """
     if end == b"\0":
         return os.fsdecode(entry)

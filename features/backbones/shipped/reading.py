@@ -50,7 +50,10 @@ def imagenet_top() -> ImageNetTop:
 
 
 def _arrays(name: str) -> dict[str, np.ndarray]:
-    """Return the arrays of an `.npz` file. An array that has scales, `<array>/scale`, is multiplied by them."""
+    """Return the arrays of an `.npz` file by name.
+
+    If the file has scales for an array, under the name `<array>/scale`, the array is multiplied by these scales.
+    """
     with np.load(io.BytesIO(_content(name))) as file:
         scales = {key.removesuffix("/scale"): file[key] for key in file if key.endswith("/scale")}
         return {

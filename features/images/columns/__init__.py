@@ -1,1 +1,1 @@
-"""Many paths or images in a few arrays, at about 100 bytes an image, instead of an object for each."""
+"""Columns: arrays that hold many paths or images, with about 100 bytes per image, instead of an object for each."""

@@ -74,7 +74,7 @@ class Images(Sequence[ImageFile]):
         return Images(files, self.digests, self._numbers)
 
     def numbers(self, field: str) -> np.ndarray:
-        """Return the column of a field of `ImageFile` that is a number, int [N]."""
+        """Return the column of the field `field`, int [N]. `field` is a key of `NUMBERS`."""
         return self._numbers[field]
 
     def formats(self) -> list[str]:
@@ -114,7 +114,7 @@ class Images(Sequence[ImageFile]):
             return all(np.array_equal(one, two) for one, two in columns) and self.files == other.files
         return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other))  # noqa: B905
 
-    __hash__ = None  # type: ignore[assignment] # as of a list
+    __hash__ = None  # type: ignore[assignment] # not hashable, like a list
 
     def __reduce__(self) -> tuple[Callable[..., Images], tuple[Paths, np.ndarray, Mapping[str, np.ndarray]]]:
         return Images, (self.files, self.digests, self._numbers)
@@ -131,9 +131,9 @@ def _codes(images: Sequence[ImageFile]) -> list[int]:
 
 
 def narrow(field: str, column: np.ndarray) -> np.ndarray:
-    """Return a column of `Images`, int [N], in the dtype of its field. If a number is too large, return int64.
+    """Return a column of `Images`, int [N], in the dtype of its field. If a number is too large for it, return int64.
 
-    `field` is one of `NUMBERS`.
+    `field` is a key of `NUMBERS`.
     """
     bounds = np.iinfo(NUMBERS[field])
     fits = not len(column) or (bounds.min <= column.min() and column.max() <= bounds.max)

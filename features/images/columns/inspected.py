@@ -24,14 +24,14 @@ _COLUMN = 4096  # new images that wait as objects until they become columns
 _KEPT_SECONDS, _KEPT_SHARE = 60.0, 0.05  # how often a scan is saved, and the largest share of the time for this
 _NONE = np.zeros(0, np.int64)
 
-TURN_BYTES = 4 << 30  # of files; so many are surely still in the page cache after the last was read
+TURN_BYTES = 4 << 30  # of files in a turn; the page cache surely still holds all of them when the turn ends
 MANY_FILES = 20_000  # some ten seconds of work here, which is more than workers elsewhere need to start
 
 Turn = Callable[[Images], None]
 
 
 class Memory(Protocol):
-    """What `inspect_images` needs of a `ScanMemory`."""
+    """The part of a `ScanMemory` that `inspect_images` uses."""
 
     images: Images
 
@@ -44,7 +44,10 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Inspected(Sequence[list[ImageFile | Reject]]):
-    """The result of `inspect_images`: a sequence with the images and rejects of each file, in columns."""
+    """The result of `inspect_images`, in columns.
+
+    As a sequence, it has a list for each file: the images and rejects of the file.
+    """
 
     files: Paths
     images: Images
@@ -87,8 +90,9 @@ def inspect_images(
     a file are only compared with `max_pixels`. The images found so far are saved to `memory` now and then, and after an
     error or an interruption.
 
-    After each `TURN_BYTES` of files that were read, except the last, `turn` gets the images of these files. If at least
-    `MANY_FILES` have to be read, `elsewhere` inspects them. If some of `paths` are URLs, neither function is called.
+    All other files are read, in turns of about `TURN_BYTES`. After each turn except the last, `turn` is called with the
+    images of this turn. If at least `MANY_FILES` have to be read, `elsewhere` inspects them instead, without turns. If
+    some of `paths` are URLs, neither `turn` nor `elsewhere` is called.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -145,7 +149,7 @@ def _inspected(
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield each, and whether it is the last.
+    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield (part, whether it is the last).
 
     Threads look up the sizes of files, but only a little ahead of the parts that were asked for.
     """
@@ -170,9 +174,10 @@ def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool
 def _recalled(
     files: Paths, memory: Memory, pages: Pages, advance: Callable[[int], None], remote: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the images that `memory` has of unchanged files.
+    """Find the images of unchanged files in `memory`. Return two arrays, int64 [n].
 
-    Return their rows in `memory.images`, int64 [n], and the positions of their files in `files`, int64 [n].
+    The first array holds the row of each image in `memory.images`. The second array holds the position of the image's
+    file in `files`.
     """
     found = [(_NONE, _NONE)]
     every = np.arange(len(files))
@@ -196,7 +201,7 @@ class _Found:
         self._told = 0  # images that `since_last` returned
 
     def add(self, positions: np.ndarray, seen: Sequence[Sequence[ImageFile | Reject]]) -> None:
-        """Add what was seen in the files at `positions`."""
+        """Add the images and rejects that were found in the files at `positions`, int64 [n]."""
         for position, found in zip(positions.tolist(), seen, strict=True):
             for one in found:
                 if isinstance(one, Reject):
@@ -240,7 +245,7 @@ class _Found:
             raise
 
     def since_last(self) -> Images:
-        """Save the images found so far. Return those that were added since the last call."""
+        """Save the images found so far. Return the images that were added since the last call."""
         self.keep()
         every = Images.concatenated(self._images)
         self._images, start, self._told = [every], self._told, len(every)
@@ -249,7 +254,7 @@ class _Found:
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
         """Add the images in `rows` of `known`, int64 [n]. Images beyond the limits become rejects.
 
-        `of_row`, int64 [n], has the positions of their files.
+        `of_row`, int64 [n], holds the position of the file of each of these images.
         """
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
         within = np.ones(len(rows), bool)

@@ -108,7 +108,7 @@ class Paths(Sequence[str]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(str.__eq__, self, other))
 
-    __hash__ = None  # type: ignore[assignment] # as of a list
+    __hash__ = None  # type: ignore[assignment] # not hashable, like a list
 
     def __reduce__(self) -> tuple[Callable[..., Paths], tuple[Any, ...]]:
         """Pickle only those names and folders that the paths use."""
@@ -119,20 +119,20 @@ class Paths(Sequence[str]):
         return Paths(folders, self._names, self._starts, self._lengths, self.folder_of)
 
     def below(self, root: str) -> Paths:
-        """Return the same paths with `root`, which ends with a slash, before each."""
+        """Return the same paths, each with `root` before it. `root` must end with a slash."""
         return self.with_folders([root + one for one in self.folders])
 
     def by_folder(self) -> dict[str, np.ndarray]:
-        """Map each folder that has files to the positions of its paths, int64 [n], ascending."""
+        """Return a mapping from each folder that has paths to the positions of these paths, int64 [n], ascending."""
         order = np.argsort(self.folder_of, kind="stable")
         used, starts = np.unique(self.folder_of[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []
         return {self.folders[code]: part for code, part in zip(used.tolist(), parts, strict=True)}
 
     def in_order(self) -> np.ndarray:
-        """Return the positions of the paths, int64 [N], in the order of `sorted`.
+        """Return the positions that sort the paths, int64 [N]. The function `sorted` would give the same order.
 
-        To save memory, only the names of one folder at a time are text.
+        To save memory, only the names of one folder at a time are made into text.
         """
         files, below = self.by_folder(), defaultdict[str, set[str]](set)
         for folder in files:
@@ -160,12 +160,12 @@ class Paths(Sequence[str]):
 
 
 def _width(size: int) -> type[np.integer[Any]]:
-    """Return the type of the places in a buffer of `size` bytes."""
+    """Return the dtype of offsets in a buffer of `size` bytes."""
     return np.uint32 if size < 1 << 32 else np.int64
 
 
 def _starts(lengths: np.ndarray, size: int) -> np.ndarray:
-    """Return the start of each name in a buffer of `size` bytes that holds names of these `lengths`."""
+    """Return the offset of each name in a buffer of `size` bytes that holds names of these `lengths`."""
     starts = np.zeros(len(lengths), _width(size))
     np.cumsum(lengths[:-1], out=starts[1:], dtype=starts.dtype)
     return starts

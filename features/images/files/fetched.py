@@ -45,7 +45,10 @@ class _Kept:
             self.open()
 
     def open(self) -> Path:
-        """Make the folder, if it is missing, and return it. Now and then, mark the folder as used by this process."""
+        """Make the folder, if it is missing, and return it.
+
+        At most every ten minutes, mark the folder as used by this process.
+        """
         with self.lock:
             is_new = self.folder is None
             self.folder = self.folder or self._made()
@@ -82,9 +85,10 @@ class _Kept:
             self.left += size
 
     def leave(self, remove: bool) -> None:
-        """Stop using the folder. If `remove` is true, remove the folder, unless another process uses it.
+        """Record that this process no longer uses the folder. Then remove the folder in two cases.
 
-        A temporary folder is always removed.
+        A temporary folder is always removed. A folder in a store is removed if `remove` is true and no other process
+        uses the folder.
         """
         if self.folder is None:
             return
@@ -103,11 +107,11 @@ _of_another: Path | None = None  # a folder in which another process keeps bytes
 
 @contextmanager
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
-    """Keep the bytes of all objects that are read within the context. Remove these bytes at the end of the context.
+    """Keep on disk the bytes of all objects that are read within the context. Remove them when the context ends.
 
-    After an error, the bytes stay for the next command with the same `store` and `data`. The bytes also stay as long as
-    another process uses them. Without `store`, the bytes lie in a temporary folder, and are always removed. Within
-    another such context, this context does nothing.
+    If the context ends with an error, the bytes stay for the next command with the same `store` and `data`. The bytes
+    also stay as long as another process uses them. If `store` is None, the bytes lie in a temporary folder, and are
+    always removed. Within another context of this kind, this context does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:
@@ -132,9 +136,9 @@ def kept_folder() -> Path | None:
 
 
 def read_kept(folder: Path | None) -> None:
-    """Let `load` read, from now on, the bytes that another process keeps in `folder`.
+    """From now on, let `load` read the bytes that another process keeps in `folder`.
 
-    If `folder` is None, `load` no longer reads such bytes. This process keeps no bytes in `folder`.
+    If `folder` is None, `load` stops reading such bytes. This process never writes into `folder`.
     """
     global _of_another  # noqa: PLW0603 threads of TensorFlow read, too
     _of_another = folder
@@ -198,7 +202,7 @@ def _file(folder: Path, url: str) -> Path:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of the bytes that are kept in `folder`, which other processes may remove meanwhile."""
+    """Return the size of the bytes that are kept in `folder`. Other processes may remove files meanwhile."""
     size = 0
     for one in folder.glob("*/*"):
         with suppress(OSError):
@@ -215,7 +219,8 @@ def _digest(version: Version, content: bytes) -> bytes:
 def _is_used(folder: Path) -> bool:
     """Return whether a process uses `folder`.
 
-    A process of this host counts if it is alive, a process of another host if it has marked the folder lately.
+    A process of this host counts if it is alive. A process of another host counts if it has marked the folder as used
+    in the last half hour.
     """
     for one in folder.glob(f"{_USER}*"):
         with suppress(OSError):
@@ -226,7 +231,7 @@ def _is_used(folder: Path) -> bool:
 
 
 def _remove_forgotten(folder: Path) -> None:
-    """Remove what killed commands left in `folder`, if these commands were not repeated within a week."""
+    """Remove the folders in `folder` that killed commands left, and that no command has used for a week."""
     for one in folder.glob("*"):
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _FORGOTTEN_SECONDS:

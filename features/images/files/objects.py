@@ -42,7 +42,7 @@ def number_of(tag: object) -> int:
 
 
 def require_package(url: str) -> None:
-    """Raise a DataError that says what to install if the package that reads `url` is missing."""
+    """Raise a DataError if the package that reads `url` is missing. The error says what to install."""
     scheme = urlsplit(url).scheme
     for package in ("fsspec", PACKAGES[scheme]):
         try:
@@ -69,7 +69,10 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the fault of a final error; None if a further try may succeed. An error of unknown kind is raised."""
+    """Return the fault of `error` if the error is final. Return None if another try may succeed.
+
+    An error of an unknown kind is raised again.
+    """
     said = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
         return Fault("vanished", "no such object")
@@ -85,7 +88,10 @@ def fault_of(error: Exception) -> Fault | None:
 
 
 def _asked(url: str, method: str, **more: int) -> Any:
-    """Return the result of a method of the file system of `url`. Raises DataError if there are no credentials."""
+    """Call a method of the file system for the scheme of `url`, and return its result.
+
+    Raises DataError if there are no credentials.
+    """
     scheme = urlsplit(url).scheme
     try:
         system = _system(scheme)

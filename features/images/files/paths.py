@@ -1,8 +1,8 @@
 """The three kinds of paths of image files: paths of local files, URLs of objects, and paths of members of a tar.
 
 The path of a member has four parts: the path of the tar, the name of the member, the position of the member's first
-byte in the tar, and the member's size in bytes. An example is `shards/train-0.tar/cat/1.jpg#1536+20480`. So a member is
-read without the headers of the tar.
+byte in the tar, and the member's size in bytes. An example is `shards/train-0.tar/cat/1.jpg#1536+20480`. With this
+position and size, a member is read without the headers of the tar.
 """
 
 import re
@@ -39,7 +39,7 @@ def member_at(path: str) -> Member | None:
 
 
 def is_local(path: str) -> bool:
-    """Return whether `path` is the path of a local file, so neither a URL nor the path of a member of a tar."""
+    """Return whether `path` is a local file's path. Neither a URL nor the path of a tar's member is local."""
     return not is_url(path) and member_at(path) is None
 
 

@@ -1,4 +1,4 @@
-"""Reading the bytes of image files: local files, objects, and members of a tar. All such reading goes through here."""
+"""Reading the bytes of image files: of local files, of objects, and of members of a tar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MARK = b"\0"  # no path of a local file begins with it
 UNREAD = b"\0"  # no image has this content
-MOST_AHEAD_BYTES = 128 << 20  # of the files of a batch that are read before the first is decoded
+MOST_AHEAD_BYTES = 128 << 20  # the most that is read of a batch's files before the first file is decoded
 _CHANGED = Fault("vanished", "changed since it was scanned")
 _failures = deque[str](maxlen=1)
 _ends = deque[DataError](maxlen=1)  # an error that ends all reading, such as lost credentials
@@ -85,9 +85,9 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
 
-    Local files are not read, and neither are files after the first `MOST_AHEAD_BYTES`; see `read_alone`. The result has
-    b"" for these files, and `UNREAD` for a file that can't be read. A DataError is not raised here, but by
-    `require_access_kept`.
+    Local files are not read, and files after the first `MOST_AHEAD_BYTES` bytes are not read either; see `read_alone`.
+    The content of a file that was not read is b"". The content of a file that can't be read is `UNREAD`. This function
+    raises no DataError; see `require_access_kept`.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -116,9 +116,10 @@ def forget_unread() -> None:
 
 
 def require_access_kept() -> None:
-    """Raise the last DataError of `read_references`, if there is one, and forget it. An example is lost credentials.
+    """Raise the last DataError that `read_references` met, such as lost credentials, and forget this error.
 
-    `read_references` does not raise the error, because TensorFlow would turn it into an error of its own.
+    If there was no such error, do nothing. `read_references` does not raise the error itself, because TensorFlow would
+    turn it into another error.
     """
     if _ends:
         raise _ends.pop()
@@ -127,8 +128,7 @@ def require_access_kept() -> None:
 def known_fault(image: ImageFile) -> Fault | None:
     """Return the fault with which `read_references` last failed to read an object, and forget this fault.
 
-    Return None for any other file. If a server does not answer, new tries would take long. So the reason is not looked
-    for again.
+    Return None for any other file. A caller then need not try again, which would take long if a server does not answer.
     """
     return _faults.pop(reference_of(image), None)
 
@@ -193,9 +193,9 @@ def _version_of_member(member: Member) -> Version:
 
 
 def read_member(member: Member, most: int | None = None) -> bytes:
-    """Return the bytes of a member, from its start. Raises OSError if the tar ends before them.
+    """Return the bytes of a member, from its start. Return at most `most` bytes, or all if `most` is None.
 
-    At most `most` bytes are returned; all bytes if `most` is None.
+    Raises OSError if the tar ends before the last of these bytes.
     """
     wanted = member.size if most is None else min(member.size, most)
     with open(member.tar, "rb", buffering=0) as file:

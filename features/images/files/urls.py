@@ -15,7 +15,7 @@ from headstart.features.images.files import fetched, objects, web
 from headstart.features.images.files.paths import is_url
 from headstart.features.terminal import console
 
-THREADS = 32  # that read at the same time: they wait for a network most of the time
+THREADS = 32  # threads that read at the same time; they mostly wait for a network
 TRIES = 6
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds
 _PROBED = 3  # objects of a bucket that must all be refused before the bucket counts as refused
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class _Reader(Protocol):
-    """A module that reads objects. Its errors are those of its library; `fault_of` tells which are final."""
+    """A module that reads objects. Its functions raise their library's errors; `fault_of` tells which are final."""
 
     def version_of(self, url: str) -> Version: ...
     def read(self, url: str, most: int) -> bytes: ...
@@ -58,9 +58,10 @@ def version_of_url(url: str) -> Version:
 def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
     """Return a pair: the bytes of an object, and the version of these bytes.
 
-    If `most` is given, at most `most` bytes are read, from the start, and `version` is returned. Otherwise, bytes of
-    `version` that were kept are not read again; see `fetched`. If the object is found to have changed since, its
-    present bytes are returned. Raises UnreadableError if the object can't be read, or is too large.
+    If `most` is given, read at most `most` bytes, from the start, and return `version` unchanged. If `most` is None,
+    read all bytes. If bytes of `version` were kept, they are returned without a request; see `fetched`. If the object's
+    size shows that the object has changed, the pair has its present bytes and version. Raises UnreadableError if the
+    object can't be read, or is too large.
     """
     if most is not None:
         return _repeated(url, lambda reader: reader.read(url, most)), version
@@ -78,11 +79,11 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
 
 def require_access(paths: Iterable[str]) -> None:
-    """Ask for an object of each bucket and host in `paths`. Paths that are no URLs are left out.
+    """Check that the buckets and hosts in `paths` can be read, by a request for some objects of each.
 
-    Raises DataError if a package or the credentials are missing, or if no bucket or host can be read. A bucket or host
-    can't be read if it can't be reached, or if it refuses each of three objects. If only some can't be read, a message
-    is printed, and their objects become rejects.
+    Paths that are no URLs are left out. A bucket or host can't be read if it can't be reached, or if it refuses each of
+    three objects. Raises DataError if a package or the credentials are missing, or if none of the buckets and hosts can
+    be read. If only some can't be read, a message is printed, and their objects become rejects later.
     """
     places: dict[tuple[str, str], list[str]] = {}
     for url in filter(is_url, paths):
@@ -111,7 +112,10 @@ def one_of_each_place(paths: Iterable[str]) -> list[str]:
 
 
 def require_credentials(urls: Sequence[str]) -> None:
-    """Ask for each of `urls`. Raise a DataError if a package or the credentials are missing here."""
+    """Ask for the version of each of `urls`. Errors of reading are ignored.
+
+    If a package or the credentials are missing on this machine, a DataError is raised.
+    """
 
     def ask(url: str) -> None:
         _reader_of(url).require_package(url)
@@ -143,7 +147,7 @@ def _why_refused(urls: Sequence[str]) -> str:
 def _read_whole(url: str, version: Version) -> bytes:
     """Return all bytes of an object.
 
-    If the object has changed since `version` was found out, their number may differ from `version.bytes`.
+    If the object has changed since `version` was found out, the number of bytes may differ from `version.bytes`.
     """
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
@@ -164,9 +168,10 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Return the result of `ask`. Repeat it after transient errors, with growing pauses of random length.
+    """Call `ask`, and return its result. After a transient error, call `ask` again.
 
-    Raises UnreadableError after `TRIES` tries, or at the first final error.
+    The pauses between the calls grow, and are of random length. Raises UnreadableError after `TRIES` calls, or at the
+    first final error.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

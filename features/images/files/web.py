@@ -1,7 +1,7 @@
 """Reading objects at http and https addresses by urllib3.
 
-fsspec also has a file system for such addresses. It is not used, because it follows redirects, takes any failure of a
-HEAD request for a missing file, and reads a body of any length.
+fsspec also has a file system for such addresses. It is not used for three reasons: it follows redirects, it treats any
+failed HEAD request as a missing file, and it reads a body of any length.
 """
 
 import http
@@ -30,7 +30,7 @@ _GONE, _DENIED = (404, 410), (401, 403, 407)
 
 
 class StatusError(Exception):
-    """An answer other than 200."""
+    """Raised if a server answers with another status than 200."""
 
     def __init__(self, status: int, location: str) -> None:
         known = status in {one.value for one in http.HTTPStatus}
@@ -39,7 +39,7 @@ class StatusError(Exception):
 
 
 def require_package(url: str) -> None:
-    """Raise a DataError that says what to install if urllib3 is missing."""
+    """Raise a DataError if urllib3 is missing. The error says what to install."""
     try:
         import urllib3  # noqa: F401
     except ImportError as error:
@@ -47,7 +47,7 @@ def require_package(url: str) -> None:
 
 
 def version_of(url: str) -> Version:
-    """Return the version of an object from the headers of its server. Raises StatusError, or an error of urllib3."""
+    """Return the version of an object from its server's headers. Raises StatusError, or an error of urllib3."""
     try:
         return _version(url, "HEAD")
     except StatusError as error:
@@ -80,7 +80,10 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the fault of a final error; None if a further try may succeed. An error of unknown kind is raised."""
+    """Return the fault of `error` if the error is final. Return None if another try may succeed.
+
+    An error of an unknown kind is raised again.
+    """
     if not isinstance(error, StatusError):
         import urllib3.exceptions
 

@@ -43,7 +43,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of the file. Raises an ExportError if it has none."""
+    """Return the metadata of the file. Raises an ExportError if the file has none."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = json.loads(archive.read(_METADATA))[_OURS]
@@ -74,7 +74,7 @@ def _in_float16(weights: bytes) -> bytes:
 
 
 def half(value: np.ndarray, name: str) -> np.ndarray:
-    """Return `value` as float16. Raises an ExportError if a value is too large."""
+    """Return the weight `value` as float16. Raises an ExportError if a number in it is too large for float16."""
     with np.errstate(over="ignore"):
         found = value.astype(np.float16)
     if not np.isfinite(found).all():

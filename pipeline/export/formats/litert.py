@@ -37,12 +37,12 @@ _QUANTISED = (
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
     """Write a LiteRT model to `path`. Its one signature maps `pixels` to `probabilities`.
 
-    A ZIP archive follows the model in the file, as TensorFlow Lite does for associated files. The archive holds the
-    metadata in `headstart.json` and the class names in `labels.txt`. With float16, weights lie in the file as float16,
-    and LiteRT computes with them in float32. With int8, weights are quantised per channel, and activations by their
-    ranges on `calibration`, uint8 [N, S, S, 3]. The last layer with weights and all layers after it stay float32.
-    Raises an ExportError if a package of the extra is missing, if LiteRT can't hold the network, or if float16 can't
-    hold a weight.
+    After the model, the file holds a ZIP archive, as is usual for files that belong to a TensorFlow Lite model. The
+    archive holds the metadata in `headstart.json` and the class names in `labels.txt`. With float16, weights lie in the
+    file as float16, and LiteRT computes with them in float32. With int8, weights are quantised per channel. Activations
+    are quantised by their ranges on the images `calibration`, uint8 [N, S, S, 3]. The last layer with weights and all
+    layers after it stay float32. Raises an ExportError if a package of the extra is missing, if LiteRT can't hold the
+    network, or if float16 can't hold a weight.
     """
     package("ai_edge_litert.interpreter", _EXTRA)
     content = _converted(deployable, precision)
@@ -69,7 +69,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of the file. Raises an ExportError if it has none."""
+    """Return the metadata of the file. Raises an ExportError if the file has none."""
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(_METADATA).file_size > _MOST_BYTES:
@@ -81,7 +81,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _converted(deployable: "Deployable", precision: str) -> bytes:
-    """Convert the model. With float16, its weights are float16."""
+    """Convert the model to the bytes of a LiteRT model. With the precision float16, the weights become float16."""
     from headstart.features.tensorflow import tf
     from headstart.pipeline.export.formats.keras_file import half
 
@@ -112,16 +112,17 @@ def _converted(deployable: "Deployable", precision: str) -> bytes:
 
 
 def _in_float32(deployable: "Deployable") -> str:
-    """Return a pattern of the operations that are not quantised.
+    """Return a regular expression that matches the names of the operations that are not quantised.
 
-    These are the last layer with weights and all after it: 256 levels are too few for probabilities.
+    The last layer with weights and all layers after it are not quantised, because 256 levels are too few for
+    probabilities.
     """
     from headstart.features.backbones.graph import nested_layers
 
     layers = list(nested_layers(deployable.model.layers))
     last = max((at for at, layer in enumerate(layers) if layer.weights), default=0)
     names = "|".join(re.escape(layer.name) for layer in layers[last:])
-    return rf"(^|[/;])({names})(_\d+)?/|PartitionedCall"  # the last: the name of the model's output
+    return rf"(^|[/;])({names})(_\d+)?/|PartitionedCall"  # the last one is the name of the model's output
 
 
 def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> bytes:
@@ -131,6 +132,6 @@ def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> byte
     for kind in _QUANTISED:
         quantizer.add_static_config(f"^(?!.*({in_float32}))", kinds[kind], activation_num_bits=8, weight_num_bits=8)
     with warnings.catch_warnings(), silent_libraries(), redirect_stdout(StringIO()):
-        warnings.simplefilter("ignore")  # it keeps all tensors, and warns of that
+        warnings.simplefilter("ignore")  # the quantizer keeps all tensors, and warns about this
         found = quantizer.calibrate({_SIGNATURE: [{_INPUT: image[np.newaxis]} for image in calibration]})
         return bytes(quantizer.quantize(found).quantized_model)

@@ -28,9 +28,9 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     """Write an ONNX model to `path`. Its `metadata_props` hold the metadata.
 
     With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
-    With int8, weights are quantised per channel, and activations by their ranges on `calibration`, uint8 [N, S, S, 3].
-    Some nodes stay float32; see `_in_float32`. Raises an ExportError if a package of the extra is missing, if ONNX
-    can't hold the network, or if float16 can't hold a weight.
+    With int8, weights are quantised per channel. Activations are quantised by their ranges on the images `calibration`,
+    uint8 [N, S, S, 3]. Some nodes stay float32; see `_in_float32`. Raises an ExportError if a package of the extra is
+    missing, if ONNX can't hold the network, or if float16 can't hold a weight.
     """
     onnx = package("onnx", _EXTRA)
     package("onnxruntime", _EXTRA)
@@ -59,7 +59,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of the file. Raises an ExportError if it has none."""
+    """Return the metadata of the file. Raises an ExportError if the file has none."""
     onnx = package("onnx", _EXTRA)
     try:
         model = onnx.load(path, load_external_data=False)
@@ -72,7 +72,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _convert(deployable: "Deployable", file: Path) -> None:
-    """Write the float32 model to `file`."""
+    """Convert the model to ONNX in float32, and write the result to `file`."""
     package("tf2onnx", _EXTRA)
     model, size = deployable.model, deployable.image_size
     try:
@@ -87,7 +87,10 @@ def _convert(deployable: "Deployable", file: Path) -> None:
 
 
 def _named(model: Any, onnx: Any) -> Any:
-    """Name input, output and batch size of `model`. Raise an ExportError if ONNX does not know all its operations."""
+    """Name the input, output and batch size of `model`, and return `model`.
+
+    Raises an ExportError if `model` has an operation that ONNX does not know, or is larger than 2 GB.
+    """
     for old, new in ((model.graph.input[0], _INPUT), (model.graph.output[0], _OUTPUT)):
         for node in model.graph.node:
             for names in (node.input, node.output):
@@ -149,8 +152,8 @@ def _in_float32(model: Any) -> Iterator[str]:
     """Yield the names of the nodes that are not quantised.
 
     There are two kinds. The last matrix product and all nodes after it stay float32, because 256 levels are too few for
-    probabilities. Sums with constants stay float32, because they scale the inputs of a head, and with 256 levels many
-    of the scaled values would be the same.
+    probabilities. Additions of constants stay float32, because they are a step in scaling the inputs of a head: with
+    256 levels, many scaled values would be equal.
     """
     nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
     last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)

@@ -22,8 +22,9 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     """Write an OpenVINO model to `path`, a `.xml` file, and its weights to the `.bin` file beside it.
 
     The model's `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and
-    OpenVINO computes with them in float32. With int8, weights are quantised per channel, and activations by their
-    ranges on `calibration`, uint8 [N, S, S, 3]. The last matrix product and all nodes after it stay float32.
+    OpenVINO computes with them in float32. With int8, weights are quantised per channel. Activations are quantised by
+    their ranges on the images `calibration`, uint8 [N, S, S, 3]. The last matrix product and all nodes after it stay
+    float32.
 
     Raises an ExportError if OpenVINO can't hold the network, if NNCF is missing, or if float16 can't hold a weight.
     """
@@ -34,7 +35,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     try:
         model = converted(traced_model(deployable.model, compiled=False))
     except ConversionError as error:
-        said = str(error.__cause__ or error).rpartition("Summary:")[2]  # before it, the same at length
+        said = str(error.__cause__ or error).rpartition("Summary:")[2]  # the text before says the same at length
         raise refusal("openvino", "OpenVINO", ValueError(said)) from error
     model.input(0).get_node().set_friendly_name(_INPUT)
     model.input(0).get_tensor().set_names({_INPUT})
@@ -62,7 +63,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of the model. Raises an ExportError if it has none."""
+    """Return the metadata of the model. Raises an ExportError if the model has none."""
     try:
         model = load_openvino().Core().read_model(str(path))
         return {str(name): str(text) for name, text in model.get_rt_info([_OURS]).value.items()}
@@ -89,7 +90,10 @@ def _quantised(model: Any, calibration: np.ndarray) -> Any:
 
 
 def _in_float32(model: Any) -> Iterator[str]:
-    """Yield the names of the last matrix product and of all after it: 256 levels are too few for probabilities."""
+    """Yield the names of the nodes that are not quantised: the last matrix product, and all nodes after it.
+
+    For the probabilities that these nodes compute, 256 levels are too few.
+    """
     kinds = [(node.get_type_name(), node.get_friendly_name()) for node in model.get_ordered_ops()]
     last = max((at for at, (kind, _) in enumerate(kinds) if kind in ("MatMul", "Convolution")), default=0)
     for kind, name in kinds[last:]:

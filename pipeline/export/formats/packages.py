@@ -1,4 +1,4 @@
-"""The packages that the formats need. A package of an extra may be missing."""
+"""Import the packages that the formats need, some of which are optional, and explain the errors of converters."""
 
 import importlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from headstart.features.errors import ExportError
 
 
 def package(name: str, extra: str) -> Any:
-    """Import the module `name`, and return it. If that fails, raise an ExportError that says what to install."""
+    """Import the module `name`, and return it. If the import fails, raise an ExportError that says what to install."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -28,9 +28,9 @@ _ORIENTATIONS = (
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
     """Write a SavedModel to the folder `path`, with the metadata as an asset.
 
-    The signature `serving_default` maps `pixels` to `probabilities`. The signature `files` maps `files`, the bytes of
-    JPEG and PNG files, string [B], to `probabilities`. With float16, weights lie in the file as float16, and are turned
-    into float32 when the model runs. `calibration` is not used. Weights that float16 can't hold raise an ExportError.
+    The signature `serving_default` maps `pixels` to `probabilities`. The signature `files` maps the bytes of JPEG and
+    PNG files, string [B], to `probabilities`. With float16, weights lie in the file as float16, and are turned into
+    float32 when the model runs. `calibration` is not used. Weights that float16 can't hold raise an ExportError.
     """
     from headstart.features.tensorflow import tf
 
@@ -76,7 +76,7 @@ def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of the model. Raises an ExportError if it has none."""
+    """Return the metadata of the model. Raises an ExportError if the model has none."""
     try:
         return {str(name): str(text) for name, text in read_json(path / "assets" / _LABELS).items()}
     except (OSError, ValueError, AttributeError) as error:
@@ -103,7 +103,7 @@ def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
 
 
 def _orientation(data: "tf.Tensor") -> "tf.Tensor":
-    """Return the EXIF orientation of a JPEG, int32, 1 to 8."""
+    """Return the EXIF orientation of a JPEG, int32, 1 to 8. A JPEG without an orientation has 1."""
     from headstart.features.tensorflow import tf
 
     head, found = tf.strings.substr(data, 0, _EXIF_BYTES), tf.constant(1)

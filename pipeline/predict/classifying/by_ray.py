@@ -55,18 +55,18 @@ class PredictTask:
     max_pixels: int
     pages: Pages
     name: str  # the driver's `Answers.name`
-    fingerprints: Sequence[str]  # the folders that the driver sees in the store, whose features are used
+    fingerprints: Sequence[str]  # the folders of features that the driver sees in the store; see `store_folders`
     sample: Sequence[tuple[str, tuple[int, int]]]  # see `require_seen`
     urls: Sequence[str] = ()  # some of the files; see `require_credentials`
     kept: Path | None = None
     tries_batch_sizes = takes_network = False
 
     def job(self, before: Job | None) -> PredictJob:
-        """Return the job of a worker."""
+        """Return the job that does this task in a worker. The job `before` in the same worker is not used."""
         return PredictJob(self)
 
     def require_same(self, met: tuple[str, Sequence[str]]) -> None:
-        """Raise a NodeError unless a worker has the driver's model and store."""
+        """Raise a NodeError unless a worker has the driver's model and store. `met` is from `PredictJob.meet` there."""
         name, fingerprints = met
         if name != self.name:
             raise NodeError(f"{self.run}: this node would answer by another model: {name}, the driver has {self.name}")
@@ -83,7 +83,7 @@ class PredictJob(UnitJob):
         self._answers: Answers
 
     def meet(self) -> tuple[str, Sequence[str]]:
-        """Load the run. Return the name of its model, and the folders in the store.
+        """Load the run. Return `Answers.name` of the model that answers, and the folders in the store.
 
         Raises a HeadstartError if this node does not see the run or the files.
         """
@@ -97,7 +97,7 @@ class PredictJob(UnitJob):
         return self._answers.name(), store_folders(task.places.store)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, and classify an image of noise."""
+        """Build the network, and classify an image of noise. The driver compares the results of all workers."""
         from headstart.features.device import processor, start_tensorflow
 
         with TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ def store_folders(store: Path | None) -> list[str]:
 def predict_task(
     answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
 ) -> PredictTask:
-    """Return the task by which workers classify as the driver's `answers` does. The task has no sample yet."""
+    """Return a task for workers, by which they classify as `answers` does in the driver. `sample` is still empty."""
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
     return PredictTask(
@@ -161,9 +161,9 @@ def classified_by(
     sources: Sources,
     is_done: Callable[[str], bool],
 ) -> Classified:
-    """Classify the files by the workers of `crew`, in order; see `classified`.
+    """Classify the files of `sources` by the workers of `crew`. Yield the same as `classified`, in the same order.
 
-    A file that a worker can't read, and this process can, is classified in this process.
+    A file that a worker can't read is tried again in this process.
     """
     files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
     yield len(sources.files) - len(files), 0, []
@@ -194,7 +194,10 @@ def classified_by(
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Classify here the files of `sources` that are in `items` as files that a worker could not read."""
+    """Return `items`, the results of a worker, with new results for the files that the worker could not read.
+
+    These files are classified in this process. `sources` holds all files of the worker's unit.
+    """
     unread = dict.fromkeys(_unread(items)).keys() & set(sources.files)
     if not unread:
         return list(items)
@@ -206,20 +209,20 @@ def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: S
 
 
 def _unread(items: Sequence[Item]) -> list[str]:
-    """Return the paths of files that could not be read."""
+    """Return the paths of the rejects in `items` whose files could not be read."""
     return [one.path for one in items if isinstance(one, Reject) and one.reason in UNREAD]
 
 
 def _file(path: str, files: Container[str]) -> str:
-    """Return the file, one of `files`, of the image at `path`, which may name a page."""
+    """Return the one of `files` that holds the image at `path`. After `#`, `path` may have the number of a page."""
     return path if path in files else path.rpartition("#")[0]
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return `items` with the names of their files, and the number of files that have no item.
+    """Return two things: `items` with the names of their files as paths, and the number of files without an item.
 
-    `given` has the path and the name of each file, in the order of `items`. Several names may mean one file: each has
-    as many of the items at its path.
+    `given` has the path and the name of each file, in the order of `items`. If a file has several names, its items are
+    divided equally among these names.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

@@ -26,9 +26,10 @@ def classified(
 ) -> Classified:
     """Inspect and classify the files of `sources`, in pieces.
 
-    Yields three values for each piece. The first two are the first two of `sources.inspected`. The third yields a
-    prediction or a reject for each image of the piece, as soon as the result is known. File contents that were kept in
-    memory for a piece are dropped when the next piece is asked for.
+    Yields three values for each piece. The first is the number of images and rejects that are done already, by
+    `is_done`. The second is the number of files without an image. The third is an iterator over the predictions and
+    rejects of the piece, each as soon as it is known. When the caller asks for the next piece, file contents that were
+    kept in memory for this piece are dropped.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
