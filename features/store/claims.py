@@ -20,6 +20,7 @@ from pathlib import Path
 from headstart.features.processes import has_ended, this_process
 
 VOID_SECONDS = 600.0  # a claim that was not renewed for this time is void
+_EMPTY_SECONDS = 60.0  # an empty claim is void after this time: its process was killed before it wrote its identity
 KNOWN_SECONDS = 30.0  # a process looks for the features of others at least this often
 _KEPT_SECONDS = 4 * KNOWN_SECONDS  # when a `.done` file is removed, every process has looked for the features since
 _RENEW_SECONDS = 60.0
@@ -62,8 +63,9 @@ class Claims:
 
         The answer is `DONE` if another process has just extracted the portion. With `again`, a portion is never `DONE`.
         The answer is `BUSY` if another process has a claim on the portion, unless this claim is void. A claim is void
-        if its process has ended, or has not renewed the claim for `VOID_SECONDS`. This process then takes the portion
-        over. After `release_all`, every portion is `BUSY` or `DONE`.
+        if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is void after a
+        minute. This process takes the portion of a void claim over. After `release_all`, every portion is `BUSY` or
+        `DONE`.
         """
         with self._lock:
             if not again and self._is_done(portion):
@@ -143,10 +145,15 @@ class Claims:
             except OSError:  # a full disk, or another user's folder
                 return found
             else:
-                self._held[portion] = time.monotonic()
-                with suppress(OSError), os.fdopen(descriptor, "w") as opened:
-                    opened.write(self._me)
-                    self._ahead = os.fstat(descriptor).st_mtime - self._held[portion]
+                now = time.monotonic()
+                try:
+                    with os.fdopen(descriptor, "w") as opened:
+                        opened.write(self._me)
+                        self._ahead = os.fstat(descriptor).st_mtime - now
+                except OSError:  # a full disk: an empty claim would have other processes wait
+                    _removed(file)
+                else:
+                    self._held[portion] = now
                 return found
         return Claim.BUSY if self._folder.is_dir() else found  # another process was faster, or there can be no claims
 
@@ -158,18 +165,19 @@ class Claims:
         """
         claim = self._file(portion, "claimed")
         try:
-            renewed, now = claim.lstat().st_mtime, time.monotonic()
+            status, now = claim.lstat(), time.monotonic()
             if _has_ended(claim):
                 return True
         except FileNotFoundError:
             return True
         except OSError:
             return False
+        renewed = status.st_mtime
         before, since = self._seen.get(portion, (renewed, now))
         self._seen[portion] = (renewed, since if before == renewed else now)
         unchanged = now - self._seen[portion][1]
         age = now + self._ahead - renewed if self._ahead is not None else 0.0
-        return max(unchanged, age) > VOID_SECONDS
+        return max(unchanged, age) > (VOID_SECONDS if status.st_size else _EMPTY_SECONDS)
 
     def _is_done(self, portion: str) -> bool:
         try:

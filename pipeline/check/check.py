@@ -106,7 +106,7 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str
 
 
 def _cut_number(store: FeatureStore) -> int:
-    """Return the index of a store's cut among the cuts of its network, the shallowest first. Return -1 if it is unknown."""
+    """Return the index of a store's cut among the cuts of its network, the shallowest first. Return -1 if unknown."""
     backbone, cut = store.fingerprint.backbone, store.fingerprint.cut
     cuts = list(outline(backbone).cuts) if backbone in BACKBONES else []
     return cuts.index(cut) if cut in cuts else -1

@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -176,3 +177,26 @@ def test_several_threads_may_tell_what_is_done(tmp_path: Path, monkeypatch: pyte
     assert failed == []
     claims.release_all()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_the_disk_has_no_room_for_keeps_nobody_waiting(tmp_path: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    first = Claims(tmp_path)
+    (tmp_path / "claims").mkdir()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        assert first.take("aa") == Claim.MINE
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert not any((tmp_path / "claims").iterdir())
+    assert Claims(tmp_path).take("aa") == Claim.MINE
+
+
+def test_an_empty_claim_is_soon_void(tmp_path: Path) -> None:
+    """Its process was killed before it wrote its identity."""
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims" / "aa.claimed").touch()
+    other = with_clock(tmp_path)
+    assert other.take("aa") == Claim.BUSY
+    age(tmp_path / "claims" / "aa.claimed", 61)
+    assert other.take("aa") == Claim.TAKEN_OVER
