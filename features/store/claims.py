@@ -1,6 +1,6 @@
 """Claims: files by which a process tells others that it extracts a portion of the images now.
 
-Several processes may extract features into one store. A claim only saves work, by preventing that two processes extract
+Several processes may extract features into one store. A claim only saves work: it keeps two processes from extracting
 the same portion. No result depends on claims, because processes that extract the same images write the same features.
 
 STORE/<backbone>-<cut>-<fingerprint>/claims/
@@ -61,11 +61,11 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
-        The answer is `DONE` if another process has just extracted the portion. With `again`, a portion is never `DONE`.
-        The answer is `BUSY` if another process has a claim on the portion, unless this claim is void. A claim is void
-        if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is void after a
-        minute. This process takes the portion of a void claim over. After `release_all`, every portion is `BUSY` or
-        `DONE`.
+        The answer is `DONE` if another process has just extracted the portion. With `again`, the answer is never
+        `DONE`. The answer is `BUSY` if another process has a claim on the portion, unless this claim is void. A claim
+        is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is void after
+        a minute. This process takes over the portion of a void claim. After `release_all`, the answer is always `BUSY`
+        or `DONE`.
         """
         with self._lock:
             if not again and self._is_done(portion):
