@@ -11,7 +11,7 @@ _STORE = "a store is a folder on a disk or a shared file system (NFS, Lustre, EF
 
 
 def relative_path(path: str, folder: Path) -> str:
-    """Return an absolute `path` relative to `folder`. The result begins with `./` or `../`.
+    """Make an absolute `path` relative to `folder`. The result begins with `./` or `../`.
 
     A path that is not absolute is returned unchanged. A path is also returned unchanged if it has only the root of the
     file system in common with the folder.
@@ -26,7 +26,7 @@ def relative_path(path: str, folder: Path) -> str:
 
 
 def absolute_path(path: str, folder: Path) -> str:
-    """Return the absolute path that `relative_path` turned into `path` for `folder`.
+    """Undo `relative_path`: return the absolute path of a `path` that is relative to `folder`.
 
     A `path` that does not begin with `./` or `../` is returned unchanged.
     """

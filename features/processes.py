@@ -1,4 +1,7 @@
-"""The identity of a process. A process writes it into files, so that others can tell whether the process has ended."""
+"""The identity of a process. A process writes its identity into files.
+
+From the identity, other processes can tell whether the process has ended.
+"""
 
 import os
 import re

@@ -75,7 +75,7 @@ class Lasting(Protocol):
     """A result whose command continues after the result is shown."""
 
     def last(self) -> None:
-        """Run until the command ends."""
+        """Continue the command. Return when the command ends."""
 
 
 class _Command(TyperCommand):
@@ -199,7 +199,7 @@ def _flag(field: Field[Any]) -> str:
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a command. `values` are Typer's, with one value for each field of a dataclass.
+    """Return the arguments of a command. `values` come from Typer, with one value for each field of a dataclass.
 
     The values of one dataclass become one argument, an instance of the dataclass. `configs` maps the names of such
     arguments to their dataclasses. If an option contradicts an argument, an OptionError is raised.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 MOST_PAGES = 10_000
 _KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION = 254, 255, 256, 262, 330, 50706
 _REDUCED, _MASK = 1, 4  # bits of the tag NewSubfileType
-_TAGS = frozenset({_KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION})  # those that are read
+_TAGS = frozenset({_KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION})  # the tags that are read
 _SENSOR = (32803, 34892)  # values of the tag PhotometricInterpretation: colour filter array, linear raw
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_BYTES = 1 << 24  # of all directories; 10,000 pages take a tenth of this

@@ -22,7 +22,7 @@ from headstart.features.terminal import console, progress
 
 LARGE_SHARD_BYTES = 256 << 20
 MANY_SHARDS = 500  # small shards; with more, a store is compacted by itself
-_SHORTEST, _SHARE = 60.0, 0.1  # seconds that this may take, or the share of the time of the extraction
+_SHORTEST, _SHARE = 60.0, 0.1  # compaction may take so many seconds, or this share of the extraction's time
 _CLAIM = "c" * 64  # the name under which a process claims the compaction; no portion has so long a name
 _MOST_ROWS = np.iinfo(np.int64).max
 

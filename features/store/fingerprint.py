@@ -16,7 +16,7 @@ class Fingerprint:
 
     backbone: str
     weights: str  # SHA-256 over the shapes, dtypes and values of the network's weights
-    cut: str  # its name within the backbone: `mixed10`, or `mixed8:map`
+    cut: str  # the name of the cut within the backbone: `mixed10`, or `mixed8:map`
     shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
     dtype: str  # of the stored features: `float16` or `float32`
     precision: str  # of the arithmetic: `float32`, `bfloat16` or `int8`

@@ -44,7 +44,7 @@ class Entries(NamedTuple):
 
     digests: np.ndarray  # `DIGEST` [n]
     shards: np.ndarray  # int32 [n]: the number of the shard of each digest
-    rows: np.ndarray  # int32 [n]: its row in this shard
+    rows: np.ndarray  # int32 [n]: the row of each digest in its shard
 
 
 @dataclass(frozen=True, eq=False)

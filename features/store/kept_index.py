@@ -207,7 +207,7 @@ class IndexCheck:
         self._wrong: set[Path] = set()
 
     def compare(self, shard: str, digests: np.ndarray) -> None:
-        """Compare the index with a shard that holds `digests`, `DIGEST` [n]."""
+        """Compare the index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
         for place, segment in self._segments.items():
             if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
                 self._wrong.add(place)
@@ -215,7 +215,7 @@ class IndexCheck:
     def faults(self) -> dict[Path, str]:
         """Return the folders of the segments that can't be used, each with the reason.
 
-        Call `compare` for each shard of the store first.
+        `compare` must have been called for each shard of the store.
         """
         found = {}
         for place, segment in self._segments.items():

@@ -1,4 +1,4 @@
-"""Find the candidates of `headstart advise`. A candidate is a store: one network at one cut."""
+"""Find the candidates of `headstart advise`. A candidate is a network at one cut, with a store of its features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -138,8 +138,8 @@ def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
     If `name` is a backbone of `config`, the settings keep the weights, the rescaling and the cuts of `config`.
-    Otherwise, they have ImageNet weights and the default rescaling. If there are no such cuts, the cuts are those of
-    `_cuts`.
+    Otherwise, they have ImageNet weights and the default rescaling. If `config` gives no cuts of the network, `_cuts`
+    chooses them.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)

@@ -40,9 +40,9 @@ class Gain:
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
     """Divide `examples` into folds, stratified by class. `data` names the data in messages.
 
-    All copies of an image are in one fold, and all images of a group are in one fold. There are at most five folds, and
-    at least two. If a class has fewer than five different images or groups, there is one fold for each of them. Raises
-    DataError if a fold is empty, or if the images outside a fold are all of one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds. If a class
+    has fewer different images or groups, there are only as many folds, but at least two. Raises DataError if a fold is
+    empty, or if the images outside a fold are all of one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -101,8 +101,8 @@ def held_out(
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
     """Return the accuracy that a linear probe gains from twice as many training images.
 
-    A probe that is fitted to all training images of a fold is compared with one that is fitted to half of them. If the
-    half has images of only one class, the gain is 0, and its interval is from -1 to 1.
+    A probe that is fitted to all training images of a fold is compared with a probe that is fitted to half of them. If
+    this half has images of only one class, the gain is 0, with an interval from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):

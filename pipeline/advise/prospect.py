@@ -31,7 +31,7 @@ class Prospect:
     expected_gain: float  # in accuracy
     gain_interval: tuple[float, float]  # a rough interval: from 0 to the gain with many images
     minutes: float | None  # for `EPOCHS` epochs; None if the answer needs no cost, or the network can't be run here
-    images_per_second: float | None  # of training; None as for `minutes`
+    images_per_second: float | None  # of training; None in the same cases as `minutes`
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of the prospect."""
@@ -75,14 +75,16 @@ def prospect(
     gains: tuple[float, float],
     better_than_guessing: bool,
 ) -> Prospect:
-    """Return the prospect of fine-tuning the network of `fingerprint`. The cost is measured if the answer is not "no".
+    """Return the prospect of fine-tuning the network of `fingerprint`.
+
+    The cost is measured if the answer is "yes" or "perhaps".
 
     Args:
         train: the examples for training.
         val: the number of images for validation.
         gains: the result of `expected_gain`.
         better_than_guessing: whether the linear probe is surely better than always saying the largest class. If false,
-            the answer is "unknown", and nothing is measured.
+            the answer is "unknown".
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None

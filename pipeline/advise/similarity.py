@@ -26,7 +26,7 @@ class ImageNetClass:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How similar images are to ImageNet's, by EfficientNet-Lite0."""
+    """How similar images are to ImageNet's, measured by EfficientNet-Lite0."""
 
     images: int
     distance: float  # between the mean features of the images and of ImageNet's; see `_distance`

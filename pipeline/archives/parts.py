@@ -29,9 +29,10 @@ class Part(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move the position by `offset` bytes, from the start that `whence` names. Return the new position.
+        """Move the position to `offset` bytes from the point that `whence` names. Return the new position.
 
-        `whence` is `os.SEEK_SET` for the beginning, `os.SEEK_CUR` for the position, or `os.SEEK_END` for the end.
+        `whence` is `os.SEEK_SET` for the beginning, `os.SEEK_CUR` for the current position, or `os.SEEK_END` for the
+        end.
         """
         at = offset + (0, self._at, self.size)[whence]
         if at < 0:

@@ -97,7 +97,7 @@ def _stores(root: Path) -> list[FeatureStore]:
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
     """Return the store with features of the most images, among the stores whose name begins with `wanted`.
 
-    `digests` are the digests of the images. In a tie, the store whose cut is the latest of its network is returned. The
+    `digests` are the digests of the images. In a tie, the store with the deepest cut of its network is returned. The
     result is None if no store has features of any image. Raises OptionError if no name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
@@ -113,7 +113,10 @@ def _cut_number(store: FeatureStore) -> int:
 
 
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
-    """Decode the images without features in `stores`, only one of several copies. Return a reject for each failure."""
+    """Decode the images that have no features in `stores`. Return a reject for each failure.
+
+    Of several copies, only one is decoded. Features that were made with other settings do not count.
+    """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}
     left = list(last)

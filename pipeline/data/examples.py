@@ -51,7 +51,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
-    """A sequence of examples in columns. Slices and selections, by an array of positions or a mask, are `Examples`."""
+    """A sequence of examples in columns. A slice, or a selection by positions or a mask, is also `Examples`."""
 
     images: Images
     labels: np.ndarray  # int32 [N]

@@ -258,7 +258,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images. Raises DataError if a folder may be masks or a class."""
+        """Leave out folders of masks beside folders of images. Raises DataError if such a folder may be a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:

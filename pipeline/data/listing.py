@@ -110,7 +110,10 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Enter `folder` and the folders below it, each once. Clutter folders come last; if `clutter` is false, never."""
+    """Enter `folder` and the folders below it, each once. Clutter folders come last.
+
+    If `clutter` is false, clutter folders are not entered.
+    """
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data
     while pending or hidden:

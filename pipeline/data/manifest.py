@@ -40,9 +40,9 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
     Raises DataError if the file can't be read in the format of its suffix, has no rows, or lacks a column. Raises
     DataError if a row has no path, an unknown split, or another label or split than an earlier row of the same path.
-    Raises DataError if a row has no label, if `labelled` is true and `config` names no other source of labels. Raises
-    DataError for a URL of an unknown kind. Raises DataError if a path leads out of the manifest's folder, unless
-    `config.allow_outside` is set. Raises OptionError for an unknown encoding.
+    Raises DataError for a row without a label if `labelled` is true, unless `config` finds labels in names or wants
+    none. Raises DataError for a URL of an unknown kind. Raises DataError if a path leads out of the manifest's folder,
+    unless `config.allow_outside` is set. Raises OptionError for an unknown encoding.
     """
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"

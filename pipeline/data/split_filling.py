@@ -19,8 +19,8 @@ def fill(
 ) -> None:
     """Move groups until each class has a group in each split where it should have one. Changes `splits`.
 
-    Moves by which no class loses its last group in a split are preferred. Of several such moves, the move that brings
-    the sizes of splits nearest to `wanted` is made. If no move helps, the class gets no group in the split.
+    A move is preferred if no class loses its last group in a split. Of several such moves, the move that brings the
+    sizes of splits nearest to `wanted` is made. If no move helps, the class gets no group in the split.
 
     Args:
         splits: the split of each group.
@@ -96,9 +96,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images the sizes of splits fit the wanted sizes worse if group `at` moves to `split`.
+        """Return how much further the sizes of splits would be from the wanted sizes, in images, if a group moves.
 
-        A negative number means that they fit better.
+        `at` is the position of the group, and `split` is its new split. A negative number means that the sizes get
+        nearer.
         """
         cost = 0
         for label, count in self._contents[at].items():

@@ -39,7 +39,7 @@ class Diagnosis:
         return asdict(self)
 
     def lines(self) -> Iterator[Any]:
-        """Yield one screen, to paste into an issue."""
+        """Yield the facts for a person. They fit on one screen, to paste into an issue."""
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")

@@ -48,7 +48,7 @@ class Start:
             self._process.communicate()
 
     def result(self) -> dict[str, Any]:
-        """Wait until TensorFlow has started. Return `name`, `seconds` and `problem`.
+        """Wait until TensorFlow has started or failed. Return `name`, `seconds` and `problem`.
 
         `name` is the device, and `seconds` is the duration of the start. `problem` is None if TensorFlow started.
         """
@@ -68,7 +68,7 @@ class Start:
 
 
 def device(started: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about the processor, the memory and the GPU. `started` is the result of `Start`."""
+    """Return the facts about the processor, the memory and the GPU. `started` is the result of `Start.result`."""
     gpu = str(started["name"] or "").startswith("GPU, ")
     return {
         "processor": processor(),

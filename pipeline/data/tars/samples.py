@@ -75,7 +75,7 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
 
 
 def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
-    """Raise a DataError if no `key.json` of `tars`, the tars of `data`, has `field`."""
+    """Raise a DataError if no `key.json` has the field `field`. `tars` are the tars of `data`."""
     fields = {name for tar in tars for name in tar.fields}
     if field not in fields:
         there = listed(sorted(fields)) or "none"

@@ -180,7 +180,10 @@ def _tars_in(data: Path) -> Iterator[str]:
 
 
 def _expanded(text: str) -> Iterator[str]:
-    """Yield the texts that match a pattern, in order. `{0..2}` matches numbers, and `{a,b}` matches words."""
+    """Yield the texts that match a pattern: `{0..2}` matches numbers, and `{a,b}` matches words.
+
+    The last braces of the pattern change fastest.
+    """
     braces = _BRACES.search(text)
     if braces is None:
         yield text
