@@ -15,7 +15,7 @@ from headstart.features.store.store import FeatureStore
 Key = TypeVar("Key", bound=Hashable)
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
-MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than `MANY_IMAGES` lack features, shards are larger
+MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
