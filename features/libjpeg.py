@@ -42,13 +42,16 @@ _owned = False
 
 
 def own_standard_error() -> None:
-    """Let `silence_libjpeg` filter standard error. Only the command line calls this; other programs stay unfiltered."""
+    """Allow `silence_libjpeg` to filter standard error.
+
+    Only the command line of headstart calls this function. The standard error of other programs is not filtered.
+    """
     global _owned  # noqa: PLW0603 # a process has one standard error
     _owned = True
 
 
 def silence_libjpeg() -> None:
-    """Keep libjpeg's warnings off standard error until the process ends, if `own_standard_error` was called."""
+    """If `own_standard_error` was called, keep libjpeg's warnings off standard error until the process ends."""
     if _owned:
         _start_filter()
 
@@ -68,7 +71,7 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Restore standard error, and wait until the filter has passed everything on."""
+    """Restore standard error. Then wait until the filter has written everything that it received."""
     sys.stderr.flush()
     with suppress(OSError, subprocess.TimeoutExpired):
         os.write(2, _END)

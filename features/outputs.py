@@ -1,4 +1,4 @@
-"""Check the place of a file that a command is asked to write, before the work."""
+"""Check, before a command begins its work, that the command can write its output."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from headstart.features.errors import OptionError
 def require_place(flag: str, file: Path) -> None:
     """Raise an OptionError if no file can be written at `file`, the value of the option `flag`.
 
-    The folder must exist, and a file that exists must be a regular file or a link to one.
+    The folder around `file` must exist. If `file` exists, it must be a regular file, or a link to a regular file.
     """
     if file.is_dir() or not file.parent.is_dir():
         why = "is a folder; name a file in it" if file.is_dir() else f"there is no folder {file.parent}"
@@ -22,7 +22,7 @@ def require_place(flag: str, file: Path) -> None:
 
 
 def unwritable(folder: str | Path) -> str:
-    """Return the system's reason why no file can be made in `folder`, or an empty string if one can be made."""
+    """Return the system's reason why no file can be made in `folder`. Return an empty string if a file can be made."""
     try:
         with TemporaryFile(dir=folder):
             return ""

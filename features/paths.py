@@ -11,10 +11,10 @@ _STORE = "a store is a folder on a disk or a shared file system (NFS, Lustre, EF
 
 
 def relative_path(path: str, folder: Path) -> str:
-    """Return an absolute `path` relative to `folder`. The result begins with `./` or `../`.
+    """Make an absolute `path` relative to `folder`. The result begins with `./` or `../`.
 
-    A path that is not absolute is returned unchanged. A path that has only the root of the file system in common with
-    the folder is returned unchanged, too.
+    A path that is not absolute is returned unchanged. A path is also returned unchanged if it has only the root of the
+    file system in common with the folder.
     """
     if not os.path.isabs(path):
         return path
@@ -26,7 +26,10 @@ def relative_path(path: str, folder: Path) -> str:
 
 
 def absolute_path(path: str, folder: Path) -> str:
-    """Return the absolute path for a `path` that `relative_path` returned for `folder`."""
+    """Undo `relative_path`: return the absolute path of a `path` that is relative to `folder`.
+
+    A `path` that does not begin with `./` or `../` is returned unchanged.
+    """
     if path.split(os.sep, maxsplit=1)[0] not in (os.curdir, os.pardir):
         return path
     # If the folder is a symlink, the path may be relative to the symlink or to its target.
@@ -35,13 +38,16 @@ def absolute_path(path: str, folder: Path) -> str:
 
 
 def require_no_url(flag: str, path: Path, instead: str = _STORE) -> None:
-    """Raise an OptionError if `path`, the value of the option `flag`, was given as a URL; `instead` is the remedy."""
+    """Raise an OptionError if `path`, the value of the option `flag`, was given as a URL.
+
+    `instead` ends the message. It says what the user can give instead of a URL.
+    """
     if _COLLAPSED_URL.match(str(path)):
         raise OptionError(f"{flag} {path}: is a URL; {instead}")
 
 
 def plain_path(path: str | Path) -> str:
-    """Return the absolute path without `..`.
+    """Return `path` as an absolute path without `..`.
 
     Symlinks are resolved only if `path` has a `..`, because a `..` after a symlink leads out of the symlink's target.
     """

@@ -1,4 +1,7 @@
-"""The identity of a process: a text in its files, from which others can tell whether the process has ended."""
+"""The identity of a process. A process writes its identity into files.
+
+From the identity, other processes can tell whether the process has ended.
+"""
 
 import os
 import re
@@ -10,15 +13,16 @@ _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def this_process() -> str:
-    """Return the identity of this process: its host, its ID, and its start time in ms since 1970."""
+    """Return the identity of this process: a text of its host, its ID, and its start time in ms since 1970."""
     return f"{host()}-{os.getpid()}-{_started(os.getpid())}"
 
 
 def has_ended(process: str) -> bool | None:
-    """Return whether a process has ended. The result is None if this host can't tell, or if `process` is no identity.
+    """Return whether a process has ended. `process` is the identity of the process; see `this_process`.
 
-    This host can't tell if the process ran on another host. It also can't tell if the ID now belongs to a process with
-    another start time. This may be another process, or the same process, if the clock was set since.
+    The result is None if `process` is no identity, or if this host can't tell. This host can't tell in two cases.
+    First, the process ran on another host. Second, a process with the same ID runs, but has another start time. It is
+    then either another process, or the same process after a change of the clock.
     """
     identity = re.fullmatch(PROCESS, process, re.DOTALL)
     if identity is None or identity["host"] != host():
@@ -34,13 +38,13 @@ def has_ended(process: str) -> bool | None:
 
 
 def host() -> str:
-    """Return this host's name. On Linux, append the number of the PID namespace, as containers may share a name."""
+    """Return this host's name. On Linux, the number of the PID namespace follows, as containers may share a name."""
     name = socket.gethostname()
     return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
 
 
 def _started(pid: int) -> int | None:
-    """Return the start time of a process on this host, in ms since 1970; None if the process has ended."""
+    """Return the start time of a process on this host, in ms since 1970. Return None if the process has ended."""
     import psutil
 
     try:

@@ -1,7 +1,8 @@
 """TensorFlow and Keras. The import of this module starts both, which takes seconds; see `device.start_tensorflow`.
 
-Modules that use TensorFlow or Keras at their top level import both from here. Modules that every command needs import
-those modules only within functions. So a command that computes nothing, or ends with an error, starts neither.
+A module that uses TensorFlow or Keras at its top level imports both from here. So its own import takes seconds, too.
+Modules that every command needs import such a module only within functions. So a command that computes nothing, or ends
+with an error, starts neither TensorFlow nor Keras.
 """
 
 from headstart.features.device import start_tensorflow

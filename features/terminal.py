@@ -15,14 +15,14 @@ _CONTROLS = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 1
 
 
 class PlainConsole(Console):
-    r"""A console that prints text as it is: no markup, and control characters in it as escapes such as `\x1b`."""
+    r"""A console that prints text without interpreting markup. Control characters become escapes such as `\x1b`."""
 
     def __init__(self, stderr: bool = False) -> None:
         # a path may contain `[old]`
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Yield the segments of `renderable`, with control characters in its text as escapes."""
+        """Yield the segments of `renderable`. Control characters in their text become escapes."""
         for segment in super().render(renderable, options):
             shown = segment.text.translate(_CONTROLS)
             yield segment if segment.control or shown == segment.text else Segment(shown, segment.style)

@@ -32,9 +32,9 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """Build the upper part of a classifier: the layers of `backbone` from index `from_layer` on, and `head`.
 
-    The result maps the outputs of the operations that `backbone.crossing` lists, float32 [B, H, W, D] each, to
-    logits. It shares its layers with `backbone` and `head`, so training it also trains these two. `head` takes the
-    features at `cuts`.
+    The inputs of the result are the outputs of the operations that `backbone.crossing` lists, each float32 [B, H, W,
+    D]. The output is logits. The result shares its layers with `backbone` and `head`, so training the result also
+    trains these two. `head` takes the features at `cuts`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -45,7 +45,7 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 def build_streamed(
     backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
 ) -> list[keras.Model]:
-    """Build one model from each of `tops`, which `build_top` made with the same `from_layer` and `cuts`.
+    """Build one model from each of `tops`. `build_top` must have made them with the same `from_layer` and `cuts`.
 
     Each model maps pixels, uint8 [B, H, W, 3], to the outputs of its top. All models share their lower part: the layers
     of `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
@@ -58,8 +58,8 @@ def build_streamed(
 def with_features(model: keras.Model) -> keras.Model:
     """Return a model with two outputs: the features [B, D] that the head of `model` takes, and the logits of `model`.
 
-    `model` is a classifier or the upper part of one, so its last layer is the head. The result shares its layers with
-    `model`.
+    `model` is a classifier, or the upper part of a classifier, so its last layer is the head. The returned model shares
+    its layers with `model`.
     """
     head, call, _ = model.output._keras_history  # `head.input` would be the head's own input
     (features,) = head._inbound_nodes[call].input_tensors
@@ -67,12 +67,12 @@ def with_features(model: keras.Model) -> keras.Model:
 
 
 def _joined(features: Sequence[Any]) -> Any:
-    """Concatenate the features of all cuts, [B, D] each, along the last axis."""
+    """Return the features of all cuts as one tensor. `features` are tensors [B, D], joined along their last axis."""
     return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)
 
 
 def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
-    """Return the parts of a fine-tuned `classifier`: a network with the weights of its backbone, and its head.
+    """Take a fine-tuned `classifier` apart. Return two things: a network with the classifier's weights, and the head.
 
     `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`, with
     one exception: the precision int8 becomes float32, because the quantised form has other weights. Raises RunError if
@@ -108,7 +108,7 @@ class FrozenClassifier:
     head: keras.Model
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 [b, 1 or C], of uint8 [b, size, size, 3]."""
+        """Return the logits, float32 [b, 1 or C], of `pixels`, uint8 [b, size, size, 3]."""
         return self._of_features(self.backbone(pixels))
 
     def logits(
@@ -117,10 +117,11 @@ class FrozenClassifier:
         advance: Callable[[int], None],
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the logits of images. Stop early when `is_stopped` returns true.
+        """Compute the logits of `images`. Stop early when `is_stopped` returns true.
 
-        Returns the positions of the images that could be decoded, int64 [n], ascending, and their logits, float32
-        [n, 1 or C]. `advance` takes the number of images just finished.
+        Returns two arrays: the positions of the images that could be decoded, int64 [n], ascending, and the logits of
+        these images, float32 [n, 1 or C]. After each batch, `advance` is called with the number of images just
+        finished.
         """
         from headstart.features.images.batches import decoded_batches
 
@@ -143,7 +144,7 @@ class FrozenClassifier:
 def freeze_split(run: Run, network: Network) -> FrozenClassifier:
     """Load the fine-tuned classifier of `run`, and build the fast form of its backbone.
 
-    For errors and `network`, see `split_classifier`.
+    `network` is the network of `run`, before fine-tuning. Errors: see `split_classifier`.
     """
     side = network.images.size
     trained, head = split_classifier(run.load_model(run.classifier_file, (side, side, 3)), network)
@@ -153,9 +154,9 @@ def freeze_split(run: Run, network: Network) -> FrozenClassifier:
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
 
-    Without `thaw_batchnorm`, the scale, shift and moving statistics of batch normalisation stay frozen. The statistics
-    of small batches from another domain would spoil the network (keras.io, "Transfer learning & fine-tuning"). Dropout
-    layers of the backbone get the rate 0.
+    If `thaw_batchnorm` is false, the scale, shift and moving statistics of batch normalisation stay frozen. The
+    statistics of small batches from another domain would spoil the network (keras.io, "Transfer learning &
+    fine-tuning"). Dropout layers of the backbone get the rate 0.
     """
     # Each layer is set on its own. Calling the backbone with `training=False` would not suffice: Keras passes the outer
     # model's `training` on to the layers of a nested model.

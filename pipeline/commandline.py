@@ -72,10 +72,10 @@ class Fallible(Protocol):
 
 @runtime_checkable
 class Lasting(Protocol):
-    """A result whose command goes on after the result is shown."""
+    """A result whose command continues after the result is shown."""
 
     def last(self) -> None:
-        """Go on until the command ends."""
+        """Continue the command. Return when the command ends."""
 
 
 class _Command(TyperCommand):
@@ -84,7 +84,7 @@ class _Command(TyperCommand):
     alone: Mapping[str, str] = {}  # options that may be given without a value, each with the value it then has
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`. An empty argument, usually a shell variable without a value, is an error."""
+        """Parse `args`. An empty argument is an error. It usually comes from a shell variable without a value."""
         pairs = zip(args, [*args[1:], "--"], strict=False)
         args = [f"{one}={self.alone[one]}" if one in self.alone and then[:1] == "-" else one for one, then in pairs]
         for number, argument in enumerate(args):
@@ -99,7 +99,7 @@ class _Command(TyperCommand):
 
 
 def _command_class(configs: Iterable[Any]) -> type[_Command]:
-    """Return the class of a command with the options of `configs`. It knows which options need no value."""
+    """Return the class of a command with the options of `configs`. The class knows which options need no value."""
     options = [one for config in configs for one in fields(config) if "alone" in one.metadata]
     return type("_CommandOf", (_Command,), {"alone": {_flag(one): one.metadata["alone"] for one in options}})
 
@@ -110,9 +110,9 @@ def command(
     """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
     If the type of a parameter is a dataclass, each field of the dataclass becomes an option. If a field and another
-    parameter have the same name, the field gets the value of that parameter. For example, the argument STORE of
-    `store explain STORE` sets the field `store`. The option of such a field is hidden, and may only repeat the value.
-    Every command gets `--json` and `--seed`.
+    parameter have the same name, the field gets the value of that parameter. For example, the argument STORE of `store
+    explain STORE` sets the field `store`. The option of such a field is hidden, and only accepts the same value. Every
+    command gets `--json` and `--seed`.
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
@@ -155,7 +155,7 @@ def command(
 
 
 def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    """Return the parameters for Typer, and a dict from the name of each dataclass parameter to its dataclass."""
+    """Return the parameters for Typer, and a dict that maps the name of each dataclass parameter to its dataclass."""
     parameters: list[inspect.Parameter] = []
     configs: dict[str, Any] = {}
     given = inspect.signature(function, eval_str=True).parameters
@@ -172,7 +172,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Return the parameter `<prefix>_<field>`: the command-line option of a `field` of the dataclass `config`.
+    """Return the parameter `<prefix>_<field>`, an option of the command line for a `field` of the dataclass `config`.
 
     If `given` is True, another parameter sets the field. The option is then hidden, and its default is None.
     """
@@ -199,10 +199,10 @@ def _flag(field: Field[Any]) -> str:
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a command. Typer's `values` for the fields of one dataclass become an instance of it.
+    """Return the arguments of a command. `values` come from Typer, with one value for each field of a dataclass.
 
-    `configs` maps the names of parameters to their dataclasses. If an option contradicts an argument, an OptionError is
-    raised.
+    The values of one dataclass become one argument, an instance of the dataclass. `configs` maps the names of such
+    arguments to their dataclasses. If an option contradicts an argument, an OptionError is raised.
     """
     arguments = dict(values)
     for name, config in configs.items():
@@ -241,9 +241,9 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Set the backbone, weights and rescaling that were used with the store before; see `with_used_weights`.
+    """Replace the default backbone, weights and rescaling by those that were used with the store before.
 
-    Options that the user named stay as they are.
+    Options that the user gave stay as they are. See `with_used_weights`.
     """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():
@@ -256,7 +256,7 @@ def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: 
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and message for an error that the user can fix. Raise any other error again: it is a bug."""
+    """Return the exit code and the message for an error that the user can fix. Raise any other error again as a bug."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line
@@ -281,7 +281,7 @@ def _is_tensorflows(error: Exception) -> bool:
 
 
 def _show(result: Result, as_json: bool) -> None:
-    """Print `result` as a JSON object or, without `as_json`, as a summary."""
+    """Print `result`: as a JSON object if `as_json` is true, otherwise as a summary."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names that are not UTF-8 are escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     if as_json:

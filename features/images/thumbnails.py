@@ -1,4 +1,8 @@
-"""Thumbnails of image files, to look at and to compare, not for features. This module needs no TensorFlow."""
+"""Make thumbnails of image files.
+
+Thumbnails are shown to people, and they are compared to find similar images. Features are never made from thumbnails.
+This module needs no TensorFlow.
+"""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +39,7 @@ def thumbnails(
     Args:
         mode: the mode of the thumbnails; see `Mode`.
         side: the side, in pixels, of the square to which each image is stretched.
-        keep_shape: whether an image keeps the ratio of its sides instead. The longer side then has `side` pixels.
+        keep_shape: if true, each image keeps the ratio of its sides. Its longer side then has `side` pixels.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         make = partial(_thumbnail, mode=mode, side=side, keep_shape=keep_shape)

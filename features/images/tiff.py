@@ -1,7 +1,7 @@
-"""The structure of TIFF files: their pages, and whether a file is camera raw. Camera raw often begins like a TIFF.
+"""Read the structure of TIFF files: find their pages, and find out whether a file is camera raw.
 
-A TIFF is a chain of directories. A directory describes one image by numbered tags, and may point at sub-directories.
-See the specifications of TIFF 6.0, BigTIFF and DNG.
+Many formats of camera raw are TIFFs, or begin like a TIFF. A TIFF is a chain of directories. A directory describes one
+image by numbered tags, and may point at sub-directories. See the specifications of TIFF 6.0, BigTIFF and DNG.
 """
 
 import io
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 MOST_PAGES = 10_000
 _KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION = 254, 255, 256, 262, 330, 50706
 _REDUCED, _MASK = 1, 4  # bits of the tag NewSubfileType
-_TAGS = frozenset({_KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION})  # those that are read
+_TAGS = frozenset({_KIND, _OLD_KIND, _WIDTH, _PHOTOMETRIC, _OWN, _DNG_VERSION})  # the tags that are read
 _SENSOR = (32803, 34892)  # values of the tag PhotometricInterpretation: colour filter array, linear raw
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_BYTES = 1 << 24  # of all directories; 10,000 pages take a tenth of this
@@ -23,14 +23,20 @@ _CANON = b"\x10\0\0\0CR\2\0"  # the bytes of a CR2 after the first four
 
 @dataclass(frozen=True)
 class _Layout:
-    """The byte order and the types of integers in a TIFF, as characters of `struct`. BigTIFF has longer integers."""
+    """The byte order and the integer types of a TIFF, each as a format character of the module `struct`.
+
+    BigTIFF has longer integers than TIFF.
+    """
 
     order: str  # byte order, `<` or `>`
     count: str  # type of the number of entries in a directory
     offset: str  # type of an offset in the file
 
     def read(self, kind: str, data: bytes, place: int) -> int:
-        """Read one integer of type `kind` at the offset `place`. If `data` ends too early, raise a struct.error."""
+        """Read one integer of type `kind` from `data`, at the offset `place`.
+
+        Raises struct.error if `data` ends too early.
+        """
         if place + struct.calcsize("=" + kind) > len(data):
             raise struct.error
         (value,) = struct.unpack_from(self.order + kind, data, place)
@@ -63,10 +69,11 @@ class Page:
 
 
 class PageStream(io.BytesIO):
-    """A stream that reads from `data`, the bytes of a file, and copies none of them.
+    """A stream that reads from `data`, the bytes of a file. The bytes are not copied.
 
-    If `first` is given, `read` returns the bytes of a TIFF whose first directory lies at the offset `first`. `getvalue`
-    returns `data` unchanged. Pillow hands this value and the offset of the directory to libtiff.
+    If `first` is given, `data` is a TIFF. Then `read` returns the TIFF with a changed header, so that the directory at
+    the offset `first` comes first. `getvalue` still returns `data` unchanged. Pillow passes the result of `getvalue`,
+    and the offset of the directory, to libtiff.
     """
 
     def __init__(self, data: bytes, first: int | None = None) -> None:
@@ -74,7 +81,7 @@ class PageStream(io.BytesIO):
         self._head = b"" if first is None else _head(data, first)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read like `io.BytesIO`."""
+        """Read at most `size` bytes, like `io.BytesIO`. If `size` is None or negative, read all bytes that are left."""
         place = self.tell()
         data = super().read(size)
         head = self._head[place : place + len(data)]
@@ -82,14 +89,17 @@ class PageStream(io.BytesIO):
 
 
 def count_pages(data: bytes) -> int:
-    """Return the number of full-size images in a TIFF's chain of directories, from 1 to `MOST_PAGES` + 1."""
+    """Return the number of pages of a TIFF: the full-size images in its chain of directories.
+
+    The result is at least 1. Counting ends at `MOST_PAGES` + 1.
+    """
     return max(1, sum(1 for _ in _full_size(data)))
 
 
 def at_page(data: bytes, page: int) -> bytes:
     """Return a copy of the TIFF `data` in which the page with the number `page` comes first. Pages count from 1.
 
-    For page 1, return `data` itself. `data` may then have any format. A page that does not exist raises a ValueError.
+    For page 1, `data` itself is returned, and can have any format. A page that does not exist raises a ValueError.
     """
     if page == 1:
         return data
@@ -117,9 +127,9 @@ def list_pages(data: bytes) -> list[Page]:
 def is_camera_raw(data: bytes) -> bool:
     """Return whether a TIFF is camera raw.
 
-    A TIFF is camera raw if its first image is a reduced copy. Other readers would take this copy for the photograph. A
-    TIFF with the marks of CR2 or DNG is also camera raw. The same holds for a TIFF with the data of a camera's sensor
-    in one of its first 16 directories, or in a sub-directory of the first one.
+    A TIFF is camera raw in each of three cases. First, its first image is a reduced copy, which other readers would
+    take for the photograph. Second, it has the marks of CR2 or DNG. Third, one of its first 16 directories, or a
+    sub-directory of its first directory, describes the data of a camera's sensor.
     """
     chain = list(_directories(data, most=_MOST_OWN))
     if not chain:
@@ -132,7 +142,10 @@ def is_camera_raw(data: bytes) -> bool:
 
 @dataclass
 class _Own:
-    """The sub-directories of a TIFF. Each one is read once. In total, at most `_MOST_BYTES` bytes are read."""
+    """Finds out which sub-directories of a TIFF describe the data of a camera's sensor.
+
+    Each sub-directory is read once. In total, at most `_MOST_BYTES` bytes are read.
+    """
 
     data: bytes
     _known: dict[int, bool] = field(default_factory=dict)  # offset of a directory: does it describe a sensor's data?
@@ -151,9 +164,9 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield each page's place in the chain, and its directory.
+    """Yield two things for each page: its position in the chain of directories, and its directory.
 
-    If `sensors` is a list, append to it the places of the directories that describe the data of a camera's sensor.
+    If `sensors` is a list, append to it the positions of the directories that describe the data of a camera's sensor.
     """
     count = 0
     for number, one in enumerate(_directories(data)):
@@ -172,16 +185,16 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _head(data: bytes, first: int) -> bytes:
-    """Return the header of a TIFF. The header ends with the offset of the first directory, which is set to `first`."""
+    """Return the header of the TIFF `data`, with `first` as the offset of the first directory."""
     layout = _layout(data)
     return data[: struct.calcsize("=" + layout.offset)] + struct.pack(layout.order + layout.offset, first)
 
 
 def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
-    """Yield the directories of the chain, at most `most` of them.
+    """Yield the directories in the chain of a TIFF. Yield at most `most` directories, or all if `most` is None.
 
-    The chain ends before a damaged directory, and before a directory that was already yielded. It also ends if its
-    directories take more bytes than the file has, or more than `_MOST_BYTES`.
+    The chain ends before a damaged directory, and before a directory that was already yielded. The chain also ends if
+    its directories take more bytes than the file has, or more than `_MOST_BYTES`.
     """
     layout = _layout(data)
     try:
@@ -218,10 +231,11 @@ def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Director
 
 
 def _entries(data: bytes, layout: _Layout, start: int, count: int) -> tuple[dict[int, int], list[int]]:
-    """Read the `count` entries of a directory, the first at offset `start`. Return its tags and sub-directories.
+    """Read the `count` entries of a directory. The first entry lies at the offset `start`.
 
-    Only `_TAGS` are read. Each tag maps to the first integer of its value, or to 0 if the value has no integers.
-    Sub-directories are given by their offsets. Raises struct.error if `data` is too short.
+    Return two things: the tags of the directory, and the offsets of its sub-directories. Only `_TAGS` are read. Each
+    tag maps to the first integer of its value, or to 0 if the value has no integers. Raises struct.error if `data` is
+    too short.
     """
     width = struct.calcsize("=" + layout.offset)
     size = 4 + 2 * width

@@ -1,6 +1,7 @@
-"""Claims: files by which the processes that fill one store tell each other which portion of images they extract.
+"""Claims: files by which a process tells others that it extracts a portion of the images now.
 
-Claims only save work. No result depends on them: processes that extract the same images write the same features.
+Several processes may extract features into one store. A claim only saves work: it keeps two processes from extracting
+the same portion. No result depends on claims, because processes that extract the same images write the same features.
 
 STORE/<backbone>-<cut>-<fingerprint>/claims/
     <portion>.claimed     a process extracts the portion now; the file holds the identity of the process
@@ -40,8 +41,8 @@ class Claim(Enum):
 class Claims:
     """The claims of this process: files that tell other processes which portions of the images this process extracts.
 
-    Several threads may call the methods. If a claim can't be written, for example on a full disk, this process extracts
-    the images without a claim.
+    Several threads may call the methods at once. If a claim can't be written, as on a full disk, this process extracts
+    the portion without a claim.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,10 +61,11 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
-        A portion is busy if another process has claimed it. But a claim is void, and can be taken over, if its process
-        has ended or has not renewed the claim for `VOID_SECONDS`. An empty claim is void after a minute. A portion is
-        done if another process has just extracted it. With `again`, this process claims such a portion nevertheless.
-        After `release_all`, no portion can be claimed.
+        The answer is `DONE` if another process has just extracted the portion. With `again`, the answer is never
+        `DONE`. The answer is `BUSY` if another process has a claim on the portion, unless this claim is void. A claim
+        is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is void after
+        a minute. This process takes over the portion of a void claim. After `release_all`, the answer is always `BUSY`
+        or `DONE`.
         """
         with self._lock:
             if not again and self._is_done(portion):
@@ -75,7 +77,7 @@ class Claims:
             return Claim.DONE
 
     def others(self) -> bool:
-        """Return whether another process has a claim that is not void, or whether the claims can't be listed."""
+        """Return whether another process has a claim that is not void. Return True if the claims can't be listed."""
         with self._lock:
             try:
                 names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
@@ -85,7 +87,7 @@ class Claims:
             return any(portion not in self._held and not self._is_void(portion) for portion in claimed)
 
     def renew(self) -> None:
-        """Renew each claim that was not renewed for a minute."""
+        """Renew each claim of this process that was not renewed for a minute."""
         with self._lock:
             now = time.monotonic()
             for portion, renewed in self._held.items():
@@ -95,7 +97,7 @@ class Claims:
                         os.utime(self._file(portion, "claimed"))
 
     def done(self, portion: str) -> None:
-        """Mark a claimed portion as done, because its features are in the store."""
+        """Mark a portion as done, and release the claim on it. The features of the portion must be in the store."""
         with self._lock:
             now = time.monotonic()
             with suppress(OSError):
@@ -109,7 +111,7 @@ class Claims:
                 _removed(self._file(old, "done"))
 
     def release(self, portion: str) -> None:
-        """Remove the claim of this process on a portion, if it has one."""
+        """Remove the claim of this process on a portion. If this process has no such claim, do nothing."""
         with self._lock:
             if self._held.pop(portion, None) is not None:
                 claim = self._file(portion, "claimed")
@@ -118,7 +120,7 @@ class Claims:
                         claim.unlink()
 
     def release_all(self) -> None:
-        """Remove all claims of this process, and claim no more. Then remove void claims; see `remove_void_claims`."""
+        """Remove all claims of this process, and make no further claims. Then call `remove_void_claims`."""
         with self._lock:
             self._ended = True
             for portion in list(self._held):
@@ -156,10 +158,10 @@ class Claims:
         return Claim.BUSY if self._folder.is_dir() else found  # another process was faster, or there can be no claims
 
     def _is_void(self, portion: str) -> bool:
-        """Return whether the claim of another process is void.
+        """Return whether the claim of another process on a portion is void; see `take`.
 
-        The clock of this host does not decide this, because it may differ from the disk's clock by more than
-        `VOID_SECONDS`.
+        The age of a claim is measured by this process's monotonic clock and by the disk's clock. The time of day on
+        this host is not used, because it may differ from the disk's clock by more than `VOID_SECONDS`.
         """
         claim = self._file(portion, "claimed")
         try:
@@ -188,7 +190,11 @@ class Claims:
 
 
 def remove_void_claims(folder: Path) -> None:
-    """Remove claims of ended processes, and claims that are a day old. If no claim is left, remove all other files."""
+    """Remove claims whose process has ended, and claims that were not renewed for a day.
+
+    `folder` is a store's folder. If no claim is left, the marks of finished portions and the folder `claims` are
+    removed, too.
+    """
     claims = folder / "claims"
     try:
         if not stat.S_ISDIR(claims.lstat().st_mode):  # a link could lead to a folder of other files
@@ -208,7 +214,7 @@ def _is_left(claim: Path) -> bool:
 
 
 def _has_ended(claim: Path) -> bool:
-    """Return whether this host knows that the process of a claim has ended."""
+    """Return True if this host knows that the process of a claim has ended, otherwise False."""
     status = claim.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:  # opening a pipe might never end
         return False

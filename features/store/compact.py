@@ -1,7 +1,7 @@
-"""Rewrite shards: merge small shards into large ones, and drop unused features.
+"""Rewrite shards: merge small shards into large shards, and drop unused features.
 
-One large shard is written at a time, and then the shards that it replaces are retired. So nothing is lost if the
-process is killed, and what was done stays done.
+One large shard is written at a time. Then the shards that it replaces are retired. So a killed process loses nothing,
+and the large shards that it has written are kept.
 
 `compact` and `drop_unused` raise a StoreError if another process removes shards meanwhile.
 """
@@ -22,13 +22,16 @@ from headstart.features.terminal import console, progress
 
 LARGE_SHARD_BYTES = 256 << 20
 MANY_SHARDS = 500  # small shards; with more, a store is compacted by itself
-_SHORTEST, _SHARE = 60.0, 0.1  # seconds that this may take, or the share of the time of the extraction
+_SHORTEST, _SHARE = 60.0, 0.1  # compaction may take so many seconds, or this share of the extraction's time
 _CLAIM = "c" * 64  # the name under which a process claims the compaction; no portion has so long a name
 _MOST_ROWS = np.iinfo(np.int64).max
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
-    """Rewrite small shards as shards of up to `large` bytes. Other processes may read and write meanwhile."""
+    """Merge small shards into shards of up to `large` bytes. Other processes can read and write the store meanwhile.
+
+    A shard is small if it has at most half of `large` bytes.
+    """
     with _removals_named(store):
         store.remove_retired()
         small = _small_shards(store, large)
@@ -40,10 +43,10 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store of more than `MANY_SHARDS` small shards, unless that disturbs another process.
 
-    Nothing is done while another process has a claim on the store. Compaction ends early in three cases: another
-    process claims something; replaced shards take half of the disk's free space; or a minute or a tenth of
-    `extraction_seconds` has passed, whichever is longer. A later call goes on. If a shard is damaged or can't be
-    written, only a message is printed.
+    Nothing is done while another process has a claim on the store. Compaction ends early in three cases. First, another
+    process makes a claim. Second, replaced shards take half of the disk's free space. Third, time is up: the longer of
+    one minute and a tenth of `extraction_seconds`. A later call continues. If a shard is damaged or can't be written, a
+    message is printed, and no error is raised.
     """
     try:
         small = _small_shards(store, large)
@@ -79,9 +82,10 @@ def _compact_while_quiet(
 
 
 def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
-    """Keep only the features of the digests in `used`, which are hexadecimal.
+    """Keep only the features of the digests in `used`, which are hexadecimal. Drop all other features.
 
-    A shard that holds features of other digests is rewritten and retired.
+    If a shard holds features to be dropped, its other features are written to a new shard, and the old shard is
+    retired.
     """
     wanted = set(used)
     with _removals_named(store):
@@ -92,7 +96,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove `shards`, which are bad, and all retired shards. If `shards` is empty, do nothing.
+    """Remove the bad shards `shards`, and all retired shards. If `shards` is empty, do nothing.
 
     Features that were in no other shard must be extracted again.
     """
@@ -129,7 +133,8 @@ def _rewrite(
     """Rewrite `shards` as shards of up to `large` bytes.
 
     Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard,
-    `is_disturbed` gets the number of bytes of features that were rewritten so far. If it returns true, stop there.
+    `is_disturbed` is called with the number of bytes of features that were rewritten so far. Rewriting ends when
+    `is_disturbed` returns true.
     """
     replaced = 0
     try:
@@ -149,11 +154,11 @@ def _rewrite(
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: Collection[str] | None, rows: int
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
-    """Yield the content of `shards` in batches of up to `rows` rows, or of one shard.
+    """Yield the content of `shards` in batches of up to `rows` rows. Only a batch of a single shard can have more rows.
 
-    Each item has three parts: the shards that were read, their digests, and the features of these digests. Digests are
-    `DIGEST` [n], each once. If `wanted` is given, other digests are left out. Features are [n, *shape] as they are
-    stored.
+    Each batch has three parts: the shards that were read, their digests, and the features of these digests. Digests are
+    `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, only digests in `wanted` are yielded.
+    Features are [n, *shape] in the stored dtype.
     """
     sources: list[Path] = []
     digests: list[np.ndarray] = []

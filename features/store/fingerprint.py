@@ -16,7 +16,7 @@ class Fingerprint:
 
     backbone: str
     weights: str  # SHA-256 over the shapes, dtypes and values of the network's weights
-    cut: str  # its name within the backbone: `mixed10`, or `mixed8:map`
+    cut: str  # the name of the cut within the backbone: `mixed10`, or `mixed8:map`
     shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
     dtype: str  # of the stored features: `float16` or `float32`
     precision: str  # of the arithmetic: `float32`, `bfloat16` or `int8`
@@ -44,7 +44,7 @@ class Fingerprint:
 
     @property
     def folder_name(self) -> str:
-        """The name of the folder in a store that holds features of this fingerprint."""
+        """The name of the folder, inside a store, for the features with this fingerprint."""
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
@@ -76,10 +76,10 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Return the fields in which two fingerprints differ, each with both values.
+        """Return the fields whose values differ between this fingerprint and the fingerprint `there`.
 
-        Under the key `asked` is the value in this fingerprint. Under the key `there` is the value in the other one. The
-        value of an absent field is None.
+        The name of each such field maps to a dict with two values. `asked` is the value in this fingerprint, and
+        `there` is the value in the other fingerprint. An absent field has the value None.
         """
         asked, other = self.to_json(), there.to_json()
         return {

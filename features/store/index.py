@@ -40,18 +40,19 @@ class Slab:
 
 
 class Entries(NamedTuple):
-    """Digests, in ascending order, and where they are."""
+    """Digests in ascending order, with the shard and the row of each digest."""
 
     digests: np.ndarray  # `DIGEST` [n]
     shards: np.ndarray  # int32 [n]: the number of the shard of each digest
-    rows: np.ndarray  # int32 [n]: its row in this shard
+    rows: np.ndarray  # int32 [n]: the row of each digest in its shard
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """The digests of some shards, sorted, in memory or mapped from disk.
+    """The sorted digests of some shards, with the shard and the row of each digest.
 
-    If a segment is mapped from disk, its entries are not trusted: they are checked when they are looked up.
+    A segment is in memory or mapped from disk. Entries that are mapped from disk are not trusted. Each of them is
+    checked when it is looked up.
     """
 
     names: Sequence[str]  # of the shards; their positions here are the numbers in `entries`
@@ -71,7 +72,7 @@ class Segment:
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
-        """The number of each shard."""
+        """A dict from the name of each shard to its number, which is its position in `names`."""
         return {name: number for number, name in enumerate(self.names)}
 
     @property
@@ -86,9 +87,10 @@ class Segment:
     def find(self, digests: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Find `digests`, `DIGEST` [N], in the shards that are in use.
 
-        Yield triples of arrays [n]: positions in `digests`, int64, and the shard and row of the digest at each
-        position, int32. A digest may be in several shards, so a position may come several times, but only once in each
-        triple. Raises StoreError if an entry names a shard or row that does not exist.
+        Yield triples of arrays [n]. The first array has positions in `digests`, int64. The other two arrays have the
+        shard and the row, both int32, of the digest at each position. A digest in several shards has its position in
+        several triples, but at most once in each. Raises StoreError if an entry names a shard or row that does not
+        exist.
         """
         positions = np.argsort(
             np.ascontiguousarray(digests).view(">u8")[::4]
@@ -108,7 +110,10 @@ class Segment:
             places = places + 1
 
     def agrees(self, name: str, digests: np.ndarray) -> bool:
-        """Return whether the segment has each row of the shard `name`, which holds `digests`, `DIGEST` [n]."""
+        """Return whether the segment has the right entry for each row of the shard `name`.
+
+        `digests`, `DIGEST` [n], are the digests in the shard.
+        """
         found = np.zeros(len(digests), bool)
         try:
             for positions, shards, rows in self.find(digests):
@@ -118,7 +123,7 @@ class Segment:
         return bool(found.all())
 
     def counts(self) -> np.ndarray:
-        """Count the entries that name each shard, int64 [shards]. Errors: see `find`."""
+        """Return the number of entries that name each shard, int64 [shards]. Errors: see `find`."""
         starts = range(0, len(self.entries.digests), _AT_ONCE)
         parts = (np.bincount(self.cut(start, start + _AT_ONCE).shards, minlength=len(self.names)) for start in starts)
         return sum(parts, np.zeros(len(self.names), np.int64))
@@ -141,10 +146,10 @@ class Segment:
 
 
 def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Entries]:
-    """Yield the entries of the shards in use, in ascending order, at most `at_once` at a time.
+    """Merge `segments`: yield the entries of the shards in use, in ascending order, at most `at_once` at a time.
 
-    The numbers of the shards are their positions in `names_in_use(segments)`. Memory does not grow with the number of
-    entries. Raises StoreError if the entries of a segment are wrong.
+    In these entries, the number of a shard is its position among the names from `names_in_use(segments)`. Memory does
+    not grow with the number of entries. Raises StoreError if the entries of a segment are wrong.
     """
     starts = np.cumsum([0, *(segment.in_use.sum() for segment in segments)]).tolist()
     numbers = [
@@ -171,17 +176,17 @@ def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Ent
 
 
 def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
-    """Return the names of the shards in use, and the number of digests in each, int64 [shards]."""
+    """Return two things: the names of the shards in use, and the number of digests in each, int64 [shards]."""
     names = [name for segment in segments for name, used in zip(segment.names, segment.in_use, strict=True) if used]
     return names, np.concatenate([np.empty(0, np.int64), *(segment.lengths[segment.in_use] for segment in segments)])
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The digests of some shards, with the shard and row of each. An index does not change.
+    """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
-    Segments in memory take 40 bytes per digest. Each segment is less than half as long as the segment before it. So
-    older segments seldom have to be joined with the digests of new shards. Each shard is in use in exactly one segment.
+    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest, and each of them is less
+    than half as long as the one before it. So the digests of new shards seldom have to be merged with a long segment.
     """
 
     folder: Path  # of the shards
@@ -189,7 +194,7 @@ class Index:
 
     @functools.cached_property
     def shards(self) -> dict[str, int]:
-        """The name of each shard, in order, and its number of digests."""
+        """A dict from the name of each shard to its number of digests. It is sorted by name."""
         names, lengths = names_in_use(self.segments)
         return dict(sorted(zip(names, lengths.tolist(), strict=True)))
 
@@ -254,10 +259,10 @@ class Index:
             yield Slab(self.folder / names[shards[piece[0]]], lines[piece], piece, digests[piece])
 
     def _located(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shard and the row of each digest.
+        """Return two arrays that say where each digest is.
 
-        The first array holds the position of the shard in `self.shards`, int64 [N]. The second holds the row, int32
-        [N].
+        The first array has the position of the digest's shard in `self.shards`, int64 [N]. The second array has the row
+        in this shard, int32 [N].
         """
         ranks = {name: rank for rank, name in enumerate(self.shards)}
         shards = np.full(len(digests), len(ranks), np.int64)

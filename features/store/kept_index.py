@@ -1,4 +1,4 @@
-"""The kept index: the index of a large store, on disk. It is mapped into memory, so only new shards need be read.
+"""The kept index: the index of a large store on disk. A process maps it into memory, and reads only new shards.
 
 The index has several segments, each in its own folder. New shards make a new segment, and short segments are merged. So
 new digests seldom touch older segments. The files of a segment never change.
@@ -41,14 +41,15 @@ _TRIES = 3
 
 
 def index_folders(entries: Iterable[str]) -> frozenset[str]:
-    """Return those of the `entries` of a store's folder that may hold a segment."""
+    """Return the names that may belong to segments' folders. `entries` are all names in a store's folder."""
     return frozenset(name for name in entries if name.startswith("index-"))
 
 
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
-    """Return the kept index of a store, limited to `shards`. The index may hold only some of these shards, or none.
+    """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of them.
 
-    A store from elsewhere may have a damaged segment. It is ignored, because the shards hold the same digests.
+    A damaged segment is ignored, because the shards hold the same digests. A store from elsewhere may have such a
+    segment.
     """
     for _ in range(_TRIES):
         places = _current(folder)
@@ -59,13 +60,16 @@ def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
 
 
 def _current(folder: Path) -> list[Path]:
-    """List the folders of segments that were not replaced."""
+    """List the folders of the segments that are not marked as replaced."""
     places = [folder / place for place in sorted(index_folders(entries_of(folder)))]
     return [place for place in places if not (_is_folder(place) and (place / "replaced").exists())]
 
 
 def _is_folder(place: Path) -> bool:
-    """Return whether `place` is a folder, and no link to one. A store may come from elsewhere."""
+    """Return whether `place` is a folder itself, not a link to a folder.
+
+    In a store from elsewhere, a link could lead anywhere.
+    """
     try:
         return stat.S_ISDIR(place.lstat().st_mode)
     except OSError:
@@ -73,7 +77,7 @@ def _is_folder(place: Path) -> bool:
 
 
 def remove_segment(place: Path) -> None:
-    """Remove the folder `place` of a segment, or a file or link at this place. The target of a link stays."""
+    """Remove `place`, the folder of a segment. If `place` is a file or a link, remove the file or the link itself."""
     with suppress(FileNotFoundError):  # another process removed it
         if _is_folder(place):
             shutil.rmtree(place)
@@ -82,7 +86,10 @@ def remove_segment(place: Path) -> None:
 
 
 def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
-    """Return an index of the `segments` that hold `shards`, the longest first. Each shard is in use in one segment."""
+    """Return an index of those `segments` that hold some of `shards`, the longest segment first.
+
+    A shard in several segments is in use only in the first of them.
+    """
     left, chosen = set(shards), []
     for segment in sorted(segments, key=lambda segment: -len(segment.entries.digests)):
         limited = segment.limited_to(left)
@@ -95,9 +102,9 @@ def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) 
 def keep_index(folder: Path, form: ShardFormat) -> None:
     """Bring the kept index of the store in `folder` up to date, if the store is large and many shards are new.
 
-    This takes little memory, however many digests there are. If another process does the same, or if the folder can't
-    be written to, nothing is done. A disk without room raises an OSError. A damaged shard, or a segment that does not
-    fit its shards, raises a StoreError.
+    The memory that this takes does not grow with the number of digests. Nothing is done if another process does the
+    same, or if the folder can't be written to. A full disk raises an OSError. A damaged shard, or a segment that does
+    not fit its shards, raises a StoreError.
     """
     if not os.access(folder, os.W_OK):  # else shards would be read in vain
         return
@@ -123,7 +130,10 @@ def _are_many(folder: Path, form: ShardFormat, names: Sequence[str], limit: int)
 
 
 def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator[Mapping[str, np.ndarray]]:
-    """Read the digests of shards, and yield them in parts of up to about `_AT_ONCE` digests."""
+    """Read the digests of the shards `names`. Yield them in parts of about `_AT_ONCE` digests.
+
+    Each part maps the names of shards to their digests, `DIGEST` [n].
+    """
     part: dict[str, np.ndarray] = {}
     with progress("indexing", len(names), "shards") as advance:
         for name in names:
@@ -137,10 +147,10 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 
 
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
-    """Return those of `segments` that should stay as they are. The others should be merged.
+    """Return the segments that should stay as they are. The other segments should be merged.
 
-    `segments` are sorted, the longest first. A segment stays if it is more than twice as long as all shorter ones
-    together, and if most of its digests are in shards that are in use.
+    `segments` must be sorted, the longest first. A segment stays if two conditions hold. It is more than twice as long
+    as all shorter segments together. Most of its digests are in shards that are in use.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
@@ -190,20 +200,23 @@ def _remove_replaced(folder: Path, current: Collection[Path | None]) -> None:
 
 
 class IndexCheck:
-    """A comparison of the kept index of the store in `folder` with its shards."""
+    """Compares the kept index of a store with the store's shards. `folder` is the folder of the store."""
 
     def __init__(self, folder: Path) -> None:
         self._segments = {place: read_segment(place) for place in _current(folder)}
         self._wrong: set[Path] = set()
 
     def compare(self, shard: str, digests: np.ndarray) -> None:
-        """Compare the index with a shard that holds `digests`, `DIGEST` [n]."""
+        """Compare the index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
         for place, segment in self._segments.items():
             if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
                 self._wrong.add(place)
 
     def faults(self) -> dict[Path, str]:
-        """After all shards were compared, return the folders that can't be used, each with the reason."""
+        """Return the folders of the segments that can't be used, each with the reason.
+
+        `compare` must have been called for each shard of the store.
+        """
         found = {}
         for place, segment in self._segments.items():
             if segment is None:

@@ -49,7 +49,7 @@ class Verification:
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Open the stores of all fingerprints in `root`, sorted by name. The second list holds stores that can't be opened.
+    """Return two lists: the stores of all fingerprints in `root`, sorted by name, and the stores that can't be opened.
 
     A `root` that does not exist, or holds no features, raises a StoreError.
     """
@@ -77,7 +77,10 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """Return the stores whose key or folder name starts with `beginning`. If no store does, raise an OptionError."""
+    """Return the stores whose key or folder name starts with `beginning`. If there is none, raise an OptionError.
+
+    An empty `beginning` returns all `stores`, and raises no error.
+    """
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
         names = ", ".join(store.folder.name for store in stores) or "none"
@@ -86,7 +89,7 @@ def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[Feature
 
 
 def contents(store: FeatureStore) -> Contents:
-    """Count the images, shards and bytes of `store`."""
+    """Return a summary of `store`, with the number of its images, shards and bytes."""
     found = []
     for shard in store.shards():
         with suppress(FileNotFoundError):  # another process removed it after it was listed
@@ -105,10 +108,10 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard. Find bad shards, and kept indexes that do not fit their shards.
+    """Read every byte of every shard. Return the bad shards, merged files and kept indexes, each with the reason.
 
-    If `repair` is true, remove these shards and indexes, and update merged files. The next extraction makes the removed
-    features again. A shard that can't be reached raises an OSError, because its content may be good.
+    If `repair` is true, the bad shards and indexes are removed, and merged files are updated. The next extraction makes
+    the removed features again. A shard that can't be reached raises an OSError, because its content may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard

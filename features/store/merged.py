@@ -20,17 +20,20 @@ _NOTE = (
 
 
 def largest_shards(lengths: Mapping[str, int]) -> list[str]:
-    """Return the names of the `MOST_SHARDS` largest shards, sorted. `lengths` maps each name to a number of images."""
+    """Return the names of the `MOST_SHARDS` largest shards, sorted by name.
+
+    `lengths` maps the name of each shard to its number of images.
+    """
     return sorted(heapq.nlargest(MOST_SHARDS, lengths, key=lengths.__getitem__))
 
 
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
-    """Write the merged file. It shows the shards of `digests` one after the other.
+    """Write the merged file to `path`. The file shows the shards in `digests` one after the other.
 
-    `digests` maps the path of each shard to its digests, `DIGEST` [n]. The file holds `features` [N, *shape] and
-    `digest` [N] in hexadecimal. Its attributes are the fields of the fingerprint, `rows_left_out` and `note`.
-    `rows_left_out` is the number of features in other shards. `note` warns that the file is useless without its shards.
-    Rows of a removed shard become NaN.
+    `digests` maps the path of each shard to its digests, `DIGEST` [n]. The file has two datasets: `features`, [N,
+    *shape], and `digest`, [N], in hexadecimal. Its attributes are the fields of the fingerprint, `rows_left_out` and
+    `note`. `rows_left_out` is the number of features in other shards. `note` warns that the file is useless without its
+    shards. If a shard is removed, its rows in the file become NaN.
     """
     layout = h5py.VirtualLayout((sum(map(len, digests.values())), *form.shape), form.dtype)
     start = 0

@@ -1,6 +1,6 @@
-"""Portions: the parts into which processes that extract the same images cut their work.
+"""Portions: the parts into which the work is divided if several processes extract the same images.
 
-Each process cuts on its own, and all of them find the same portions.
+Each process divides the images without asking the others. All processes find the same portions.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,28 +17,28 @@ _NAME_DIGITS = 16
 
 @dataclass(frozen=True)
 class Portions:
-    """The digests of images that lack features, in order, cut into portions of successive digests."""
+    """The digests of images that lack features, cut into portions. A portion has successive digests."""
 
     digests: HexDigests
     names: Sequence[str]  # of the portions
     starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
 
     def positions(self, portion: int) -> np.ndarray:
-        """Return the positions at which `digests` holds the digests of a portion, int64 [n]."""
+        """Return the positions in `digests` of the digests of the portion with the number `portion`, int64 [n]."""
         return np.arange(self.starts[portion], self.starts[portion + 1])
 
     def portion_of(self, position: int) -> int:
-        """Return the portion of the digest at `position`."""
+        """Return the number of the portion that has the digest at `position` in `digests`."""
         return int(np.searchsorted(self.starts, position, "right")) - 1
 
 
 def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
-    """Cut `digests` into portions of successive digests. Keep in the portions only the digests that are in `missing`.
+    """Cut `digests` into portions of successive digests. Then keep only the digests that are in `missing`.
 
-    `digests` are hexadecimal, or an array of dtype `DIGEST`. There is at least one, and none occurs twice. A digest
-    ends a portion if its first bits are 0. So processes with the same digests find the same portions, whatever is
-    missing when they begin. If one process has a few digests more, most portions are still the same. A portion is named
-    after the digest that ends it.
+    `digests` are hexadecimal, or an array of dtype `DIGEST`. They are all different, and there is at least one. A
+    digest ends a portion if its first bits are 0. So all processes with the same digests find the same portions, even
+    if they start with different `missing` digests. If one process has a few digests more, most portions are still the
+    same. A portion is named after the digest that ends it.
     """
     size = np.clip(len(digests) / _FEWEST_PORTIONS, _SMALLEST_PORTION, LARGEST_PORTION)
     bits = int(np.log2(size))

@@ -1,7 +1,7 @@
-"""Retired shards: out of use, but kept on disk until the next clean-up, because processes may be reading them.
+"""Retired shards are out of use. They stay on disk until the next clean-up, because processes may be reading them.
 
-An empty file `shard-<hash>.h5.retired` marks a retired shard. A process claims the shard by renaming this marker to
-`shard-<hash>.h5.removing`, and then removes the shard.
+An empty file `shard-<hash>.h5.retired` marks a retired shard. To remove the shard, a process first renames this marker
+to `shard-<hash>.h5.removing`. So only one process removes the shard.
 """
 
 import os
@@ -17,14 +17,14 @@ _REMOVAL_SECONDS = 5.0  # a `.removing` file older than this was left by a kille
 
 
 def retire(shards: Collection[Path], folder: Path) -> None:
-    """Mark `shards` of `folder` as retired."""
+    """Mark `shards`, which are files in `folder`, as retired."""
     for shard in shards:
         shard.with_name(f"{shard.name}.retired").touch()
     flush_to_disk(folder)
 
 
 def entries_of(folder: Path) -> list[str]:
-    """List the names of all files and folders in `folder`. A missing folder has none."""
+    """List the names of all files and folders in `folder`. If `folder` does not exist, return an empty list."""
     try:
         return os.listdir(folder)
     except FileNotFoundError:
@@ -32,7 +32,7 @@ def entries_of(folder: Path) -> list[str]:
 
 
 def in_use(entries: Collection[str]) -> list[str]:
-    """Of the `entries` of a store's folder, return the names of finished shards that are not retired, sorted."""
+    """Return the names of finished shards that are not retired, sorted. `entries` are all names in a store's folder."""
     retired = {_shard_of(name) for name in entries if name.endswith((".retired", ".removing"))}
     return sorted(name for name in entries if SHARD_NAME.fullmatch(name) and name not in retired)
 
@@ -79,6 +79,9 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """Return the name of the shard that the file `name` marks as retired or as being removed; else an empty string."""
+    """Return the name of the shard that the file `name` marks as retired or as being removed.
+
+    If the file is no such marker, return an empty string.
+    """
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

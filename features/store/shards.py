@@ -65,7 +65,10 @@ def _name(digest: str) -> str:
 
 
 def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) -> bytes:
-    """Make a shard's bytes from digests, `DIGEST` [n], n >= 1, and features, [n, *shape] in the stored dtype."""
+    """Return the bytes of a shard.
+
+    `digests` are `DIGEST` [n], with n >= 1, and `features` are [n, *shape] in the stored dtype.
+    """
     # Every byte is under a checksum: HDF5 1.10 checksums metadata, fletcher32 checksums data, and attributes of fixed
     # length are part of the metadata.
     with hdf5_in_memory() as (buffer, file):
@@ -78,7 +81,7 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
 
 
 def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
-    """Write each of `fields` as an attribute of `file`: its value as JSON, in an HDF5 string of fixed length."""
+    """Write each of `fields` as an attribute of `file`. A value is written as JSON, in an HDF5 text of fixed length."""
     for name, value in fields.items():
         file.attrs[name] = _attribute(value)
 
@@ -87,7 +90,7 @@ def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
     """Yield a buffer in memory and a new HDF5 file in this buffer. After the block, the buffer holds the whole file.
 
-    HDF5 could crash the process if it wrote to a full disk.
+    A caller then writes the buffer to disk. If HDF5 itself wrote to a full disk, HDF5 could crash the process.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
@@ -104,9 +107,10 @@ def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
 
 
 def read_rows(path: Path, form: ShardFormat, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read rows `start` to `stop` - 1 of a shard: digests, `DIGEST` [n], and features, [n, *shape] as they are stored.
+    """Read rows `start` to `stop` - 1 of a shard. Return two arrays: digests and features.
 
-    n is less than `stop - start` if the shard has fewer rows. Errors: see `read_digests`.
+    Digests are `DIGEST` [n], and features are [n, *shape] in the stored dtype. If the shard has fewer rows, n is less
+    than `stop - start`. Errors: see `read_digests`.
     """
     with _opened(path, form) as file:
         digests = np.frombuffer(file["digest"][start:stop].tobytes(), DIGEST)
@@ -140,7 +144,7 @@ def _attribute(value: Any) -> np.bytes_:
 
 @contextmanager
 def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
-    """Open a shard, and check that it has the layout `form`. Errors: see `read_digests`."""
+    """Open a shard, check that it has the layout `form`, and yield the HDF5 file. Errors: see `read_digests`."""
     status = path.lstat()  # a link is not followed: it could lead anywhere
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
@@ -158,7 +162,10 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None. HDF5 gives the errno only in the message."""
+    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None.
+
+    HDF5 often gives the errno only in the message of the error.
+    """
     said = re.search(r"errno = (\d+)", str(error))
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None
@@ -186,10 +193,11 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 
 
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
-    """Return the number of rows of the dataset `name`.
+    """Check the dataset `name`. Return its number of rows.
 
-    Raises _NotAShardError if the dataset is missing, or has another dtype or shape of rows. The error is also raised if
-    reading the dataset could open other files, run code, or take more memory than the file has bytes.
+    Raises _NotAShardError if the dataset is missing, or does not have the given `dtype` and `shape` of a row. The error
+    is also raised if the dataset has no checksums or lacks rows, or if reading it could open other files, run code, or
+    take more memory than `file_bytes`, the size of the file.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")

@@ -34,9 +34,9 @@ _AT_A_TIME = 1 << 16  # digests that are looked up
 
 
 def create_folder(folder: Path, root: Path | None = None) -> None:
-    """Make a store's folder if it is missing, and clean up after killed processes. On failure, raise a StoreError.
+    """Make the folder of a store if it is missing, and remove what killed processes left in it.
 
-    `root` is the store that contains `folder`, if there is one.
+    `root` is the store that contains `folder`, if there is one. A failure raises a StoreError.
     """
     try:
         with writable(root or folder):
@@ -49,7 +49,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """Raise a StoreError that names the store at `root` if something can't be written there within the block."""
+    """Raise a StoreError that names the store at `root` if the system forbids the block to write."""
     try:
         yield
     except OSError as error:
@@ -73,9 +73,9 @@ class FeatureStore:
         self._forget()
 
     def create(self) -> "FeatureStore":
-        """Make the folder and its `fingerprint.json`, if missing. Return the store. Errors: see `create_folder`.
+        """Make the folder and its `fingerprint.json` if they are missing. Return the store itself.
 
-        The kept index of a large store is brought up to date.
+        The kept index of a large store is brought up to date. Errors: see `create_folder`.
         """
         create_folder(self.folder, self.root)
         remove_void_claims(self.folder)
@@ -123,7 +123,8 @@ class FeatureStore:
     def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
         """Return which of `digests`, `DIGEST` [N], have no features yet, bool [N].
 
-        If `listed` is false, the folder is not listed again, so features that came since the last listing are not seen.
+        If `listed` is false, the folder is not listed again. Features that came after the last listing are then not
+        seen.
         """
         index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
         for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared
@@ -160,7 +161,7 @@ class FeatureStore:
     def retire(self, shards: Collection[Path], merge: bool = True) -> None:
         """Take `shards` out of use. Their files stay for current readers until `remove_retired`.
 
-        Unless `merge` is true, the caller must call `write_merged` in the end.
+        If `merge` is true, the merged file is written again. Otherwise, the caller must call `write_merged` later.
         """
         with writable(self.root):
             retired.retire(shards, self.folder)
@@ -245,7 +246,7 @@ class FeatureStore:
             )
 
     def update_merged(self) -> None:
-        """Write the merged file again if it does not show the current shards, as after a kill. A failure is printed."""
+        """Update the merged file and the kept index. If the merged file can't be written, print a message."""
         shards = largest_shards(self._refreshed().shards)
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             try:
@@ -257,12 +258,12 @@ class FeatureStore:
         self.keep_index()
 
     def keep_index(self) -> None:
-        """Bring the kept index up to date, if the store is large. Another thread may use the store meanwhile."""
+        """Bring the kept index up to date if the store is large. Other threads can use the store meanwhile."""
         with suppress(OSError):  # without it, opening the store takes longer
             keep_index(self.folder, self.form)
 
     def merged_fault(self) -> str | None:
-        """Return the reason why the merged file can't be trusted; None if the file is good or does not exist."""
+        """Return the reason why the merged file can't be trusted. Return None if the file is good or does not exist."""
         shown = merged_shards(self.merged)
         if not shown and self.merged.exists() and self.shards():
             return "it is not a merged file of the shards"
@@ -280,7 +281,7 @@ class FeatureStore:
         """Return the index of the shards on disk.
 
         The folder is listed at each call, because other processes write shards, too. The digests of new shards are
-        read. If the kept index has changed, it is mapped again, in place of digests in memory.
+        read. If the kept index has changed, it is mapped again, and replaces digests in memory.
         """
         entries = retired.entries_of(self.folder)
         while True:

@@ -1,4 +1,4 @@
-"""Collect the features that forward passes yield at several cuts, and write them as shards of one store per cut."""
+"""Collect the features that forward passes compute at several cuts. Write them as shards, to one store per cut."""
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,7 +15,7 @@ from headstart.features.store.store import FeatureStore
 Key = TypeVar("Key", bound=Hashable)
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
-MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more than so many lack features, shards are larger
+MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
@@ -41,23 +41,28 @@ class _Collected:
         return len(self.digests) >= images or sum(part.nbytes for part in self.features) >= SHARD_BYTES
 
     def taken(self) -> tuple[FeatureStore, list[str], list[np.ndarray]]:
-        """Return the store, and the digests and features collected for it. Begin an empty collection."""
+        """Return three things: the store, the collected digests, and their features. Then begin an empty collection."""
         digests, features = self.digests, self.features
         self.digests, self.features = [], []
         return self.store, digests, features
 
 
 class ShardWriter(Generic[Key]):
-    """Collects the features of `stores`, one per cut, and writes them as shards.
+    """Collects features and writes them as shards. `stores` maps each cut to its store.
 
-    It is time to write when the number, bytes or age of the collected features reaches a limit. So if the process is
-    killed, few features are lost. A thread writes, so that forward passes go on meanwhile.
+    `add` collects features, and says when the caller should call `write`: when the number, size or age of the collected
+    features reaches a limit. So a killed process loses few features. A thread writes, so that forward passes continue
+    meanwhile.
     """
 
     def __init__(
         self, stores: Mapping[Key, FeatureStore], digests: Sequence[str] | np.ndarray, expected: int = 0
     ) -> None:
-        """Collect features of `digests`. All processes together will write `expected` images or more."""
+        """Prepare to collect the features of `digests`.
+
+        `expected` is the number of images whose features all processes together will write. If it is large, shards are
+        larger.
+        """
         raw = raw_digests(digests)
         self._parts = {
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
@@ -76,7 +81,7 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def lacking(self) -> set[str]:
-        """Return the digests that had no features in some store when the stores were last searched."""
+        """Return the digests that had no features in at least one store when the stores were last searched."""
         return set().union(*(part.lacking for part in self._parts.values()))
 
     def bytes_to_come(self) -> int:
@@ -85,23 +90,23 @@ class ShardWriter(Generic[Key]):
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
     def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
-        """Collect features of further `digests`, too. Return which of them lack features; see `still_lacking`."""
+        """Prepare to collect the features of further `digests`, too. Return the result of `still_lacking` for them."""
         names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
         for part in self._parts.values():
             part.lacking.update(names)
         return self.still_lacking(names, at_once)
 
     def forget(self, digests: Sequence[str] | np.ndarray) -> None:
-        """Drop `digests` that will get no features."""
+        """Stop expecting features of `digests`. They no longer count as lacking."""
         names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
         for part in self._parts.values():
             part.lacking.difference_update(names)
 
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
-        """Return which of `digests` still lack features in some store, bool [N].
+        """Return which of `digests` still lack features in at least one store, bool [N].
 
-        Listing a large folder takes long. So unless `at_once` is true, folders that were listed a short time ago are
-        not listed again. Features that other processes have written since then are not seen.
+        Listing a large folder takes long. So if `at_once` is false, folders that were listed a short time ago are not
+        listed again. Features that other processes have written since then are not seen.
         """
         start, raw = time.monotonic(), raw_digests(digests)
         listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)
@@ -113,10 +118,10 @@ class ShardWriter(Generic[Key]):
         return np.array([any(digest in part.lacking for part in self._parts.values()) for digest in digests], bool)
 
     def add(self, digests: Sequence[str], features: Mapping[Key, np.ndarray], seconds: float = SHARD_SECONDS) -> bool:
-        """Collect the features of `digests`, [N, ...] per store. Return whether it is time to `write` them.
+        """Collect the features of `digests`. Return whether it is time to call `write`.
 
-        It is time if the last `write` began more than `seconds` ago, or if the features of one store are enough for a
-        shard.
+        `features` maps each cut to the features of all `digests`, [N, ...]. It is time to write if the last `write`
+        began more than `seconds` ago, or if the features of one store are enough for a shard.
         """
         for key, part in self._parts.items():
             part.add(digests, features[key])
@@ -146,13 +151,13 @@ class ShardWriter(Generic[Key]):
         self._writing = self._thread.submit(write_all)
 
     def wait(self) -> None:
-        """Wait until all shards are written. If that failed, raise the error."""
+        """Wait until all shards are written. If they could not be written, raise the error."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write the features that are not written yet, and end the thread."""
         try:
             self.write()
             self.wait()

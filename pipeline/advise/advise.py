@@ -44,10 +44,12 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    Each candidate is a network at one cut. There are two kinds: networks whose features are in the store, and networks
-    to try, whose features are extracted for a sample of the images. All candidates are judged on train and val, never
-    on test. Raises DataError if `data` can't be trained on or has too few images. Raises OptionError if `config`
-    names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
+    A candidate is a network at one cut. There are two kinds of candidates. Some are networks whose features are in the
+    store. The others are networks to try, whose features are extracted for a sample of the images. All candidates are
+    judged on train and val, never on test.
+
+    Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
+    `config` names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
 
     Args:
         config: the settings of the networks to try. If `asked` names no network and the store has no candidates, the
@@ -102,7 +104,10 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Judge all candidates. If the features of a candidate allow it, also compare the images with ImageNet images."""
+    """Judge all candidates. Return two things: the judgements, and how similar the images are to ImageNet's.
+
+    The similarity is None if no candidate has the features that it needs; see `can_compare`.
+    """
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:
@@ -120,9 +125,9 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return how much more accurate the best cut of the chosen network is than its deepest cut.
+    """Return the accuracy of the chosen network's best cut minus the accuracy of its deepest cut.
 
-    `right` has the accuracy of each of `stores`, and `chosen` is the index of the chosen one.
+    `right` holds the accuracy of each of `stores`, and `chosen` is the index of a store of the chosen network.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
@@ -130,7 +135,7 @@ def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: in
 
 
 def _depth(fingerprint: Fingerprint) -> int:
-    """Return a number that is larger for a deeper cut of the same network."""
+    """Return a number by which the cuts of one network can be sorted by depth. It is larger for a deeper cut."""
     blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
 
@@ -157,9 +162,10 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the value of `--backbone` for a fingerprint: the name of a backbone, or the path of a `.keras` file.
+    """Return the value of `--backbone` that stands for the network of a fingerprint.
 
-    `known` maps the digests of weights to the backbones that were used with the store.
+    The value is the name of a backbone, or the path of a `.keras` file. `known` maps the digests of weights to the
+    backbones that were used with the store.
     """
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 

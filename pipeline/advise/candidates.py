@@ -1,4 +1,4 @@
-"""Find the candidates of `headstart advise`. A candidate is a store: one network at one cut."""
+"""Find the candidates of `headstart advise`. A candidate is a network at one cut, with a store of its features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ _OF_EACH = 10  # the least number of images per class in a sample, on average
 class Candidates:
     """The stores of all candidates, and the examples on which the candidates are judged.
 
-    Each store has the features of all these examples.
+    Each store has features of every example.
     """
 
     stores: list[FeatureStore]
@@ -43,10 +43,11 @@ class Candidates:
 def find_candidates(
     scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
 ) -> Candidates:
-    """Draw a sample of the train and val images in `scanned`, and find the stores that have its features.
+    """Draw a sample of the train and val images in `scanned`, and find the stores with features of this sample.
 
-    The features of the networks to try are extracted. Raises DataError if too many images can't be used. Extraction
-    raises the errors of `cache_features`.
+    First, the features of the networks to try are extracted. If the features of the sample would need too much memory,
+    a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the errors of
+    `cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -69,10 +70,11 @@ def find_candidates(
 
 
 def _sample(examples: Examples, count: int, seed: int) -> Examples:
-    """Return a sample of `count` examples, with the classes in proportion, or all examples if `count` is 0.
+    """Return a random sample of about `count` examples. If `count` is 0, return all examples.
 
-    The sample has at least ten examples of each class, or all examples of a class that has fewer. For that, the sample
-    may be larger than `count`.
+    The classes keep their proportions, but the sample has at least ten examples of each class. If a class has fewer,
+    all of them are in the sample. With many classes, the sample is larger than `count`: ten times the number of
+    classes.
     """
     labels = examples.labels
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
@@ -87,9 +89,10 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 
 
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
-    """Return the stores with enough features of `examples` to be judged, and a line for each store with too few.
+    """Return two things: the stores that can be judged, and a line for each store with features of too few `examples`.
 
-    A store may lack the features of images that could not be decoded; `--max-rejects` bounds their number.
+    A store can be judged although it lacks the features of some images, because some images can't be decoded. The share
+    of such images is at most `--max-rejects`.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -109,7 +112,10 @@ def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[Feat
 def _extracted(
     scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
 ) -> tuple[Examples, list[FeatureStore]]:
-    """Extract the features of the networks to try. Return the examples that could be decoded, and the stores."""
+    """Extract the features of the networks to try. Return the examples that could be decoded, and the stores.
+
+    `tried` holds the names of these networks.
+    """
     configs = [_of_one(name, replace(config, views=0)) for name in dict.fromkeys(tried)]
     networks = [network for one in configs for network in networks_for(scanned, one, extraction)]
     found, _, stores, _ = extract_all(scanned, networks)
@@ -120,7 +126,7 @@ def _extracted(
 def _named(network: str) -> str:
     """Return the name of the backbone that `network` names, or the absolute path of its file.
 
-    Raises OptionError if `network` names several backbones, or one that is not known.
+    Raises OptionError if `network` names several backbones, or an unknown backbone.
     """
     (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
     if others:
@@ -129,10 +135,11 @@ def _named(network: str) -> str:
 
 
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
-    """Return the settings of the network `name` alone, at the cuts that are tried.
+    """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    If `name` is a backbone of `config`, the weights, the rescaling and the cuts of `config` apply. Any other network
-    has ImageNet weights and the default rescaling.
+    If `name` is a backbone of `config`, the settings keep the weights, the rescaling and the cuts of `config`.
+    Otherwise, they have ImageNet weights and the default rescaling. If `config` gives no cuts of the network, `_cuts`
+    chooses them.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)
@@ -144,7 +151,7 @@ def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
 
 
 def _cuts(backbone: str) -> list[Cut]:
-    """Return the cuts at which a network is tried: the last block, and some other blocks of the deeper half."""
+    """Return the cuts at which a network is tried: at most five, spread evenly from its middle to its last block."""
     blocks = list(outline(backbone).cuts)
     places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
     return [Cut(backbone, blocks[place]) for place in sorted({int(place) for place in np.rint(places)})]
@@ -179,8 +186,8 @@ def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
     """Load the network that made the features of `fingerprint`. An int8 network is loaded in float32.
 
-    Raises StoreError if the store has no record of the network's weights, or if the weights have changed since. Raises
-    WeightsError if the weights are missing.
+    Raises StoreError if the store has no record of the network's weights, or if the recorded place now holds other
+    weights. Raises WeightsError if the weights are missing.
     """
     config = settings_of(fingerprint, extraction.store)
     network = load_network(replace(config, precision="float32") if config.precision == "int8" else config, extraction)

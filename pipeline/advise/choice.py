@@ -25,11 +25,11 @@ class Best:
 
 
 def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
-    """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best.
+    """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best accuracy.
 
     If few predictions are wrong, the loss distinguishes candidates better than the accuracy does. If the choice is
-    unsure, a candidate with a default cut is preferred, as long as its accuracy is not significantly below the best.
-    `defaults` has the indices of the candidates with a default cut.
+    unsure, a candidate with a default cut is preferred, but only if its accuracy is not significantly below the best
+    accuracy. `defaults` holds the indices of the candidates with a default cut.
     """
     right = np.stack([one.probe for one in judged])
     best = int(right.mean(axis=1).argmax())
@@ -48,12 +48,12 @@ def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection
 
 
 def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
-    """Return for each candidate the chance that its accuracy is within `NEAR` of the best, float64 [candidates].
+    """Return, for each candidate, the chance that its accuracy is within `NEAR` of the best: float64 [candidates].
 
-    `right`, bool [candidates, N], says which predictions are right. The chance is estimated from resamples of the
-    images, and again from the spread over the folds. The lower value is returned. The probes of different folds share
-    training images, so both variances are too small. Each is raised by the factor 1 + F / (F - 1) for F folds (Nadeau &
-    Bengio 2003, doi:10.1023/A:1024068626366).
+    `right`, bool [candidates, N], says which predictions are right. The chance is estimated twice: from resamples of
+    the images, and from the spread over the folds. The lower estimate is returned. The probes of different folds share
+    training images, so the variance of each estimate is too small. Each variance is multiplied by 1 + F / (F - 1) for F
+    folds (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366).
     """
     draws = np.random.default_rng(seed)
     images, count, values = right.shape[1], len(folds), right.T.astype(np.float64)
@@ -73,6 +73,9 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether `other`, bool [N], is right on significantly fewer images than `best` (McNemar's test)."""
+    """Return whether `other` is right on significantly fewer images than `best`, by McNemar's test.
+
+    Both are bool [N], and say on which images a candidate is right.
+    """
     lost, won = int((best & ~other).sum()), int((other & ~best).sum())
     return lost - won > _CERTAIN * math.sqrt(lost + won)

@@ -38,11 +38,11 @@ class Gain:
 
 
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
-    """Divide `examples` of `data` into folds, stratified by class.
+    """Divide `examples` into folds, stratified by class. `data` names the data in messages.
 
-    All copies of an image are in the same fold, and so are all images of a group. There are five folds, or fewer if a
-    class has fewer different images or groups, but at least two. Raises DataError if a fold is empty, or if the images
-    outside a fold are all of one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds. If a class
+    has fewer different images or groups, there are only as many folds, but at least two. Raises DataError if a fold is
+    empty, or if the images outside a fold are all of one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -56,14 +56,18 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
 
 
 def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
-    """Return whether a fold can be judged: it has images, with labels `held`, and `train` has at least two classes."""
+    """Return whether a fold can be judged. It needs images, and the training images need at least two classes.
+
+    `train` are the labels of the training images, and `held` are the labels of the fold's images.
+    """
     return bool(len(held)) and len(np.unique(train)) > 1
 
 
 def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Judged:
-    """Judge `features`, float32 [N, D], by their `labels`, int64 [N].
+    """Judge how well `features`, float32 [N, D], tell the classes of `labels`, int64 [N], apart.
 
-    The linear probe is fitted with weaker and weaker penalties, until the loss no longer falls.
+    The linear probe is fitted with weaker and weaker penalties, until its loss no longer falls. The probe with the
+    lowest loss counts.
     """
     loss, chances = np.inf, np.empty(0)
     with single_threaded():
@@ -95,9 +99,10 @@ def held_out(
 
 
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
-    """Return how much more accurate a probe is if it is fitted to all training images of a fold, not to half of them.
+    """Return the accuracy that a linear probe gains from twice as many training images.
 
-    If such a half has images of one class only, the gain is 0, and its interval is from -1 to 1.
+    A probe that is fitted to all training images of a fold is compared with a probe that is fitted to half of them. If
+    this half has images of only one class, the gain is 0, with an interval from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):
@@ -116,8 +121,9 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
 def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
     """Return the mean of `gained` with a 95 % interval.
 
-    One interval is computed from the variance between images, another from the variance between folds. The wider one is
-    returned. Only the second includes the noise from the choice of training images; see `metrics.resampled_interval`.
+    One interval is computed from the variance between images, another from the variance between folds. The wider
+    interval is returned. Only the interval from the folds includes the noise from the choice of training images; see
+    `metrics.resampled_interval`.
 
     Args:
         gained: the gain on each image, float64 [N].
@@ -138,9 +144,9 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> np.ndarray:
-    """Return the most frequent class among the five nearest images in other folds, for each image: int64 [N].
+    """Return, for each image, the most frequent class among its five nearest images in other folds: int64 [N].
 
-    If several classes are equally frequent, the one with the nearer images is returned.
+    If several classes are equally frequent, the class whose images are nearer is returned.
     """
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties
@@ -166,8 +172,11 @@ def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
 def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> float:
     """Return the maximal log evidence per image of a linear model for `target`, float [N].
 
-    `left`, [N, R], are the left singular vectors of the features, and `squares`, [R], the squared singular values.
-    `shape` is the shape of the features.
+    Args:
+        left: the left singular vectors of the features, [N, R].
+        squares: the squared singular values of the features, [R].
+        target: the values that the model predicts: 1 for images of a class, and 0 for the rest.
+        shape: the shape of the features, (N, D).
     """
     count, width = shape
     along = (left.T @ target) ** 2

@@ -1,4 +1,4 @@
-"""The expected gain from fine-tuning, by a rule, and its cost on this machine, by a measurement."""
+"""Estimate the gain from fine-tuning by a rule, and measure its cost on this machine."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +31,7 @@ class Prospect:
     expected_gain: float  # in accuracy
     gain_interval: tuple[float, float]  # a rough interval: from 0 to the gain with many images
     minutes: float | None  # for `EPOCHS` epochs; None if the answer needs no cost, or the network can't be run here
-    images_per_second: float | None  # of training; None as for `minutes`
+    images_per_second: float | None  # of training; None in the same cases as `minutes`
 
     def fields(self) -> dict[str, Any]:
         """Return the JSON object of the prospect."""
@@ -49,16 +49,18 @@ class Prospect:
 
 
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
-    """Return the gain in accuracy that fine-tuning is expected to bring, and the gain with many images.
+    """Return two gains in accuracy from fine-tuning: the expected gain, and the gain with many images.
 
-    Each gain is a share of `error`, the error rate of the probe. The share is larger if the images are less similar to
-    ImageNet's. It is also larger if the deepest features are too specialised. A sign of this is `too_deep`, the
-    accuracy of the network's best cut minus that of its deepest cut. The first gain also grows with `images`, the
-    number of training images. The shares were set by a few measurements.
+    The gain with many images is a share of the error. This share is larger if the images are less similar to
+    ImageNet's, and if the deepest features are too specialised. The expected gain is smaller, and grows with the number
+    of training images. The shares were set by a few measurements.
 
     Args:
-        error: in [0, 1].
-        similarity: None if it is unknown.
+        error: the error rate of the linear probe, in [0, 1].
+        images: the number of training images.
+        similarity: how similar the images are to ImageNet's; None if this is unknown.
+        too_deep: the accuracy of the network's best cut minus the accuracy of its deepest cut. A positive value is a
+            sign that the deepest features are too specialised.
     """
     share = _SHARES[similarity.verdict if similarity else "unknown"] + _LESS_DEEP_SHARE * (too_deep > _TOO_DEEP)
     return error * share * images / (images + _HALF), error * share
@@ -73,11 +75,16 @@ def prospect(
     gains: tuple[float, float],
     better_than_guessing: bool,
 ) -> Prospect:
-    """Return the prospect of fine-tuning the network of `fingerprint` on `train`, validated on `val` images.
+    """Return the prospect of fine-tuning the network of `fingerprint`.
 
-    `gains` is the result of `expected_gain`. The cost is measured if the answer is "yes" or "perhaps". If the
-    probe is not surely better than always saying the largest class, `better_than_guessing` is False, and the answer is
-    "unknown".
+    The cost is measured if the answer is "yes" or "perhaps".
+
+    Args:
+        train: the examples for training.
+        val: the number of images for validation.
+        gains: the result of `expected_gain`.
+        better_than_guessing: whether the linear probe is surely better than always saying the largest class. If false,
+            the answer is "unknown".
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None
@@ -86,7 +93,10 @@ def prospect(
 
 
 def answered(expected: float, most: float) -> Answer:
-    """Return whether fine-tuning is recommended. `expected` and `most` are the gains that `expected_gain` returns."""
+    """Return whether fine-tuning is recommended: "yes", "perhaps" or "no".
+
+    `expected` and `most` are the two gains that `expected_gain` returns.
+    """
     if round(expected, 3) < WORTHWHILE:  # as it is shown
         return "no"
     return "yes" if expected >= _SURE * most else "perhaps"

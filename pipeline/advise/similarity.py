@@ -1,4 +1,4 @@
-"""Measure how much images differ from ImageNet's, by EfficientNet-Lite0's features and its 1,000-class output."""
+"""Measure how much images differ from ImageNet's, by features and class probabilities of EfficientNet-Lite0."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ _CEILING = 6.0  # of the activation, ReLU6
 
 @dataclass(frozen=True)
 class ImageNetClass:
-    """A class of ImageNet, and the share of images for which it is the most probable one."""
+    """A class of ImageNet, and the share of the images for which this class is the most probable one."""
 
     index: int  # from 0 to 999
     name: str
@@ -26,7 +26,7 @@ class ImageNetClass:
 
 @dataclass(frozen=True)
 class Similarity:
-    """How similar images are to ImageNet's, by EfficientNet-Lite0."""
+    """How similar images are to ImageNet's, measured by EfficientNet-Lite0."""
 
     images: int
     distance: float  # between the mean features of the images and of ImageNet's; see `_distance`
@@ -36,7 +36,7 @@ class Similarity:
 
     @property
     def verdict(self) -> str:
-        """Return `near`, `between` or `far`."""
+        """Return how far the images are from ImageNet's: `near`, `between` or `far`."""
         if self.distance < _NEAR and self.likeness >= _LIKE:
             return "near"
         return "far" if self.distance >= _FAR else "between"
@@ -57,12 +57,12 @@ class Similarity:
 
 
 def can_compare(store: FeatureStore) -> bool:
-    """Return whether `store` has the features that `compare_with_imagenet` takes."""
+    """Return whether `store` holds features that `compare_with_imagenet` can take."""
     return store.fingerprint.weights == NETWORK_DIGEST and store.fingerprint.cut == _CUT
 
 
 def compare_with_imagenet(features: np.ndarray) -> Similarity:
-    """Compare images with ImageNet's by their `features`, float32 [N, 1280], of a store that `can_compare` accepts."""
+    """Compare images with ImageNet's. `features`, float32 [N, 1280], come from a store that `can_compare` accepts."""
     top = imagenet_top()
     chances = probabilities(top.logits(features))
     entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)
@@ -79,8 +79,9 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
 def _distance(features: np.ndarray) -> float:
     """Return the distance between the mean of `features` and ImageNet's mean, divided by the norm of ImageNet's mean.
 
-    ImageNet's mean follows from the last batch normalisation, whose output on ImageNet has the mean `beta` and the
-    standard deviation `gamma`. This output is taken to be normal. Then its mean after ReLU6 has a closed form.
+    ImageNet's mean is computed from the last batch normalisation. On ImageNet, the output of this layer has the mean
+    `beta` and the standard deviation `gamma`, and it is taken to be normally distributed. So its mean after ReLU6 has a
+    closed form.
     """
     from scipy.stats import norm
 

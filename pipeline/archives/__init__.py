@@ -1,1 +1,1 @@
-"""Archives of images: zip and tar, also compressed. They may be malicious, so names, sizes and content are checked."""
+"""Read archives of images: zips, and plain or compressed tars. Names, sizes and content are checked for attacks."""

@@ -25,7 +25,10 @@ UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a m
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file of an archive. `size` is the size of its content in bytes, and `packed` is its size in the archive."""
+    """One file of an archive.
+
+    `size` is the size of the content in bytes. `packed` is the number of bytes that the content takes in the archive.
+    """
 
     name: str  # with slashes; several entries may have one name
     size: int
@@ -37,7 +40,7 @@ class Entry:
     def read(self) -> bytes | Fault:
         """Return the content, or a `Fault` with the reason why the content can't be read.
 
-        If the file is no image by its name and by its first bytes, only the first bytes are returned.
+        If neither the name nor the first bytes are those of an image, only the first bytes are returned.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:
@@ -67,12 +70,19 @@ class Entry:
 
 
 def is_bomb(size: int, packed: int) -> bool:
-    """Whether `packed` bytes that unpack to `size` bytes are packed more densely than photographs can be."""
+    """Whether a file of `size` bytes, packed into `packed` bytes, is packed more densely than photographs can be."""
     return size > max(SMALL_BYTES, MAX_RATIO * packed)
 
 
 def require_within_limits(archive: str, count: int, size: int, packed: int) -> None:
-    """Raise a DataError if an archive of `packed` bytes has too many files (`count`) or unpacked bytes (`size`)."""
+    """Raise a DataError if an archive has too many files or unpacked bytes, or is packed too densely.
+
+    Args:
+        archive: the name of the archive in the message.
+        count: the number of its files.
+        size: the number of bytes that its files have when they are unpacked.
+        packed: the size of the archive in bytes.
+    """
     if count > MAX_ENTRIES or size > MAX_TOTAL_BYTES or is_bomb(size, packed):
         raise DataError(
             f"{archive}: {count} files of {decimal(size)} in {decimal(packed)}; no more than {MAX_ENTRIES} files, "

@@ -21,8 +21,8 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 def _latin(word: str) -> float:
     """Return the fraction of a word's non-ASCII letters that Western languages use.
 
-    If most letters are not ASCII, return a quarter of this fraction. A capital counts 0.9, because cp850 has capitals
-    at codes at which cp1252 has small letters.
+    If most letters are not ASCII, return a quarter of this fraction. A capital counts 0.9 instead of 1, because some
+    codes are capitals in cp850 and small letters in cp1252.
     """
     foreign = sum(not letter.isascii() for letter in word)
     known = sum(0.9 if letter.isupper() else 1.0 for letter in _LATIN_1.findall(word))
@@ -30,7 +30,10 @@ def _latin(word: str) -> float:
 
 
 def _russian(word: str) -> float:
-    """Return the fraction of a word's letters that are common in Russian; 0 if a capital follows the first letter."""
+    """Return the fraction of a word's letters that are common in Russian.
+
+    Return 0 if a letter after the first is a capital.
+    """
     return sum(letter in _RUSSIAN for letter in word.lower()) / len(word) if word[1:] == word[1:].lower() else 0.0
 
 
@@ -60,9 +63,9 @@ _FALLBACK = "cp437"
 
 
 def guess_encoding(names: Collection[bytes]) -> str:
-    """Return `utf-8` if it decodes all `names`. Else return the encoding that decodes them to the most plausible words.
+    """Return the encoding of `names`: the one that decodes all of them, and gives the most plausible words.
 
-    If no encoding gives plausible words, return cp437.
+    If UTF-8 decodes all `names`, return `utf-8`. If no encoding gives plausible words, return cp437.
     """
     foreign = [name for name in names if not name.isascii()]
     if _all_decode(foreign, "utf-8"):
@@ -77,7 +80,10 @@ def guess_encoding(names: Collection[bytes]) -> str:
 
 
 def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
-    """Return `name`, the value of `--zip-encoding`. Raises OptionError unless this encoding can decode all `names`."""
+    """Return `name`, the value of `--zip-encoding`. `archive` names the zip in messages.
+
+    Raises OptionError if `name` is no encoding of text, or if this encoding can't decode all `names`.
+    """
     try:
         b"ab".decode(name)  # `codecs.lookup` would also accept codecs that are not for text
     except (LookupError, ValueError) as error:
@@ -105,9 +111,9 @@ def _all_decode(names: Collection[bytes], encoding: str) -> bool:
 
 
 def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
-    """Return the mean of `judge`, from 0 to 1, over the words that have non-ASCII letters in the decoded `names`.
+    """Decode `names`, and return the mean of `judge`, from 0 to 1, over the words that have non-ASCII letters.
 
-    A non-ASCII character that is not a letter counts as a word with the score 0.
+    A non-ASCII character that is not a letter counts as a word for which `judge` returns 0.
     """
     text = "\n".join(dict.fromkeys(part for name in names for part in re.split(r"[/\\]", name.decode(encoding))))
     words = [word for word in _WORD.findall(text) if not word.isascii()]
@@ -116,7 +122,7 @@ def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str]
 
 
 class Paths(NamedTuple):
-    """The names in an archive as relative paths, and a note on each unusual way in which names were read."""
+    """The names in an archive as relative paths, and a note on each unusual reading of the names."""
 
     names: list[str]
     notes: list[str]
@@ -125,9 +131,9 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` has a flag for each name: whether a program for Windows wrote the name. Backslashes in such names become
-    slashes. If no flag is set, but every name has a backslash and none has a slash, all backslashes become slashes.
-    Otherwise, a backslash is part of a file name.
+    `windows` has a flag for each name. The flag is true if a program for Windows wrote the name. Then backslashes in
+    this name become slashes. If no flag is true, and every name has a backslash but none has a slash, all backslashes
+    become slashes. In all other cases, a backslash is part of a file name.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):
@@ -157,5 +163,5 @@ def _plain(path: str) -> str:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name leads out of its archive, as `../a.jpg`, `/a.jpg` and `C:/a.jpg` do, or is not a valid path."""
+    """Whether a name is invalid as a path, or leads out of its archive, as `../a.jpg`, `/a.jpg` and `C:/a.jpg` do."""
     return not name or "\0" in name or _ROOT.match(name) is not None or ".." in name.split("/")

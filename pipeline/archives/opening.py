@@ -1,4 +1,4 @@
-"""Open an archive. Its first bytes decide its kind.
+"""Open an archive. The first bytes of the file decide the kind of the archive.
 
 A compressed tar can only be read from its beginning, but images are read twice, and in any order. So the tar is
 decompressed once, into a temporary file without a name. The system frees such a file when the process ends, even if the
@@ -36,7 +36,7 @@ _XZ_MEMORY = 1 << 29  # bytes that one xz stream may use; `xz -9` needs an eight
 
 
 def archive_suffix(name: str) -> str:
-    """Return the archive suffix of a file's name, such as `.tar.gz`; "" if the name has none."""
+    """Return the archive suffix of a file's name, such as `.tar.gz`. Return "" if the name has no such suffix."""
     match = _SUFFIX.search(name)
     return match[0] if match else ""
 
@@ -74,8 +74,8 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    The limits of one archive, see `require_within_limits`, hold for all archives together. Unpacked data lie on the
-    disk of `folder`, in temporary files without a name. `folder` need not exist yet.
+    All archives together must keep the limits of `require_within_limits`. Unpacked data lie in temporary files without
+    a name, on the disk of `folder`. `folder` need not exist yet. `zip_encoding` is the value of `--zip-encoding`.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
@@ -107,7 +107,10 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Add to the unpacked size. Raises DataError if all archives together exceed the limits of one archive."""
+        """Add `size` to the unpacked bytes of all archives. Raises DataError if they exceed the limits of one archive.
+
+        `files` is the number of unpacked files.
+        """
         self._total += size
         require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)
 
@@ -185,7 +188,7 @@ def _begins_tar(start: bytes) -> bool:
 
 
 def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`, and report to `advance` how many bytes of `file` were read for each block."""
+    """Yield `blocks`. After each block, call `advance` with the number of bytes of `file` that the block took."""
     before = 0
     for block in blocks:
         yield block
@@ -207,7 +210,10 @@ def _from_bzip2(file: Part) -> Iterator[bytes]:
 
 
 def _from_xz(file: Part) -> Iterator[bytes]:
-    """Yield the content of consecutive xz streams. `lzma.LZMAFile` would not limit the memory of a stream."""
+    """Yield the content of the xz streams in `file`, one after the other.
+
+    `lzma.LZMAFile` is not used, because it would not limit the memory of a stream.
+    """
     rest = file.read(BLOCK)
     while rest:
         stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)

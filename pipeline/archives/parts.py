@@ -1,4 +1,4 @@
-"""Read many archives, but keep few files open. The system allows a process about a thousand open files."""
+"""Read many files, but keep few of them open. The system allows a process about a thousand open files."""
 
 import errno
 import io
@@ -13,7 +13,7 @@ _MOST_OPEN = 32
 
 
 class Part(io.RawIOBase):
-    """A range of a file, which reads like a whole file. A part need not be closed, because it keeps no file open."""
+    """A range of a file. It reads like a whole file. It need not be closed, because it keeps no file open."""
 
     def __init__(self, read_at: Callable[[int, int], bytes], start: int, size: int, name: str) -> None:
         super().__init__()
@@ -29,7 +29,11 @@ class Part(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to `offset` from the beginning, the position or the end, as `whence` says. Return the new position."""
+        """Move the position to `offset` bytes from the point that `whence` names. Return the new position.
+
+        `whence` is `os.SEEK_SET` for the beginning, `os.SEEK_CUR` for the current position, or `os.SEEK_END` for the
+        end.
+        """
         at = offset + (0, self._at, self.size)[whence]
         if at < 0:
             raise OSError(errno.EINVAL, "a place before the beginning", self.name)
@@ -41,7 +45,7 @@ class Part(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read `size` bytes, or all that are left if there are fewer, or if `size` is None or negative."""
+        """Read at most `size` bytes. If `size` is None or negative, read all bytes that are left."""
         left = max(0, self.size - self._at)
         data = self.read_at(left if size is None or size < 0 else min(size, left), self._at)
         self._at += len(data)
@@ -54,12 +58,12 @@ class Part(io.RawIOBase):
         return len(data)
 
     def read_at(self, size: int, at: int) -> bytes:
-        """Read `size` bytes from byte `at` on, or as many as there are. The position of the part does not change."""
+        """Read at most `size` bytes, beginning at byte `at`. The position of the part does not change."""
         return self._read_at(max(0, min(size, self.size - at)), self._start + at)
 
 
 class OpenFiles:
-    """Opens files for reading, and keeps open the 32 that were used last. All are closed when `stack` is closed."""
+    """Opens files for reading, and keeps open the 32 files that were used last. Closing `stack` closes all of them."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._files: OrderedDict[Path, int] = OrderedDict()

@@ -19,7 +19,7 @@ _DIGITS = re.compile(rb"\d{1000}")
 
 
 def tar_entries(file: Part, archive: str) -> list[Entry]:
-    """List the files of the tar `file`, whose name in messages is `archive`. Folders are left out.
+    """List the files of the tar `file`. Folders are left out. `archive` names the tar in messages.
 
     A hard link has the content of the earlier file to which it leads. Raises DataError if the tar is damaged or ends
     early, or if its files exceed the limits in `entries`.
@@ -39,7 +39,7 @@ def tar_entries(file: Part, archive: str) -> list[Entry]:
 def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar.
 
-    Raises DataError for a damaged header, if the mark of the tar's end is missing, or if data follow this mark.
+    Raises DataError if a header is damaged, if the mark of the tar's end is missing, or if data follow this mark.
     """
     before = -1
     file.seek(0)
@@ -64,7 +64,7 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
 
 
 class _HeaderFile:
-    """The file from which tarfile reads headers. A read of more bytes than a header can have is refused."""
+    """A file from which tarfile reads headers. It refuses to read more bytes than a header can have."""
 
     def __init__(self, file: Part) -> None:
         self._file = file
@@ -96,8 +96,8 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entr
 def _blocks(file: Part, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
     """Yield the content of a file of `size` bytes.
 
-    `pieces` are the stored parts of the file, as (offset in the file, length). They lie one after another in the tar,
-    from byte `start` on. The bytes between the pieces of a sparse file are 0.
+    `pieces` are the parts of the content that the tar stores, as (offset in the file, length). They lie one after
+    another in the tar, beginning at byte `start`. A sparse file has several pieces, and the bytes between them are 0.
     """
     done = 0
     for offset, length in (*pieces, (size, 0)):

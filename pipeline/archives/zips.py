@@ -1,4 +1,4 @@
-"""Read a zip. Its names may come from Windows, or be in old encodings."""
+"""Read a zip. The names in a zip may come from Windows, or may be in old encodings."""
 
 import stat
 import struct
@@ -20,11 +20,11 @@ _MOST_END = 65_557  # bytes of the record at a zip's end, with the longest comme
 
 
 def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
-    """List the files of the zip `file`, whose name in messages is `archive`, and return notes on how names were read.
+    """Return two lists: the files of the zip `file`, and notes on how their names were read.
 
-    `encoding` is the encoding of names that are not marked as UTF-8. If it is None, the encoding is guessed. Raises
-    DataError if the zip is damaged, if its files exceed the limits in `entries`, or if all files are encrypted. Raises
-    OptionError if `encoding` does not fit the names.
+    `archive` names the zip in messages. `encoding` is the encoding of the names that are not marked as UTF-8. If
+    `encoding` is None, it is guessed. Raises DataError if the zip is damaged, if its files exceed the limits in
+    `entries`, or if all files are encrypted. Raises OptionError if `encoding` does not fit the names.
     """
     try:
         opened = zipfile.ZipFile(file)
@@ -43,10 +43,11 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError if the record at the end of the zip has another number of entries than `found`.
+    """Raise a DataError if a zip should have another number of entries than `found`.
 
-    At a damaged entry in the zip's list of files, Python raises no error, but ignores the rest of the list. The number
-    65,535 in the record stands for any larger number, too.
+    At a damaged entry in the zip's list of files, Python raises no error, but ignores the rest of the list. So `found`
+    is compared with the number in the record at the end of the zip. In this record, 65,535 also stands for any larger
+    number.
     """
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")
@@ -58,7 +59,10 @@ def _require_all(file: Part, size: int, found: int, archive: str) -> None:
 
 
 def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:
-    """Return the name of each of `infos`, and a note on the encoding if the encoding was guessed."""
+    """Return two lists: the name of each of `infos`, and notes.
+
+    If the encoding of names was guessed, a note says which encoding was chosen.
+    """
     marked = [_marked_name(info) for info in infos]
     raw = {_raw_name(info) for info, name in zip(infos, marked, strict=True) if name is None}
     foreign = {name for name in raw if not name.isascii()}
@@ -83,7 +87,7 @@ def _raw_name(info: zipfile.ZipInfo) -> bytes:
 
 
 def _marked_name(info: zipfile.ZipInfo) -> str | None:
-    """Return the name of an entry if the zip marks the name as UTF-8, else None."""
+    """Return the name of an entry if the zip marks this name as UTF-8. Otherwise, return None."""
     if info.flag_bits & _UTF_8:
         return info.filename
     extra = info.extra

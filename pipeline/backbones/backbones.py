@@ -34,7 +34,7 @@ class ListedBackbone:
 
 @dataclass(frozen=True)
 class BackbonesResult:
-    """The result of `headstart backbones`. With `detailed`, it describes one network."""
+    """The result of `headstart backbones`. If `detailed` is true, it describes one network."""
 
     backbones: list[ListedBackbone]
     detailed: bool
@@ -49,10 +49,11 @@ class BackbonesResult:
 
 
 def list_backbones(name: str | None, store: Path) -> BackbonesResult:
-    """List every network of the zoo, or the network `name`: a name of the zoo, or the path of a `.keras` file.
+    """List the networks of the zoo. If `name` is not None, list only the network `name`.
 
-    `headstart features` measured the speeds on this machine and kept them in `store`. Raises OptionError for an unknown
-    name or a `.keras` model of an unusable form, and WeightsError for a `.keras` file that is missing or damaged.
+    `name` is a name of the zoo, or the path of a `.keras` file. The speeds come from `store`, where `headstart
+    features` keeps its measurements on this machine. Raises OptionError for an unknown name, or for a `.keras` model
+    that can't be used as a backbone. Raises WeightsError for a `.keras` file that is missing or damaged.
     """
     speeds = measured_speeds(store)
     names = [os.path.abspath(name) if is_own(name) else name] if name is not None else list(BACKBONES)

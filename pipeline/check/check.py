@@ -35,8 +35,8 @@ def check(
 ) -> CheckResult:
     """Find problems in `data`: reasons for training to refuse it, rejects, copies, near-duplicates and tiny images.
 
-    Writes an HTML page to `config.html`, if it is set. Images with features are not decoded here, because extraction
-    has decoded them.
+    If `config.html` is set, an HTML page is written to it. Images with features are not decoded here, because
+    extraction has decoded them.
 
     Raises DataError if `data` has no images. Raises OptionError if no store's name begins with `config.fingerprint`, or
     if no page can be written to `config.html`. Raises StoreError if `config.store` is not a folder, or if a shard is
@@ -82,7 +82,10 @@ def check(
 
 
 def _stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root`, except stores of maps and of augmented views. Return [] if there are none yet."""
+    """Open the stores in `root`, except stores of maps and of augmented views. If there are none, return [].
+
+    Raises StoreError if `root` is not a folder.
+    """
     if root.exists() and not root.is_dir():
         raise StoreError(f"--store {root}: not a folder")
     try:
@@ -92,9 +95,9 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Return the store with features of the most images, among stores whose name begins with `wanted`.
+    """Return the store with features of the most images, among the stores whose name begins with `wanted`.
 
-    `digests` are the digests of the images. In a tie, the store at the latest cut of its network is returned. The
+    `digests` are the digests of the images. In a tie, the store with the deepest cut of its network is returned. The
     result is None if no store has features of any image. Raises OptionError if no name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
@@ -103,14 +106,17 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str
 
 
 def _cut_number(store: FeatureStore) -> int:
-    """Return the index of a store's cut among the cuts of its network, from the input on; -1 for an unknown cut."""
+    """Return the index of a store's cut among the cuts of its network, the shallowest first. Return -1 if unknown."""
     backbone, cut = store.fingerprint.backbone, store.fingerprint.cut
     cuts = list(outline(backbone).cuts) if backbone in BACKBONES else []
     return cuts.index(cut) if cut in cuts else -1
 
 
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
-    """Decode one image for each digest that has no features in `stores`. Return a reject for each failure."""
+    """Decode the images that have no features in `stores`. Return a reject for each failure.
+
+    Of several copies, only one is decoded. Features that were made with other settings do not count.
+    """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}
     left = list(last)

@@ -1,4 +1,4 @@
-"""The settings of `check`."""
+"""The settings of `headstart check`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from headstart.pipeline.data.config import SIMILARITY
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """The settings of `check`: the features to use, what counts as a finding, and how findings are reported."""
+    """The settings of `headstart check`: the features to use, what counts as a finding, and how to report findings."""
 
     store: Path = option(Path("store"), "Store of the features that find near-duplicates.", env="HEADSTART_STORE")
     fingerprint: str = option(

@@ -42,10 +42,10 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
-    """Map the name of a class to the images of its contact sheet. These are spread evenly over the class.
+    """Map the name of each class to the images of its contact sheet. The images are spread evenly over the class.
 
-    Only the first 30 classes with images have a contact sheet. Images without a class have a contact sheet of their
-    own: the first one, under the key None.
+    Only the first 30 classes with images have a contact sheet. If there are images without a class, they have a contact
+    sheet, too. Its key is None, and it comes first.
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:
@@ -84,7 +84,7 @@ class _Images:
 
 
 def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
-    """Return HTML of findings, one below the other. If each finding is a single image, they are side by side."""
+    """Return HTML of findings, one below the other. If each finding is a single image, the images are side by side."""
     if all(len(group) == 1 for group in groups):
         return f"<div class=group>{images.figures(list(chain(*groups)))}</div>"
     return "".join(f"<div class=group>{images.figures(group[:FILES])}</div>{more(group, FILES)}" for group in groups)

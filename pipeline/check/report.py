@@ -22,7 +22,7 @@ SHOWN = 5  # at most this many findings of each kind, and files of each finding,
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult(Scan):
-    """The examples and rejects of a data folder, and what `check` found. `findings` returns the findings by kind."""
+    """The examples and rejects of a data folder, and the findings of `check`."""
 
     data: Path
     config: CheckConfig
@@ -50,7 +50,7 @@ class CheckResult(Scan):
         return {split: counts[split] for split in SPLITS}
 
     def class_of(self, example: Example) -> str | None:
-        """Return the name of an example's class; None without a class."""
+        """Return the name of an example's class. Return None if the example has no class."""
         return self.class_names[example.label] if example.label >= 0 else None
 
     @property
@@ -65,15 +65,18 @@ class CheckResult(Scan):
 
     @property
     def sizes(self) -> dict[str, list[float]]:
-        """Return minimum, median and maximum of the width and of the height, in pixels before any EXIF rotation."""
+        """Map `width` and `height` to their minimum, median and maximum, in pixels before any EXIF rotation.
+
+        If there are no examples, the dict is empty.
+        """
         sides = {name: [getattr(one.image, name) for one in self.examples] for name in ("width", "height")}
         return {name: [min(side), statistics.median(side), max(side)] for name, side in sides.items() if side}
 
     @property
     def imbalance(self) -> tuple[int, int, float | None]:
-        """Return the number of training examples in the largest and in the smallest class, and the ratio.
+        """Return three things: the size of the largest class, the size of the smallest class, and the ratio of the two.
 
-        The ratio is None if the smallest class has no training examples.
+        The size of a class is its number of training examples. The ratio is None if the smallest class has none.
         """
         counts = [count["train"] for count in self.classes.values()] or [0]
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
@@ -101,7 +104,7 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """Map the title of each kind of finding to the findings of that kind. One finding is a list of examples.
+        """Map the title of each kind of finding to the findings of this kind. One finding is a list of examples.
 
         Kinds without findings are left out.
         """
@@ -186,9 +189,9 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """Return an error that names problems, leaks, conflicts and near-duplicates.
+        """Return an error that names the problems, leaks, conflicts and near-duplicates.
 
-        Return None if there are none of these, or with `--allow`.
+        Return None if there are none of them, or if `--allow` is set.
         """
         near = len(self.near_duplicates or [])
         advice = "`headstart prepare --group near-duplicates` keeps such together, `--drop-duplicates` leaves them out"

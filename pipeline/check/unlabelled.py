@@ -10,10 +10,10 @@ from headstart.pipeline.data.reading import read_data
 
 
 def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
-    """Return the reason why training will refuse the labels of `data`, in a list; [] if training will not refuse.
+    """Find out why training will refuse the labels of `data`. Return the reason in a list, or [] if there is none.
 
-    `scanned` may have images without labels. Data that plainly have no classes are no problem: data read with
-    `--layout none`, and unlabelled images that all lie in one folder.
+    `scanned` may have images without labels. Two kinds of data obviously have no classes, and are no problem: data read
+    with `--layout none`, and unlabelled images that all lie in one folder.
     """
     without = [example.image.file for example in scanned.examples if example.label < 0]
     if not without or config.layout == "none" or (not scanned.class_names and _in_one_folder(scanned, data)):
@@ -31,6 +31,6 @@ def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
 
 
 def _in_one_folder(scanned: Scan, data: Path) -> bool:
-    """Whether all images of the folder `data` lie in the same folder: `data` or one below it; False for a list."""
+    """Whether all images lie directly in one folder: `data`, or a folder below `data`. False for a manifest."""
     paths = [*(example.image.path for example in scanned.examples), *(reject.path for reject in scanned.rejects)]
     return data.is_dir() and len({os.path.dirname(path) for path in paths}) == 1

@@ -1,1 +1,1 @@
-"""Turn a folder or an archive of images into labelled examples."""
+"""Turn a folder, a manifest, tars or an archive of images into labelled examples."""

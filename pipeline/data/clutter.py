@@ -34,7 +34,7 @@ _SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..
 
 
 def clutter_kind(name: str) -> str | None:
-    """Return the kind of clutter that a file or folder called `name` is, or None if the name may belong to data."""
+    """Return the kind of clutter of a file or folder called `name`. Return None if the name can belong to data."""
     kind = _KINDS.get(name.lower())
     if kind or name[:1] != "." or name in (".", ".."):
         return kind
@@ -44,7 +44,7 @@ def clutter_kind(name: str) -> str | None:
 
 
 def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
-    """Return the kind of clutter of each file, or None for data.
+    """Return the kind of clutter of each file. A file that may be data has None.
 
     `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
     the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it, because cameras
@@ -70,27 +70,31 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
-    """Return the cameras' raw files with an image file of the same name beside them: IMG_1.CR2 beside IMG_1.JPG."""
+    """Return the cameras' raw files beside an image file of the same name, such as IMG_1.CR2 beside IMG_1.JPG."""
     raw = [name for name in names if name.lower().endswith(_RAW_SUFFIXES)]
     pictures = {name.rpartition(".")[0] for name in names if has_image_suffix(name)} if raw else set()
     return {name for name in raw if name.rpartition(".")[0] in pictures}
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether the files at `paths`, relative to a folder, belong to stores or runs. Other clutter may be among them."""
+    """Whether the files in a folder belong to stores or runs. Other clutter is allowed among them.
+
+    `paths` are relative to the folder.
+    """
     kinds = clutter_kinds(f"-/{path}" for path in paths)
     return HEADSTART in kinds and None not in kinds
 
 
 def told(ignored: Mapping[str, int]) -> str:
-    """Format the number of ignored files of each kind as text, the largest number first: `12 thumbnails, 3 hidden`."""
+    """Return text with the number of ignored files of each kind, the largest first: `12 thumbnails, 3 hidden`."""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())
 
 
 def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence[str]]) -> dict[str, str | None]:
-    """Return the kind of clutter of each folder, or None for data.
+    """Return the kind of clutter of each folder. A folder that may be data has None.
 
-    `folders` are those with files, and `names_in` returns the names of a folder's files. The folder "" is the top.
+    `folders` are the folders with files, and `names_in` returns the names of a folder's files. The folder "" is the
+    top.
     """
     inside: dict[str, set[str]] = {folder: set() for folder in folders}  # the folders in each folder
     for child in list(inside):
@@ -114,9 +118,9 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Whether headstart made a folder that holds files with these `names` and the subfolders `folders`.
+    """Whether headstart made a folder. The folder holds files with these `names`, and the subfolders `folders`.
 
-    `ours` has the folders at deeper levels that headstart made.
+    `ours` holds the folders at deeper levels that headstart made.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

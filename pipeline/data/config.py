@@ -22,7 +22,7 @@ _DESCRIBED = {"list": "list of images", "folder": "folder or archive", "tars": "
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a folder or a manifest is read: its splits, its classes, and the images that belong together."""
+    """How a folder, a manifest or tars are read: their splits, their classes, and the images that belong together."""
 
     layout: Layout = option(
         "auto",
@@ -79,7 +79,7 @@ class DataConfig:
             raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")
 
     def _unfit(self, kind: Kind) -> list[str]:
-        """Return the names of the settings that mean nothing for this kind of data (see `fitted`) but were changed."""
+        """Return the names of the settings that were changed, although they mean nothing for this kind of data."""
         default = DataConfig()
         given = [name for name in _FOREIGN[kind] if getattr(self, name) != getattr(default, name)]
         harmless = {("layout", "none"), ("label_column", _LABELS)}  # the latter stands in runs of earlier versions
@@ -87,12 +87,12 @@ class DataConfig:
 
     @property
     def column_of_labels(self) -> str:
-        """Return the name of a list's column of labels."""
+        """Return the name of the column of labels in a list."""
         return self.label_column or _LABELS
 
     @property
     def class_list(self) -> list[str]:
-        """Return the folder names in `classes`, which commas separate."""
+        """Return the folder names in the text `classes`, in which commas separate the names."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

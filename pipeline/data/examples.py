@@ -1,4 +1,4 @@
-"""Scan a data folder or manifest into examples. An image without a split gets one by a hash, as in `prepare`."""
+"""Scan a data folder, manifest or tars into examples. If images have no splits, splits are drawn by a hash."""
 
 import os
 import sys
@@ -45,13 +45,13 @@ class Example:
 
     @property
     def together(self) -> str:
-        """Return the group or, without one, the digest. Examples with equal values get into one fold."""
+        """Return the group, or the digest if there is no group. Examples with equal values get into one fold."""
         return self.group or self.image.digest
 
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
-    """A sequence of examples in columns. Slices, and selections by an array of positions or a mask, are `Examples`."""
+    """A sequence of examples in columns. A slice, or a selection by positions or a mask, is also `Examples`."""
 
     images: Images
     labels: np.ndarray  # int32 [N]
@@ -86,7 +86,7 @@ class Examples(Sequence[Example]):
         return self if split == "all" else self[self.splits.is_(split)]
 
     def counts(self) -> Counter[tuple[int, str]]:
-        """Return the number of examples of each (label, split)."""
+        """Return the number of examples for each pair (label, split)."""
         pairs, counts = np.unique(np.stack([self.labels, self.splits.codes]), axis=1, return_counts=True)
         rows = zip(*pairs.tolist(), counts.tolist(), strict=True)
         return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
@@ -118,7 +118,7 @@ class Examples(Sequence[Example]):
 
 @dataclass(frozen=True)
 class Scan:
-    """The examples of a data folder or manifest, and the files that can't be used."""
+    """The examples of a data folder, manifest or tars, and the files that can't be used."""
 
     examples: Examples
     class_names: list[str]  # empty if the images have no labels
@@ -140,7 +140,7 @@ def scan(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Scan:
-    """Make an example of every image in `data`, a folder or manifest, from its digest and header.
+    """Make an example of every image in `data`: a folder, a manifest or tars. Only digests and headers are read.
 
     An image that can't be used becomes a reject. Raises DataError if there are no images. For other errors, see
     `read_data` and, for URLs, `require_access`.
@@ -177,10 +177,10 @@ def scan(
 
 
 def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject], Counter[str]]:
-    """Return the rejects, and the number of ignored files by kind.
+    """Return two things: the rejects, and the number of ignored files by kind.
 
-    `seen` has the images and rejects of the files. If `is_list`, the files are rows of a manifest. Then a file that is
-    no image is a reject.
+    `seen` holds the images and rejects among `files`. `is_list` says whether `files` are the rows of a manifest. If so,
+    a file that is no image is a reject. If not, the file is ignored.
     """
     ignored, rejects = files.ignored.copy(), list(zip(seen.of_reject, seen.rejects, strict=True))
     found = np.zeros(len(files.paths), bool)
@@ -195,7 +195,7 @@ def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject
 
 
 def _items(files: Files, seen: Inspected) -> Items:
-    """Return the images of `files` as items to be split. `seen` has the images."""
+    """Return the images of `files` as items to be split. The images are in `seen`."""
     reading, at = files.reading, seen.of_image
     number = {name: number for number, name in enumerate(reading.class_names)}
     labels = Coded.of(reading.labels)
@@ -217,7 +217,7 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return the group of each image. The pages of a file without a group form a group, called by the file's path."""
+    """Return the group of each image. If a file has no group, its pages form one, named after the path of the file."""
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
     if not len(paged):
@@ -230,14 +230,14 @@ def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]
 
 
 def _listed_in_vain(path: str) -> Reject:
-    """Return the reject for a file that a manifest names. The file at `path` is missing, or is no image."""
+    """Return the reject for the file at `path`. A manifest names this file, but it is missing or no image."""
     if is_url(path) or os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
 
 
 def _splits(items: Items, seed: int, config: DataConfig) -> tuple[list[str], list[str]]:
-    """Return the split of each item, and lines that describe how splits were drawn; see `complete`."""
+    """Return two lists: the split of each item, and lines that describe how splits were drawn; see `complete`."""
     if config.layout == "v1":
         drawn = zip(items.splits, items.digests, strict=True)
         return [split or split_of(digest, seed) for split, digest in drawn], []
@@ -258,12 +258,12 @@ def tell_reading(scanned: Scan) -> None:
 
 
 def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
-    """Open the scan memory of `data` in the folder `store`. With `forget`, the memory starts empty."""
+    """Open the scan memory of `data` in the folder `store`. If `forget` is true, the memory starts empty."""
     return ScanMemory(store / "scans", data, forget)
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = DataConfig()) -> Scan:
-    """Scan all pages of all images in `data`, whatever their labels and number of pixels.
+    """Scan all pages of all images in `data`. Images without a label, and images with too many pixels, are included.
 
     A store may hold features of any page, and of images of any size. Raises the same errors as `scan`.
     """
@@ -285,9 +285,9 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return the reject for the file at `path`: the file of `reject` itself, or a copy of this file.
+    """Return the reject for the file at `path`, which is the file of `reject` or a copy of it.
 
-    Copies were not decoded themselves. So if the file of `reject` could not be read, the reject of a copy says so.
+    Copies are not decoded. So if the file of `reject` could not be read, the reject of a copy says so.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)

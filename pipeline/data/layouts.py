@@ -1,7 +1,7 @@
 """Find the splits and classes of a data set from the names of its folders and files.
 
 The functions are pure: their input is a list of names. Clear names are read as a person would read them, and lines of
-text describe the reading. If names allow several readings, a DataError shows them and the options that choose one.
+text describe the reading. If names allow several readings, a DataError shows these, and the options that choose one.
 """
 
 from collections import Counter
@@ -113,7 +113,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return the places of the images. An image that is left out has none."""
+        """Return the place of each image: its split and label. An image that is left out has no place."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -149,7 +149,7 @@ class _Reader:
         return [((splits[name], label), found) for name in used for label, found in labels[name].items()]
 
     def _splits(self, images: ImageTree, folders: "Mapping[str, ImageTree]") -> dict[str, str]:
-        """Map the name of each split folder among `folders` to its split. Return {} if `folders` are not splits."""
+        """Map the name of each split folder among `folders` to its split. If there are no split folders, return {}."""
         splits, words = splits_named(folders), splits_in_words(folders)
         others = [name for name in folders if name not in splits]
         if len(images.loose) > FEW * images.count or self.classes & set(map(as_label, folders)):
@@ -239,9 +239,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Descend while a single subfolder holds nearly all images, but never into a class folder.
+        """Descend while a single subfolder holds nearly all images, but not into a class folder. Return the tree there.
 
-        If `in_split` is False, splits were not looked for yet, so a val or test folder is not entered either.
+        If `in_split` is False, splits have not been looked for yet. Then a val or test folder is not entered either.
         """
         while True:
             folders = images.folders
@@ -258,7 +258,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images. Raises DataError if one may also be a class."""
+        """Leave out folders of masks beside folders of images. Raises DataError if such a folder may be a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -276,7 +276,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder whose subfolders have the names of all folders beside it: a copy, as in some archives."""
+        """Leave out a folder that holds a copy of the folders beside it: its subfolders have the same names."""
         folders = images.folders
         repeated = {
             name

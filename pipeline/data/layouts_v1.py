@@ -1,6 +1,6 @@
-"""Read a data folder as versions before 0.2 did. Runs of these versions and `--layout v1` need this.
+"""Read a data folder as versions before 0.2 did. Runs of these versions need this, and so does `--layout v1`.
 
-The rules of this module never change, so such a run still reads the same examples.
+The rules of this module never change. So the runs of these versions still read the same examples.
 """
 
 import os
@@ -18,7 +18,7 @@ _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def read_folder_v1(data: Path) -> tuple[Paths, Reading, Counter[str]]:
-    """Return the files of a data folder, their reading, and the number of ignored files by kind.
+    """Return three things: the files of a data folder, their reading, and the number of ignored files by kind.
 
     Folders called `train`, `val` and `test` are the splits, and the folders in them are the classes. Without split
     folders, the folders in `data` are the classes. Raises DataError if there are no class folders.
@@ -38,7 +38,7 @@ def read_folder_v1(data: Path) -> tuple[Paths, Reading, Counter[str]]:
 
 
 def class_folders(data: Path) -> list[tuple[str, Path]]:
-    """List the class folders of a data folder as (split, folder). Without split folders, the split is "".
+    """List the class folders of a data folder as pairs (split, folder). Without split folders, the split is "".
 
     Raises DataError if `data` has no class folders.
     """
@@ -68,7 +68,7 @@ def _is_clutter(name: str) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[str], int]:
-    """List all files below `folder` except clutter, sorted by path, and count the clutter files.
+    """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files.
 
     Links are followed. Each folder is entered only once, and a folder that contains `folder` is not entered. Raises
     DataError if a folder can't be read.

@@ -24,7 +24,7 @@ class Listing:
 
 
 def list_files(folder: Path, recursive: bool = True) -> Listing:
-    """List all files below `folder`, at any depth. Without `recursive`, list only the files in `folder` itself.
+    """List all files below `folder`, at any depth. If `recursive` is false, list only the files in `folder` itself.
 
     Links to folders are followed. Each folder is entered only once, and a folder that contains `folder` is not entered.
     Raises OSError if `folder` itself can't be read.
@@ -38,10 +38,10 @@ def list_files(folder: Path, recursive: bool = True) -> Listing:
 
 
 def walk(folder: Path, recursive: bool = True) -> tuple[list[str], Counter[str]]:
-    """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files by kind.
+    """Return two things: the paths of all files below `folder` except clutter, and the number of clutter files by kind.
 
-    Each path begins with `folder`. For links and `recursive`, see `list_files`. Raises DataError if a folder below
-    `folder` can't be read, and OSError if `folder` itself can't be read.
+    Paths are sorted, and begin with `folder`. For links and `recursive`, see `list_files`. Raises DataError if a folder
+    below `folder` can't be read, and OSError if `folder` itself can't be read.
     """
     listing = list_files(folder, recursive)
     require_readable(folder, listing)
@@ -54,7 +54,7 @@ def files_below(folder: Path, recursive: bool = True) -> list[Path]:
 
 
 def require_readable(folder: Path, listing: Listing) -> None:
-    """Raise a DataError that names the folders below `folder` that could not be read, if there are any."""
+    """If folders below `folder` could not be read, raise a DataError that names them. `listing` lists `folder`."""
     if listing.unreadable:
         first = ", ".join(listing.unreadable[:3]) + (", ..." if len(listing.unreadable) > 3 else "")
         raise DataError(
@@ -69,9 +69,9 @@ def is_clutter_folder(folder: Path) -> bool:
 
 
 def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Return whether `wanted` is true for the name of a file below `folder`. Clutter folders are left out.
+    """Return whether `wanted` is true for the path of a file below `folder`. Paths are relative to `folder`.
 
-    Folders and links are entered as `list_files` enters them, until the first such file is found.
+    Clutter folders are left out. The search ends at the first such file. For links, see `list_files`.
     """
     visits = _visited(folder, clutter=False)
     return any(visit.files is not None and any(map(wanted, visit.files)) for visit in visits)
@@ -88,9 +88,10 @@ class _Visit:
 
 
 def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], list[str]]:
-    """Return all files below `folder`, a list of the folders that can't be read, and a list of the empty folders.
+    """Return three lists: all files below `folder`, the folders that can't be read, and the empty folders.
 
-    All paths are relative to `folder`. Without `recursive`, no folder below `folder` is entered.
+    All paths are relative to `folder`. A folder with nothing but clutter is empty. If `recursive` is false, no folder
+    below `folder` is entered.
     """
     parts: list[Paths] = []
     empty: list[str] = []
@@ -109,7 +110,10 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Enter `folder` and the folders below it, each once. Clutter folders come last, and only with `clutter`."""
+    """Enter `folder` and the folders below it, each once. Clutter folders come last.
+
+    If `clutter` is false, clutter folders are not entered.
+    """
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data
     while pending or hidden:
@@ -135,7 +139,7 @@ def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iter
 
 
 def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:
-    """Return the names of the files and of the folders in `folder`, each with `prefix` before it."""
+    """Return two lists: the names of the files and of the folders in `folder`. `prefix` is put before each name."""
     files: list[str] = []
     folders: list[str] = []
     with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Manifests: lists of images with labels, as CSV, TSV, JSON lines or Parquet."""
+"""Read manifests: lists of images with labels, as CSV, TSV, JSON lines or Parquet."""
 
 import csv
 import json
@@ -39,10 +39,10 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
     """Read a manifest. Rows with the same path, label and split become one entry.
 
     Raises DataError if the file can't be read in the format of its suffix, has no rows, or lacks a column. Raises
-    DataError if a row has no path, no label although `labelled` is set, an unknown split, or another label or split
-    than an earlier row of the same path. Raises DataError for a URL of an unknown kind. Raises DataError if a path
-    leads out of the manifest's folder, unless `config.allow_outside` is set. Raises OptionError for an unknown
-    encoding.
+    DataError if a row has no path, an unknown split, or another label or split than an earlier row of the same path.
+    Raises DataError for a row without a label if `labelled` is true, unless `config` finds labels in names or wants
+    none. Raises DataError for a URL of an unknown kind. Raises DataError if a path leads out of the manifest's folder,
+    unless `config.allow_outside` is set. Raises OptionError for an unknown encoding.
     """
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"
@@ -60,7 +60,7 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
 
 def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: bool, folder: str) -> Entry:
-    """Return the entry of a row, which maps columns to values. Raises DataError as `read_manifest` does for a row.
+    """Return the entry of `row`, a dict from columns to values. For a bad row, raise DataError as `read_manifest` does.
 
     `where` names the row in messages. `folder` is the absolute path of the manifest's folder.
     """
@@ -83,7 +83,7 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
 
 
 def _relative(where: str, path: str, folder: str) -> str:
-    """Return `path`. If it is an absolute path below `folder`, return it relative to `folder`.
+    """Return `path` relative to `folder` if it is an absolute path below `folder`. Return any other path unchanged.
 
     Raises DataError if `path` can't be the path of a file. `where` names the row in messages.
     """
@@ -102,7 +102,7 @@ def _text(row: _Row, column: str) -> str:
 
 
 def _formatted(where: str, row: _Row, pattern: str) -> str:
-    """Replace each `{column}` in `pattern` by the row's value in this column. Raises DataError for an empty value."""
+    """Return `pattern` with each `{column}` in it replaced by the row's value. Raises DataError for an empty value."""
 
     def value(match: re.Match[str]) -> str:
         text = _text(row, match[1])
@@ -114,7 +114,7 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 
 
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
-    """Yield each row with its number. The first row below a header has number 1.
+    """Yield the number and the content of each row. The first row below a header has number 1.
 
     Raises DataError if a column is missing.
     """
@@ -147,15 +147,15 @@ def _require_columns(file: Path, needed: list[str], found: list[str]) -> None:
 
 
 def csv_delimiter(header: str) -> str:
-    """Return the delimiter of a CSV file: the tab, semicolon or comma, whichever is most frequent in the first line.
+    """Return the delimiter of a CSV file: the tab, semicolon or comma, whichever is most frequent in its first line.
 
-    `header` is the first line. If it has none of these marks, the delimiter is the comma.
+    `header` is the first line. If it has none of these marks, return the comma.
     """
     return max("\t;,", key=header.count) if any(mark in header for mark in "\t;,") else ","
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return the encoding to read the CSV file with. For UTF-8, this is `utf-8-sig`, which skips a byte order mark."""
+    """Return the encoding for reading the CSV file. For UTF-8, it is `utf-8-sig`, which skips a byte order mark."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

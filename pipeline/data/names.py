@@ -46,7 +46,7 @@ def has_image_suffix(name: str) -> bool:
 
 
 def split_named(name: str) -> str | None:
-    """Return the split that `name` stands for, such as `val` for `Validation`; None if it stands for no split.
+    """Return the split that `name` stands for, such as `val` for `Validation`. Return None if it stands for no split.
 
     `name` is the name of a folder, or a field of a manifest.
     """
@@ -55,10 +55,10 @@ def split_named(name: str) -> str | None:
 
 
 def splits_named(names: Collection[str]) -> dict[str, str]:
-    """Map the name of each split folder to its split. `names` are the names of all folders beside each other.
+    """Map the name of each split folder to its split. `names` are the names of all folders in one folder.
 
-    If no folder has the name of a split, the beginning and the end that all `names` share are ignored. So the folders
-    `seg_train` and `seg_test` are train and test.
+    If no folder has the name of a split, the beginning and the end that all `names` share are ignored. So `seg_train`
+    and `seg_test` are read as train and test.
     """
     found = {name: split for name in names if (split := split_named(name))}
     if found or len(names) < 2:
@@ -69,25 +69,28 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
 
 
 def _shared(names: Collection[str]) -> int:
-    """Return the length of the longest beginning that all `names` share and that ends with `-`, `_`, `.` or a space."""
+    """Return the length of the longest beginning that all `names` share. It must end with `-`, `_`, `.` or a space.
+
+    If there is none, return 0.
+    """
     shared = os.path.commonprefix([name.lower() for name in names])  # noqa: RUF071 of characters, not of folders
     return max(shared.rfind(mark) for mark in "-_ .") + 1
 
 
 def splits_in_words(names: Collection[str]) -> dict[str, str]:
-    """Map each name that contains the name of a split as a word to this split: `train_v2` and `trainA` are train."""
+    """Map each name with the name of a split as one of its words to this split: `train_v2` and `trainA` to `train`."""
     words = {name: _WORDS.findall(_JOINTS.sub("_", name)) for name in names}
     found = {name: next(filter(None, map(split_named, parts)), None) for name, parts in words.items()}
     return {name: split for name, split in found.items() if split}
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder of this name may hold masks or annotations of the images beside it, not images of a class."""
+    """Whether a folder of this name may hold masks or annotations of the images in the folders beside it."""
     return bool(_MASKS.fullmatch(name))
 
 
 def stem_of_image(stem: str) -> str:
-    """Return the stem of an image's name. `stem` is the stem of its mask's name: `1_mask` becomes `1`."""
+    """Return the stem of an image's file name from `stem`, the stem of its mask's file name: `1` from `1_mask`."""
     return _OF_MASK.sub("", stem)
 
 
@@ -97,7 +100,7 @@ def are_parts(names: Collection[str]) -> bool:
 
 
 def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
-    """Return the labels in names such as `cat.0.jpg`, in a list. A name without a label has None in the list.
+    """Return a list of the labels in names such as `cat.0.jpg`. The label of a name of another form is None.
 
     If fewer than 95 % of the names have a label, return None instead of a list.
     """
@@ -108,10 +111,11 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
 
 
 def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
-    """Return the label in each of `paths`: what the group `label` of the regular expression `pattern` matches.
+    """Return the label in each of `paths`: the text that the group `label` of the regular expression `pattern` matches.
 
-    The pattern must match the whole file name or, if the pattern has a slash, the whole path. The label is None if the
-    pattern does not match, or if the label is empty. A pattern that takes seconds on a path raises an OptionError.
+    The pattern must match the whole file name. If the pattern has a slash, it must match the whole path instead. The
+    label is None if the pattern does not match, or if the label is empty. A pattern that takes seconds on a path raises
+    an OptionError.
     """
     compiled, whole = re.compile(pattern), "/" in pattern
     names = paths if whole else [os.path.basename(path) for path in paths]
@@ -124,7 +128,7 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def with_label(path: str, label: str, pattern: str = "") -> str | None:
-    """Return `path` with the label in its name replaced by `label`; None if its name holds no label.
+    """Return `path` with `label` in place of the label in its name. If the name holds no label, return None.
 
     The regular expression `pattern` finds the old label; see `labels_matched`. Without `pattern`, the name must be of
     the form `cat.0.jpg`.
@@ -142,8 +146,8 @@ def matched(
 ) -> list[str | None]:
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
-    If one name takes seconds, as with nested repetitions such as `(a+)+`, raise an OptionError that names `option`. The
-    time is unlimited on Windows, and in any thread but the main one.
+    If one name takes seconds, raise an OptionError that names `option`. Nested repetitions such as `(a+)+` can take so
+    long. On Windows, and in any thread except the main thread, the time is not limited.
     """
     found: list[str | None] = []
     try:
@@ -164,7 +168,7 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError inside the `with` block if `found` does not grow for about a second of processor time."""
+    """Raise a _StuckError inside the `with` block if `found` has not grown for about a second of processor time."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -186,10 +190,10 @@ def _ticks(found: Sequence[Any]) -> Iterator[None]:
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:
-    """Return a line about the images without a label, in a list; [] if all images have labels.
+    """Return a list with a line about the images without a label. If all images have labels, return [].
 
     `missed` holds the names in which the regular expression `pattern` finds no label. `total` is the number of all
-    images. Raises DataError if more than 5 % of the images have no label.
+    images. Raises DataError if more than 5 % of the images have no label. `where` names the data in the message.
     """
     if not missed:
         return []
@@ -203,24 +207,24 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
-    """Return the labels that names such as `Abyssinian_100.jpg` may hold, or an empty set for names of other forms."""
+    """Return the labels that names such as `Abyssinian_100.jpg` may hold. Return an empty set for other names."""
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}
     return labels if all(matches) and 2 <= len(labels) <= len(names) / 2 else set()
 
 
 def says_nothing(name: str) -> bool:
-    """Whether the name of a folder, such as `images` or `train`, does not describe the images in the folder."""
+    """Whether the name of a folder says nothing about the images in it, such as `images` or `train`."""
     return bool(_NOTHING.fullmatch(name) or splits_in_words([name]))
 
 
 def as_label(name: str) -> str:
-    """Return the class that a folder's name stands for: names that differ only in Unicode form are one class."""
+    """Return the class that a folder's name stands for. Names that differ only in their Unicode form are one class."""
     return unicodedata.normalize("NFC", name)
 
 
 def told_cases(names: Sequence[str]) -> list[str]:
-    """Return a line for each set of classes whose names differ in case only."""
+    """Return a line for each set of classes whose names differ only in upper and lower case."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[name.casefold()].append(name)
@@ -232,5 +236,5 @@ def told_cases(names: Sequence[str]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join the first four of `names` by commas, and append the number of the others."""
+    """Join the first four of `names` by commas. If there are more names, append their number."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""Find the split, label and group of each file of a folder or manifest."""
+"""Find the split, label and group of each file of a folder, a manifest or tars."""
 
 import os
 import re
@@ -47,11 +47,11 @@ class Files:
 
 
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
-    """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each.
+    """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each file.
 
-    If some files of a folder have a label, its files without a label are left out. Raises DataError if `data` is
-    of another kind or missing, if its names allow several readings, or if `labelled` is set and labels are
-    missing. Raises the errors of `read_manifest`.
+    If some files of a folder have a label, the files without a label are left out. Raises DataError if `data` is
+    missing or of another kind, if its names allow several readings, or if `labelled` is set and labels are missing.
+    Raises OptionError if `config` does not fit this kind of data. Raises the errors of `read_manifest`.
     """
     require_data(data)
     kind = shards.kind_of(data)
@@ -87,7 +87,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Leave out files without a label, and count them in `ignored` as `kind`. If no file has a label, keep all."""
+    """Leave out the files without a label, and count them in `ignored` as `kind`. If no file has a label, keep all."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -96,7 +96,10 @@ def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: st
 
 
 def require_data(data: Path) -> None:
-    """Raise a DataError unless `data` is a folder, tars that exist, or a file with the suffix of a manifest."""
+    """Raise an error unless `data` is a folder, tars that exist, or a file with the suffix of a manifest.
+
+    A URL raises an OptionError, and anything else raises a DataError.
+    """
     if data.is_dir() or is_manifest(data) or (data.name.endswith(shards.SUFFIX) and shards.is_there(data)):
         return
     require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
@@ -134,7 +137,7 @@ def read_names(
 
 
 def _no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
-    """Return the error for images without labels. Its message suggests how to give labels.
+    """Return the error for images without labels. Its message says how labels can be given.
 
     `names` are the file names of the images. `lists` are files of the same folder that may be manifests.
     """
@@ -215,7 +218,7 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
-    """Read tars of samples. If they hold no `.cls` and no `.json`, labels are found in the names, as in a folder."""
+    """Read tars of samples. If there is no label in a `.cls` or `.json`, find labels in the names, as in a folder."""
     there = shards.tars_of(data)
     tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
@@ -251,7 +254,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading`, the reading of tars, with the labels and splits that are found in the names in the tars."""
+    """Return `reading`, the reading of tars, with labels and splits from the names of the files in the tars."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:
@@ -286,7 +289,7 @@ def _without_row(file: Path, names: Sequence[str]) -> list[str]:
 
 
 def _taken(reading: Reading, kept: np.ndarray) -> Reading:
-    """Return the reading of some files. `kept`, bool [N], says which."""
+    """Return the reading of only some files. `kept`, bool [N], is True for these files."""
     return replace(
         reading,
         splits=Coded.of(reading.splits)[kept],

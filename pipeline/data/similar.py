@@ -1,9 +1,9 @@
 """Find near-duplicates: images of one picture that was encoded again, scaled or slightly cropped.
 
 Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
-candidates. Then the thumbnails of the image and of each candidate are compared. This comparison ignores what the image
-shares with its other neighbours, because any two chest X-rays, for example, look alike. ARCHITECTURE.md, decision 16,
-gives the measurements.
+candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. This comparison ignores
+what the image also shares with its other neighbours. For example, any two chest X-rays look alike. ARCHITECTURE.md,
+decision 16, gives the measurements.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOGETHER = 64  # images whose thumbnails are made at a time
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest neighbours of each of n images among some other images, the nearest first."""
+    """The nearest neighbours of each of n images, the nearest first. They were searched among some other images."""
 
     numbers: np.ndarray  # int64 [n, NEIGHBOURS]: positions among the other images
     cosines: np.ndarray  # float32 [n, NEIGHBOURS]: of whitened features; -inf if there are too few other images
@@ -56,8 +56,8 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
     Returns groups of positions in `images`, each in ascending order. An image joins a group if it is a near-duplicate
-    of any member, by features and by pixels. Copies of a member, with equal bytes, are in the group, too. Copies alone
-    make no group. Images that can't be decoded, and images of one colour, are in no group.
+    of any image in it, by features and by pixels. Copies of such an image, with equal bytes, join the group, too.
+    Copies alone make no group. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
         images: may contain copies.
@@ -85,7 +85,10 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None
 
 
 def _pairs_within(images: Sequence[ImageFile], features: Features, pixels: Pixels) -> list[Pair]:
-    """Find the near-duplicates among `images`, whose features are [N, D]. A pair may appear in both orders."""
+    """Find the near-duplicates among `images`. A pair can appear twice, once in each order.
+
+    `features`, float [N, D], has a row for each image.
+    """
     if len(images) < 2:
         return []
     whitening = fit_whitening(features[:: max(1, len(features) // SAMPLE)])
@@ -122,9 +125,9 @@ def _connected(pairs: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
 
 
 def fit_whitening(features: np.ndarray) -> Pipeline:
-    """Fit a whitening, which maps features [N, D] to unit vectors, float32 [N, K], with uncorrelated components.
+    """Fit a whitening: a map from features [N, D] to unit vectors, float32 [N, K], with uncorrelated components.
 
-    K is at most N / 8. With as many components as images, every image would be unlike all others.
+    K is at most N / 8, but at least 1. With as many components as images, every image would be unlike all others.
     """
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
@@ -147,12 +150,13 @@ def fit_whitening(features: np.ndarray) -> Pipeline:
 def nearest(
     directions: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]], own: np.ndarray | None = None
 ) -> Neighbours:
-    """Find the neighbours with the highest cosines to each of n unit vectors `directions`, float32 [n, K].
+    """Find, for each of n unit vectors, the other vectors with the highest cosines to it.
 
     Args:
-        others: the vectors to search, in blocks of (positions int64 [m], unit vectors float32 [m, K]).
-        own: int64 [n], the position of each of the n vectors among `others`. A vector is not its own neighbour. None if
-            the vectors are not among `others`.
+        directions: the n unit vectors, float32 [n, K].
+        others: the vectors to search. Each block is a pair: positions, int64 [m], and unit vectors, float32 [m, K].
+        own: int64 [n], the position of each of the n vectors among `others`, so that no vector is its own neighbour.
+            None if the vectors are not among `others`.
     """
     best = np.full((len(directions), NEIGHBOURS), -np.inf, np.float32)
     like = np.zeros((len(directions), NEIGHBOURS), np.int64)
@@ -178,9 +182,9 @@ def agreeing(
 ) -> list[Pair]:
     """Find near-duplicates: pairs of an image and one of its candidates, if their pixels agree.
 
-    The candidates of an image are its first eight neighbours in `near`, if their cosine is at least `similarity`.
-    Copies with equal bytes are left out. The neighbours in `near` are positions in `others`. `advance` receives
-    the number of images that were finished since its last call.
+    The neighbours in `near` are positions in `others`. The candidates of an image are those of its first eight
+    neighbours whose cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called with the
+    number of images that were finished since the last call.
     """
     found: list[Pair] = []
     for some in _blocks(len(images), _TOGETHER):
@@ -199,7 +203,7 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield the near-duplicates of `image` among `around`, its neighbours. Row `row` of `near` has their positions."""
+    """Yield the near-duplicates of `image` among its neighbours `around`. Row `row` of `near` holds their positions."""
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
     background = _background(plain, cosines, around, pixels)
@@ -212,7 +216,10 @@ def _agreeing(
 
 
 def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> list[float]:
-    """Return the correlation between the thumbnails of `image` and of each of `others`; -1 where one is missing."""
+    """Return the correlation of the thumbnail of `image` with the thumbnail of each of `others`.
+
+    The correlation is -1 if one of the two thumbnails is missing.
+    """
     return [
         float((pixels[image] * pixels[other]).mean()) if image in pixels and other in pixels else -1.0
         for other in others
@@ -224,10 +231,12 @@ def _background(
 ) -> np.ndarray:
     """Return the mean thumbnail, float [SIDE, SIDE], of the neighbours that look most like an image.
 
-    `around` has all neighbours of the image, the nearest first. Candidates, and neighbours that may be copies, are left
-    out of the mean. If no neighbour remains, the mean is 0. For each neighbour, `plain` has the correlation of its
-    thumbnail with the thumbnail of the image, and `cosines` has the cosine between its whitened features and the
-    features of the image.
+    Candidates, and neighbours that may be copies, are left out of the mean. If no neighbour remains, the mean is 0.
+
+    Args:
+        plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.
+        cosines: for each neighbour, the cosine between its whitened features and those of the image.
+        around: all neighbours of the image, the nearest first.
     """
     ranks = [at for at, other in enumerate(around) if at >= CANDIDATES and other in pixels and cosines[at] < _SURE]
     likest = sorted(ranks, key=lambda rank: -plain[rank])[:CANDIDATES]

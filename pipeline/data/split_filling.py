@@ -19,14 +19,14 @@ def fill(
 ) -> None:
     """Move groups until each class has a group in each split where it should have one. Changes `splits`.
 
-    A move is preferred if no class loses its last group in a split. Of several such moves, the one that brings the
-    sizes of splits nearest to `wanted` is made. If no move helps, the class gets no group in that split.
+    A move is preferred if no class loses its last group in a split. Of several such moves, the move that brings the
+    sizes of splits nearest to `wanted` is made. If no move helps, the class gets no group in the split.
 
     Args:
         splits: the split of each group.
         contents: for each group, the number of images of each class.
         free: whether each group may be moved.
-        due: each (class, split) that should have a group.
+        due: each pair (class, split) that should have a group.
         wanted: the number of images that each class should have in each split.
     """
     there = {(label, split) for content, split in zip(contents, splits, strict=True) for label in content}
@@ -61,14 +61,14 @@ class _Filling:
         self._left = _MOST_TRIED
 
     def lacking(self) -> list[_Pair]:
-        """Return each (class, split) that should have a group and has none."""
+        """Return each pair (class, split) that should have a group and has none."""
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
         """Move a group of a class to a split that has no group of this class. Return whether that was possible.
 
-        `pair` is (class, split). The moved group may be the last of another class in its old split. Then a further
-        group, with images of that class, is moved to the old split, and so on, at most `depth` groups in a row.
+        `pair` is (class, split). The moved group may have been the last group of another class in its old split. Then a
+        further group of this other class is moved to the old split, and so on, with at most `depth` further groups.
         """
         label, split = pair
         held = {at for at, _ in self._moves}
@@ -91,14 +91,15 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return each (class, split) that should have a group, and has only the group at position `at`."""
+        """Return each pair (class, split) that should have a group, and that has only the group at position `at`."""
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return how much worse the sizes of splits fit the wanted sizes, in images, if group `at` moves to `split`.
+        """Return how much further the sizes of splits would be from the wanted sizes, in images, if a group moves.
 
-        A negative number means that they fit better.
+        `at` is the position of the group, and `split` is its new split. A negative number means that the sizes get
+        nearer.
         """
         cost = 0
         for label, count in self._contents[at].items():

@@ -60,10 +60,9 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
 
 
 def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float]) -> bool:
-    """Whether val must be drawn from train.
+    """Whether val must be drawn from train. `given` are the splits of a data set.
 
-    This is so if `given`, the splits of a data set, include train and test but not val, and if the fraction of val is
-    above 0.
+    This is so if `given` includes train and test but not val, and if the fraction of val is above 0.
     """
     return {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
 
@@ -71,7 +70,7 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return the split of each item, and lines that say how the items without a split got theirs.
+    """Return two lists: the split of each item, and lines that say how items without a split got theirs.
 
     `given` are the splits that a data set comes with. An item keeps the split that it was given, even if others of its
     group are elsewhere; a line counts such groups. If `takes_val_from_train` is true, the items with `of_train` are
@@ -94,7 +93,7 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return a line that counts the groups in several splits, and a line that counts the images with copies in several.
+    """Return two lines: one counts the groups in several splits, the other counts the images with copies in several.
 
     A line is left out if it would count none. If `given` is empty, the result is [].
     """
@@ -117,7 +116,7 @@ def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]
 
 
 def _rank(items: Items, seed: int) -> np.ndarray:
-    """Return each item's place in the order of the hashes of seed and digest, int64 [N]. Equal images share a place."""
+    """Return the rank of each item by the hash of seed and digest, int64 [N]. Equal images have the same rank."""
     hashes = bytearray()
     for digest in items.digests:
         hashes += hashlib.sha256(f"{seed}:{digest}".encode()).digest()
@@ -131,7 +130,7 @@ def _rank(items: Items, seed: int) -> np.ndarray:
 
 
 def _assign_each(items: Items, rank: np.ndarray, fractions: Mapping[str, float]) -> list[str]:
-    """Assign splits as `assign` does, but much faster, to images that all differ and have neither group nor split."""
+    """Assign splits as `assign` does, but much faster. All images must differ, and have neither group nor split."""
     order = np.lexsort((rank, items.labels))
     labels, starts, counts = np.unique(items.labels[order], return_index=True, return_counts=True)
     sizes = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
@@ -147,7 +146,7 @@ def _assign_each(items: Items, rank: np.ndarray, fractions: Mapping[str, float])
 
 @dataclass(frozen=True)
 class _Groups:
-    """Groups of items, in the order of the lowest rank of their items. See `assign`."""
+    """Groups of items. Groups are ordered by the lowest rank of their items; see `_rank` and `assign`."""
 
     order: np.ndarray  # int64 [N]: positions of items, group by group
     starts: np.ndarray  # int64 [groups]: where each group begins in `order`
@@ -157,7 +156,8 @@ class _Groups:
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
         """Group items with equal digests or equal groups.
 
-        A group with items in test and items that were given to train (`Item.of_train`) is split into these two parts.
+        If a group has items in test, and items that were given to train (`Item.of_train`), the latter become a separate
+        group.
         """
         grouped = ~items.groups.is_(None)
         roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
@@ -174,7 +174,7 @@ class _Groups:
         return cls(order, ends - sizes, sizes)
 
     def contents(self, items: Items) -> list[Mapping[int, int]]:
-        """Count the different images of each label in each group."""
+        """Return, for each group, the number of different images of each label."""
         alone = {label: {label: 1} for label in np.unique(items.labels).tolist()}
         found: list[Mapping[int, int]] = list(map(alone.__getitem__, items.labels[self.order[self.starts]].tolist()))
         for group in np.flatnonzero(self.sizes > 1).tolist():
@@ -184,7 +184,7 @@ class _Groups:
         return found
 
     def held(self, items: Items) -> list[str]:
-        """Return the split that most images of each group already have; "" if no image has a split."""
+        """Return, for each group, the split that most of its images already have. It is "" if none has a split."""
         first = SPLITS[::-1]  # in a tie
         counts = np.stack(
             [np.add.reduceat(items.splits.is_(split)[self.order].astype(np.int64), self.starts) for split in first]
@@ -193,7 +193,7 @@ class _Groups:
         return list(Coded(most, [*first, ""]))
 
     def of_items(self, splits: Sequence[str]) -> list[str]:
-        """Return the split of each item from the splits of the groups."""
+        """Return the split of each item. `splits` holds the split of each group."""
         of_groups = Coded.of(splits)
         codes = np.empty(len(self.order), np.int32)
         codes[self.order] = of_groups.codes.repeat(self.sizes)
@@ -201,7 +201,7 @@ class _Groups:
 
 
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """Return the first position of the group of each of `count` positions, int64 [count].
+    """Group `count` positions. Return, for each position, the first position of its group, int64 [count].
 
     Two positions are in one group if they share a key, or if a chain of other positions links them. Each of `keys` is a
     pair: the keys of the positions, int [count], and a mask of the positions that have a key, bool [count].
@@ -219,9 +219,10 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Return the split for a group with `content`, and subtract the group's images from `wanted`.
+    """Return the split for a group, and subtract the images of the group from `wanted`.
 
-    The split is the first of test and val that still wants at least half of the group's images, otherwise train.
+    `content` maps labels to numbers of images. The split is test, if test still wants at least half of the group's
+    images. Otherwise it is val, if val does. Otherwise it is train.
     """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
@@ -238,7 +239,7 @@ def _asked(fractions: Mapping[str, float]) -> list[str]:
 
 
 def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
-    """Return each (class, split) that needs a group. `groups` has the number of groups of each class.
+    """Return each pair (class, split) that needs a group. `groups` maps each class to its number of groups.
 
     If a class has too few groups for all splits, train needs one first, then val.
     """
@@ -246,10 +247,10 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return the number of different images of each class that val and test should have, by (label, split).
+    """Return how many different images of each class val and test should have. The keys are pairs (label, split).
 
-    Train keeps at least one image of each class. `sizes` has the number of different images of each class, and `groups`
-    the number of its groups.
+    Train keeps at least one image of each class. `sizes` maps each label to its number of different images, and
+    `groups` maps each label to its number of groups.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
@@ -263,7 +264,7 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
 
 
 def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
-    """Group positions that share a key. `keys` has the keys of each position.
+    """Return groups of positions that share a key. `keys` holds the keys of each position.
 
     Two positions without a common key are in one group, too, if a chain of other positions links them.
     """
@@ -292,7 +293,7 @@ def _hash(digest: str, seed: int) -> str:
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """Return the split that versions before 0.2 drew for an image. They did not draw class by class."""
+    """Return the split that versions before 0.2 drew for an image. These versions did not draw class by class."""
     draw = int(_hash(digest, seed)[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"

@@ -14,13 +14,13 @@ _NAMED = 5  # at most this many classes or rejects are named
 def require_trainable(
     examples: Sequence[Example], class_names: Sequence[str], data: Path, needs_val: bool = True
 ) -> None:
-    """Raise a DataError with all reasons that `untrainable` finds, if it finds any."""
+    """If `untrainable` finds reasons to refuse training, raise a DataError with all of them."""
     if problems := untrainable(examples, class_names, needs_val):
         raise DataError(f"{data}: {'; '.join(problems)}")
 
 
 def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_val: bool = True) -> list[str]:
-    """Return the reasons why no head can be trained on `examples`, one phrase each; [] if a head can be trained.
+    """Return the reasons why no head can be trained on `examples`, one phrase each. Return [] if a head can be trained.
 
     Two or more classes are needed. Each class needs images in train and, if `needs_val`, in val. A class needs at least
     as many images as there are splits.
@@ -62,7 +62,7 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 
 
 def too_many_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> str:
-    """Return a phrase that names the first `rejects` if there are too many, else "".
+    """Return a phrase that names the first `rejects` if there are too many rejects. Otherwise, return "".
 
     `found` is the number of image files, including the rejects. `max_rejects` is the largest allowed fraction of
     rejects.

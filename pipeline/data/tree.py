@@ -1,4 +1,4 @@
-"""The images of a data set as a tree of folders, and the files beside them that may be images, too."""
+"""Arrange the images of a data set as a tree of folders, and find other files that may be images, too."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -20,7 +20,7 @@ _NONE = np.zeros(0, np.int64)
 
 @dataclass
 class ImageTree:
-    """The images below one folder. Images are known by their positions in `paths`."""
+    """The images below one folder. An image is a position in `paths`."""
 
     paths: Paths
     loose: np.ndarray = field(default_factory=lambda: _NONE)  # int64 [n]: the images directly in the folder, ascending
@@ -28,7 +28,7 @@ class ImageTree:
 
     @classmethod
     def of(cls, paths: Paths, images: np.ndarray) -> "ImageTree":
-        """Make the tree of some `images`, int64 [n]: positions in `paths`."""
+        """Make the tree of `images`, int64 [n], which are positions in `paths`."""
         top = cls(paths)
         for folder, at in paths[images].by_folder().items():
             tree = top
@@ -44,7 +44,7 @@ class ImageTree:
 
     @cached_property
     def folders(self) -> "dict[str, ImageTree]":
-        """Map the name of each subfolder with images to its tree, sorted by name."""
+        """A dict from the name of each subfolder with images to its tree, sorted by name."""
         return {name: self.inside[name] for name in sorted(self.inside) if self.inside[name].count}
 
     def walk(self, above: Parts = ()) -> "Iterator[tuple[Parts, ImageTree]]":
@@ -74,7 +74,7 @@ class ImageTree:
         return all(stem.isdigit() for stem in self.stems)
 
     def without(self, folders: Collection[Parts]) -> "ImageTree":
-        """Return the tree without the images below `folders`, whose paths are relative to this folder."""
+        """Return the tree without the images below `folders`, which are paths relative to the folder of this tree."""
         if not folders:
             return self
         left = {name: inner for name, inner in self.inside.items() if (name,) not in folders}
@@ -84,8 +84,8 @@ class ImageTree:
     def by_label(self, label_of: Callable[[Parts], str | None]) -> Labels:
         """Map each label to the positions of its images, ascending.
 
-        `label_of` takes the path of a folder, relative to this one. It returns the label of the images in that folder,
-        or None if they have no label.
+        `label_of` takes the path of a folder, relative to the folder of this tree. It returns the label of the images
+        in that folder, or None if they have no label.
         """
         found = defaultdict[str, list[np.ndarray]](list)
         for path, tree in self.walk():
@@ -100,7 +100,7 @@ class ImageTree:
 
 
 def is_chain(images: ImageTree) -> bool:
-    """Whether nearly all images lie at the end of one chain of subfolders, such as `images/` in `cats/`."""
+    """Whether nearly all images lie at the end of a chain of single subfolders, such as `cats/images/` in `cats/`."""
     folders = images.folders
     if len(images.loose) or len(folders) != 1:
         return False
@@ -111,9 +111,9 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Yield each folder that may hold masks of the images in the folders beside it.
 
-    A result is (path of the folder, tree of its parent, whether masks are certain). `above` is the path of `images`.
-    Masks have the names of their images, perhaps with an end such as `_mask`. Names that are numbers prove little,
-    unless the folder of the images has a name such as `images`, which no class has.
+    Each result has three parts: the path of the folder, the tree of its parent, and whether it certainly holds masks.
+    `above` is the path of `images`. Masks have the names of their images, perhaps with an end such as `_mask`. Names
+    that are numbers prove little, unless the images' folder has a name that no class has, such as `images`.
     """
     folders = images.folders
     masks = set()
@@ -156,7 +156,7 @@ def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
 
 
 def coded(placed: Placed, count: int) -> Coded[Place | None]:
-    """Return the place of each of `count` files. A file without a place has None."""
+    """Return the place of each of `count` files, or None for a file without a place. See `Placed`."""
     codes = np.zeros(count, np.int32)
     for code, (_, positions) in enumerate(placed, 1):
         codes[positions] = code
@@ -165,10 +165,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return `places` with places for files without an image suffix.
+    """Return `places`, completed by places for the files without an image suffix.
 
-    Such a file gets the split and label of the images in its folder. If these have several splits or labels, the file
-    gets no place. `images` has the positions of the files with an image suffix, int64 [n].
+    Such a file gets the split and label of the images in its folder. If these images have several splits or labels, the
+    file gets no place. `images`, int64 [n], holds the positions of the files with an image suffix.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
@@ -182,7 +182,7 @@ def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarr
 
 
 def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str]) -> list[str]:
-    """Return the class names of those folders in `empty` that lie beside class folders."""
+    """Return the names of classes without files: the folders in `empty` that lie beside class folders."""
     if not empty:
         return []
     beside: set[Parts] = set()
@@ -195,9 +195,9 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Return a line that counts the files of folders in which no file has a suffix; [] if there are none.
+    """Return a list with a line that counts the files in folders where no file has a suffix, or [] if there are none.
 
-    Such files might be the images of a class. `images` has the positions of the files that count as images.
+    Such files might be the images of a class. `images` holds the positions of the files that count as images.
     """
     if len(images) == len(paths):
         return []
@@ -211,5 +211,5 @@ def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
 
 
 def _parts(folder: str) -> Parts:
-    """Return the names of the folders on the way to `folder`, which ends with a slash or is empty."""
+    """Return the names of the folders in the path `folder`. The path ends with a slash, or it is empty."""
     return tuple(folder[:-1].split("/")) if folder else ()

@@ -1,1 +1,1 @@
-"""`headstart demo`: both phases on drawn cats and dogs."""
+"""`headstart demo`: run both phases on drawings of cats and dogs."""

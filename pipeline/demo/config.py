@@ -1,3 +1,3 @@
-"""How many images `demo` draws."""
+"""The settings of `headstart demo`: the number of images."""
 
 DEMO_IMAGES = 1000

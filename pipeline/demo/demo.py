@@ -51,7 +51,7 @@ _Stage = TypeVar("_Stage", bound=_Shown)
 
 @dataclass(frozen=True)
 class DemoRunResult:
-    """The results of the demo's stages, the paths of picture and report, and the seconds that all stages took."""
+    """The results of the demo's stages, the paths of the picture and the report, and the total time in seconds."""
 
     drawn: DemoResult
     features: FeaturedExamples
@@ -63,7 +63,7 @@ class DemoRunResult:
     seconds: float
 
     def fields(self) -> dict[str, Any]:
-        """Return the JSON object that `--json` prints. `head` and `finetuned` are metrics on the test split."""
+        """Return the JSON object that `--json` prints. In it, `head` and `finetuned` are metrics on the test split."""
         config = self.features.config
         return {
             **self.drawn.fields(),
@@ -81,7 +81,10 @@ class DemoRunResult:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield the summary that is printed without `--json`: an empty line, and three lines about both phases."""
+        """Yield the summary that is printed without `--json`.
+
+        It is an empty line, a line about each phase, and a line that says where the results are.
+        """
         head, finetuned, n = self.tested.head, self.tested.finetuned, self.tested.n
         yield ""
         low, high = head["accuracy_interval"]
@@ -119,7 +122,7 @@ def run_demo(
     """Draw pictures of cats and dogs in `folder`, run every stage on them, and print the command line of each stage.
 
     Results of an earlier demo in `folder` are made again, except the features. Raises DataError if `folder` holds
-    anything but an earlier demo, and OptionError if `choose_network` raises one.
+    something other than an earlier demo. Raises OptionError if `choose_network` raises it.
 
     Args:
         images: number of pictures.
@@ -167,7 +170,7 @@ def _require_no_other(folder: Path) -> None:
 
 
 def _claim(folder: Path) -> None:
-    """Make `folder`, and mark it as the demo's. If it holds the drawings of an earlier demo, remove them."""
+    """Make `folder`, and mark it as a folder of the demo. Remove the drawings and the data of an earlier demo."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / _MARK, _ABOUT)
     for stale in ("drawn", "data"):  # drawings of another seed or number would stay among the new ones
@@ -180,7 +183,7 @@ def _is_demo(folder: Path) -> bool:
 
 
 def _announce(*arguments: object) -> None:
-    """Print the command line of the next stage, `headstart` with `arguments`."""
+    """Print the command line of the next stage: `headstart` and the `arguments`."""
     console.print("\n$ " + shlex.join(["headstart", *map(str, arguments)]), style="bold")
 
 

@@ -1,9 +1,9 @@
 """Draw the demo set: pictures of cats and dogs, which need neither a licence nor a download.
 
-Colours, sizes, poses and backgrounds of both classes have the same distributions. So the mean colour, a thumbnail or
-the size of the file does not reveal the class. A cat has whiskers and slit pupils. A dog has a broad muzzle and often a
-tongue. Most cats have stripes and pointed ears, and most dogs have spots and hanging ears. But some animals have a
-plain coat, or the ears of the other class. Such animals are hard to tell for a head, and leave work for phase 2.
+Colours, sizes, poses and backgrounds of both classes have the same distributions. So the class can't be told from the
+mean colour, a thumbnail or the size of the file. A cat has whiskers and slit pupils. A dog has a broad muzzle and often
+a tongue. Most cats have stripes and pointed ears, and most dogs have spots and hanging ears. But some animals have a
+plain coat, or the ears of the other class. A head often mistakes these animals, which leaves work for phase 2.
 """
 
 import io
@@ -41,7 +41,7 @@ _Draw = ImageDraw.ImageDraw
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The number of whole images and of broken files that `draw_demo` wrote, and their folder."""
+    """The number of good images and of broken files that `draw_demo` wrote, and the folder that holds them."""
 
     images: int
     broken: int
@@ -57,10 +57,10 @@ class DemoResult:
 
 
 def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoResult:
-    """Draw `images` JPEGs into `folder/{cat,dog}/`, half of each class, and add a few broken files.
+    """Draw `images` JPEGs into `folder/cat/` and `folder/dog/`, half of them into each, and add a few broken files.
 
-    `seed` and the number of an image decide its content. Raises DataError if `folder` exists, unless it is empty or
-    holds an earlier demo set.
+    `seed` and the number of an image decide its content. `folder` may be missing, empty, or hold an earlier demo set.
+    Otherwise, a DataError is raised.
     """
     there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):
@@ -130,7 +130,10 @@ def _background(width: int, height: int, rng: np.random.Generator) -> Image.Imag
 
 
 def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
-    """Draw a tilted head and shoulders of a cat (label 0) or dog (1): RGBA [side, side], transparent background."""
+    """Draw a cat (label 0) or a dog (label 1): a tilted head and shoulders.
+
+    The result is RGBA [side, side], with a transparent background.
+    """
     size = 2 * side
     fur, marks, skin = _colour(rng), _colour(rng), _colour(rng)
     coat = Image.new("RGB", (size, size), fur)

@@ -19,7 +19,7 @@ signal.alarm(0)
 
 
 def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
-    """Return the settings of the demo's network, and print a line that names it.
+    """Return the settings of the demo's network, and print a line that names the network.
 
     The network is InceptionV3 if HEADSTART_WEIGHTS names a file, or if Keras loads or downloads the ImageNet weights
     within `seconds`. Otherwise it is EfficientNet-Lite0, whose ImageNet weights come with headstart. Raises OptionError

@@ -1,4 +1,4 @@
-"""Draw the picture at the end of the demo: test drawings, each with its predicted class."""
+"""Draw the picture at the end of the demo. It shows test drawings, each with its predicted class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Guess:
     def colour(self) -> str:
         """Return the colour of the image's frame.
 
-        There is a colour for wrong predictions, one for predictions that fine-tuning corrected, and one for predictions
-        that the head already had right.
+        There are three colours: one for wrong predictions, one for predictions that fine-tuning corrected, and one for
+        predictions that the head already had right.
         """
         if self.predicted != self.label:
             return _WRONG
@@ -42,8 +42,8 @@ class Guess:
 def read_guesses(run: Run, split: str = "test") -> list[Guess]:
     """Read the predictions on `split` that `evaluate` wrote, in the order in which the picture shows them.
 
-    Wrong predictions come first, then predictions that fine-tuning corrected, then the others. Within each of these
-    groups, the least certain come first.
+    Wrong predictions come first, then predictions that fine-tuning corrected, then all others. Within each of these
+    groups, the least certain predictions come first.
     """
     found = read_predictions(run, split)
     # If no epoch was better than the head, there are no logits of the fine-tuned classifier.
@@ -58,7 +58,7 @@ def read_guesses(run: Run, split: str = "test") -> list[Guess]:
 
 
 def draw_picture(file: Path, guesses: Sequence[Guess], class_names: Sequence[str], heading: Sequence[str]) -> None:
-    """Write a PNG to `file`: the lines of `heading`, and below them the first 24 of `guesses`."""
+    """Write a PNG to `file`. It shows the lines of `heading`, and below them the first 24 of `guesses`."""
     shown = guesses[: _COLUMNS * _ROWS]
     rows = -(-len(shown) // _COLUMNS)
     width = 2 * _MARGIN + _COLUMNS * (_TILE + _GAP) - _GAP
@@ -93,7 +93,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, width: int) -> None:
 def _draw_tile(
     picture: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], guess: Guess, class_names: Sequence[str]
 ) -> None:
-    """Draw one image in a square frame, with the top left corner at `corner`, and its predicted class below."""
+    """Draw one image in a square frame, and its predicted class below. The frame's top left corner is at `corner`."""
     x, y = corner
     with Image.open(guess.path) as drawing:
         upright = ImageOps.exif_transpose(drawing).convert("RGB")

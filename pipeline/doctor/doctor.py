@@ -1,4 +1,4 @@
-"""`headstart doctor`: gather the facts, show them, and say what would fail."""
+"""`headstart doctor`: collect facts about this machine, show them, and say what would fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Diagnosis:
         return asdict(self)
 
     def lines(self) -> Iterator[Any]:
-        """Yield one screen, to paste into an issue."""
+        """Yield the facts for a person. They fit on one screen, to paste into an issue."""
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
@@ -87,13 +87,13 @@ class Diagnosis:
         yield "limits", f"open files {files}, memory {capped}, /dev/shm {shm}"
 
     def failure(self) -> HeadstartError | None:
-        """Return the error to raise after the screen is shown; None if no command would fail."""
+        """Return the error to raise after the facts are shown. Return None if no command would fail."""
         count = len(self.problems)
         return HeadstartError(f"{count} problem{'s' * (count > 1)}: {self.problems[0]}") if count else None
 
 
 def doctor(store: Path) -> Diagnosis:
-    """Gather the facts about this machine, and about the disk of the folder `store`, which need not exist.
+    """Collect the facts about this machine, and about the disk of the folder `store`. This folder need not exist.
 
     TensorFlow is started in another process. Nothing is changed. Raises OptionError if `store` is a URL.
     """
@@ -110,7 +110,11 @@ def doctor(store: Path) -> Diagnosis:
 
 
 def _precision(store: Path) -> dict[str, Any]:
-    """Return what `--precision auto` stands for in `store`: `auto`, `machine`, `told` for a person, and `problem`."""
+    """Return the meaning of `--precision auto` in `store`, as a dict.
+
+    `auto` is the precision, `machine` is the machine that decided it, and `told` is a sentence for a person. `problem`
+    is the reason why the store can't be read, or None.
+    """
     try:
         verdict = stored_verdict(store)
     except (StoreError, OSError) as error:
@@ -124,7 +128,7 @@ def _precision(store: Path) -> dict[str, Any]:
 def _problems(
     started: dict[str, Any], machine: dict[str, Any], on: dict[str, Any], at_hand: dict[str, Any], limit: dict[str, Any]
 ) -> Iterator[str]:
-    """Yield a line for each fact that would make a command fail, with the remedy."""
+    """Yield a line for each fact that would make a command fail. The line also says what to do."""
     if started["problem"]:
         yield started["problem"]
     elif machine["gpu_at_hand"] and not machine["gpu"]:

@@ -1,4 +1,4 @@
-"""The processor, the GPU, memory and limits, and whether TensorFlow starts."""
+"""Find out the processor, the GPU, memory and limits of this machine, and whether TensorFlow starts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class Start:
             self._process.communicate()
 
     def result(self) -> dict[str, Any]:
-        """Wait for the start. Return `name` (the device), `seconds`, and `problem`, which is None if it went well."""
+        """Wait until TensorFlow has started or failed. Return `name`, `seconds` and `problem`.
+
+        `name` is the device, and `seconds` is the duration of the start. `problem` is None if TensorFlow started.
+        """
         try:
             out, err = self._process.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
@@ -65,7 +68,7 @@ class Start:
 
 
 def device(started: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about the processor, the memory and the GPU. `started` is the result of `Start`."""
+    """Return the facts about the processor, the memory and the GPU. `started` is the result of `Start.result`."""
     gpu = str(started["name"] or "").startswith("GPU, ")
     return {
         "processor": processor(),
@@ -81,7 +84,7 @@ def device(started: dict[str, Any]) -> dict[str, Any]:
 
 
 def limits() -> dict[str, Any]:
-    """Return the limits of this process: open files, memory, cores, and the size of /dev/shm.
+    """Return the limits of this process: open files, memory, cores of the host, and the size of /dev/shm.
 
     None means that there is no such limit, or no /dev/shm.
     """

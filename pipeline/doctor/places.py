@@ -1,4 +1,4 @@
-"""The weights at hand, and what the disk of the store can do."""
+"""Find out which weights are available, and what the disk of the store can do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from headstart.features.locks import lock
 
 
 def without_home(text: object) -> str:
-    """Return `text`, with `~` for the home folder in it."""
+    """Return `text` with `~` in place of the path of the home folder."""
     shown = str(text)
     for home in {str(Path.home()), str(Path.home().resolve())}:
         if len(home) > 1:
@@ -28,7 +28,10 @@ def without_home(text: object) -> str:
 
 
 def weights() -> dict[str, Any]:
-    """Return which ImageNet weights are shipped and cached, the number of the others, and HEADSTART_WEIGHTS."""
+    """Return facts about the ImageNet weights of the networks, and about HEADSTART_WEIGHTS.
+
+    The facts are the names of the networks whose weights are shipped or cached, and the number of the other networks.
+    """
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}
     given = os.environ.get("HEADSTART_WEIGHTS") or None
@@ -42,7 +45,10 @@ def weights() -> dict[str, Any]:
 
 
 def _all_there(weights: str) -> bool | None:
-    """Whether all files in `weights`, which may join several by `+`, exist. None if it names no file."""
+    """Whether all files that `weights` names exist. None if `weights` names no file.
+
+    `weights` may join several names by `+`.
+    """
     files = [weights] if Path(weights).is_file() else weights.split("+")
     files = [file for file in files if file not in KNOWN_WEIGHTS]
     return all(Path(file).is_file() for file in files) if files else None
@@ -51,7 +57,7 @@ def _all_there(weights: str) -> bool | None:
 def disk(store: Path) -> dict[str, Any]:
     """Return what the disk of `store` can do. If the folder is missing, the nearest folder above it is tried.
 
-    Files are made there in a temporary folder, which is removed.
+    To find out, files are made in a temporary folder there, which is removed at the end.
     """
     folder = next(one for one in (store.absolute(), *store.absolute().parents) if _is_folder(one))
     is_file = False
@@ -116,9 +122,9 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the smallest step, a power of ten in nanoseconds, to which the disk rounds the time of a file.
+    """Return the step, in nanoseconds, to which the disk rounds the time of a file.
 
-    Returns None if the disk sets no times.
+    Return None if the disk sets no times.
     """
     wanted = 1_234_567_891_111_111_111
     try:
@@ -130,7 +136,7 @@ def _resolution(file: Path) -> int | None:
 
 
 def _file_system(folder: Path) -> str:
-    """Return the type of the file system that holds `folder`, such as `ext4` or `nfs4`; `unknown` if not known."""
+    """Return the type of the file system that holds `folder`, such as `ext4` or `nfs4`, or `unknown`."""
     with suppress(OSError, ValueError):
         mounts = psutil.disk_partitions(all=True)
         holds = [one for one in mounts if folder.resolve().is_relative_to(one.mountpoint)]

@@ -1,4 +1,4 @@
-"""The versions of the software, and which extras are installed. Nothing is imported."""
+"""Find the versions of the software, and the extras that are installed. No package is imported."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _SHOWN = ("headstart", "tensorflow", "keras", "numpy", "h5py", "openvino", "pill
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, the system and the main packages; None for a package that is missing."""
+    """Return the versions of Python, the system and the main packages. A package that is missing has None."""
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return {"python": platform.python_version(), "system": system, **{name: _version(name) for name in _SHOWN}}
 
 
 def unmet() -> Iterator[str]:
-    """Yield a line for each package that headstart needs, and that is missing or has an unfit version."""
+    """Yield a line for each package that headstart needs, if the package is missing or has an unfit version."""
     for need in _requirements(""):
         found = _version(need.name)
         if found is None:
@@ -28,7 +28,7 @@ def unmet() -> Iterator[str]:
 
 
 def extras() -> dict[str, dict[str, str | None]]:
-    """Return the packages of each extra of headstart, with their versions; None for a package that is missing."""
+    """Return the packages of each extra of headstart, with their versions. A package that is missing has None."""
     names = metadata("headstart").get_all("Provides-Extra") or []
     return {
         extra: {need.name: _version(need.name, need.extras) for need in _requirements(extra)} for extra in sorted(names)
@@ -36,7 +36,10 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 
 def _requirements(extra: str) -> list[Requirement]:
-    """Return what an extra requires on this system, or what headstart itself requires if `extra` is empty."""
+    """Return the packages that an extra of headstart requires on this system.
+
+    If `extra` is empty, return the packages that headstart itself requires.
+    """
     every = [Requirement(text) for text in requires("headstart") or []]
     of_extra = [one for one in every if one.marker and one.marker.evaluate({"extra": extra})]
     return of_extra if extra else [one for one in every if one.marker is None or one in of_extra]
@@ -45,7 +48,8 @@ def _requirements(extra: str) -> list[Requirement]:
 def _version(name: str, wanted: set[str] = frozenset()) -> str | None:  # type: ignore[assignment]
     """Return the installed version of a package.
 
-    Return None if the package is missing, or if a package is missing that one of its extras `wanted` requires.
+    Return None if the package is missing. `wanted` names extras of the package. If a package that they require is
+    missing, return None, too.
     """
     try:
         found = version(name)

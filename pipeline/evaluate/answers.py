@@ -18,8 +18,8 @@ def calibrated(run: Run, model: str, logits: np.ndarray) -> np.ndarray:
 def predicted_by(run: Run, model: str, logits: np.ndarray, threshold: Threshold | None) -> np.ndarray:
     """Return the labels that `model` predicts, int64 [N], from its `logits`, float [N, 1 or C].
 
-    Without a threshold, the most probable class is predicted. A threshold is for two classes, and decides by calibrated
-    probabilities.
+    If `threshold` is None, the most probable class is predicted. A threshold is for two classes. It is compared with
+    calibrated probabilities.
     """
     if threshold is None:
         return predicted_labels(logits)

@@ -81,11 +81,10 @@ def compare(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Read the predictions on `split`. Return labels, int64 [N], class names, and each model's logits.
+    """Read the predictions on `split`. Return labels, int64 [N], class names, and the logits of each model.
 
-    Logits are [N, 1 or classes]. The rows are sorted by digest and class name.
-
-    Raises RunError if the runs were not evaluated on the same examples and classes.
+    Logits are [N, 1 or classes]. The rows of labels and logits are sorted by digest and class name. Raises RunError if
+    the runs were not evaluated on the same examples and classes.
     """
     first, logits = read_predictions(runs[0], split).in_order(), {}
     for run in runs:
@@ -102,7 +101,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """Return, for each run, the settings in which the runs differ."""
+    """Return the settings of each run, but only settings in which the runs differ."""
     found = {run: _flat(run) for run in runs}
     names = sorted({name for settings in found.values() for name in settings})
     differing = [name for name in names if any(one.get(name) != found[runs[0]].get(name) for one in found.values())]
@@ -116,7 +115,8 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
     """Return the number of training images of each run, as text.
 
-    For every run but the first, the text adds how many of its training images the first run has with the same label.
+    For every run except the first, the text also has the number of its training images that the first run has, too,
+    with the same label.
     """
     found = {
         run: [(row["digest"], row["label"]) for row in csv_rows(run.examples_file, ("digest", "label", "split"))

@@ -17,7 +17,7 @@ _FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
 
 @dataclass(frozen=True)
 class ThresholdConfig:
-    """How the threshold of two classes is set: by at most one field. The field `positive` may be given in addition.
+    """How the threshold of two classes is set. At most one field sets it, and `positive` may be given in addition.
 
     If no field sets the threshold, the threshold that the run keeps is used. Raises OptionError if several fields set
     the threshold, or if a value is out of range.
@@ -49,11 +49,11 @@ class ThresholdConfig:
 
     @property
     def flag(self) -> str:
-        """Return the option that sets the threshold, such as `--cost`; "" if none does."""
+        """Return the option that sets the threshold, such as `--cost`. Return "" if no option does."""
         return next(iter(self._given()), "")
 
     def costs(self) -> tuple[float, float]:
-        """Return the costs of a miss and of a false alarm, which sum to 1.
+        """Return the cost of a miss and the cost of a false alarm. They are scaled so that they sum to 1.
 
         Raises OptionError if `cost` is not of the form `A:B`, with two finite numbers over 0.
         """
@@ -70,7 +70,10 @@ class ThresholdConfig:
 
 @dataclass(frozen=True)
 class FoldsConfig:
-    """The settings of cross-validation. Raises OptionError for a number out of range, or `repeats` without `folds`."""
+    """The settings of cross-validation.
+
+    Raises OptionError if a number is out of range, or if `repeats` is set without `folds`.
+    """
 
     folds: int = option(0, "Cross-validate heads with the run's settings in this number of folds; 0 scores the run.")
     repeats: int = option(0, "With --folds: how often the folds are drawn; 0 means 3.")
@@ -90,7 +93,7 @@ class FoldsConfig:
         return self.repeats or _REPEATS
 
     def require_alone(self, split: AskedSplit, sort: Sort, threshold: ThresholdConfig, by_ray: ClusterConfig) -> None:
-        """Raise OptionError if options were given that cross-validation does not take."""
+        """Raise an OptionError if other options of `evaluate` were given that have no effect on cross-validation."""
         given = {"--split": split != "auto", "--sort": sort != "data", **{threshold.flag: bool(threshold.flag)}}
         given |= {"--positive": bool(threshold.positive), "--ray": bool(by_ray.ray)}
         if others := [flag for flag, is_given in given.items() if is_given]:

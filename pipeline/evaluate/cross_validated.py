@@ -84,7 +84,10 @@ class CrossValidated:
         )
 
     def _scored(self, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
-        """Return the accuracy over all repeats, its interval, the accuracy of each fold, and balanced accuracy."""
+        """Return the accuracy over all repeats, its interval, the accuracy of each fold, and the balanced accuracy.
+
+        `predicted` holds the predicted labels of each repeat, int64 [N].
+        """
         right = [found == self.labels for found in predicted]
         of_folds = [
             float(one[part].mean()) for one, repeat in zip(right, self.repeats, strict=True) for part in repeat.parts
@@ -103,11 +106,11 @@ class CrossValidated:
         return SimpleModels.of(self.labels, self.class_names, scored)
 
     def _pooled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the predicted and the true labels of all repeats, each int64 [repeats x N]."""
+        """Return two arrays: the predicted labels and the true labels of all repeats, each int64 [repeats x N]."""
         return np.concatenate([one.predicted for one in self.repeats]), np.tile(self.labels, len(self.repeats))
 
     def _confusion(self) -> list[list[int]] | None:
-        """Return the confusion counts of all repeats as [true class][predicted class]; None with over 100 classes."""
+        """Return the confusion counts of all repeats, as [true class][predicted class]. None for over 100 classes."""
         count = len(self.class_names)
         if count > MOST_CONFUSED:
             return None

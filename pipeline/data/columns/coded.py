@@ -1,4 +1,4 @@
-"""A column in which most values are equal: a list of the different values, and a number for each row."""
+"""A column with few different values. It holds the list of these values, and a number for each row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ Other = TypeVar("Other", bound=Hashable)
 
 
 class Coded(Sequence[Value], Generic[Value]):
-    """A sequence of values. Slices, and selections by an array of positions or a mask, have the same `values`.
+    """A sequence of values, stored as a number for each row.
+
+    A slice is a `Coded` with the same `values`. So is a selection by an array of positions or by a mask.
 
     Args:
         codes: int32 [N], the position of each value in `values`.
@@ -34,17 +36,17 @@ class Coded(Sequence[Value], Generic[Value]):
 
     @classmethod
     def repeated(cls, value: Value, count: int) -> Coded[Value]:
-        """Make a column of `count` times the same value."""
+        """Make a column of `count` rows, all with the same `value`."""
         return cls(np.zeros(count, np.int32), [value])
 
     def with_values(self, values: Sequence[Other]) -> Coded[Other]:
-        """Return the column with other `values` in place of `self.values`. Equal values become one."""
+        """Return the column with other `values` in place of `self.values`. Equal values among them become one."""
         code_of: dict[Other, int] = {}
         codes = np.array([code_of.setdefault(value, len(code_of)) for value in values], np.int32)
         return Coded(codes[self.codes] if len(self) else self.codes, list(code_of))
 
     def used(self) -> list[Value]:
-        """Return the different values that occur in some row."""
+        """Return the different values that occur in at least one row."""
         return [self.values[code] for code in np.unique(self.codes).tolist()]
 
     def __len__(self) -> int:

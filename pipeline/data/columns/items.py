@@ -1,4 +1,4 @@
-"""The images to be split: `Item` is one of them, `Items` are all of them in columns."""
+"""The images to be split. An `Item` is one of them, and `Items` holds all of them in columns."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ class Items:
 
     @property
     def without_split(self) -> np.ndarray:
-        """Which items have no split yet, bool [N]."""
+        """A mask of the items that have no split yet, bool [N]."""
         return self.splits.is_("")

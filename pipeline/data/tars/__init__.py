@@ -1,1 +1,1 @@
-"""Tars of samples as DATA, in the form of WebDataset: `key.jpg` beside `key.cls` or `key.json`."""
+"""Read tars of samples as DATA. They have the form of WebDataset: `key.jpg` beside `key.cls` or `key.json`."""

@@ -1,4 +1,4 @@
-"""The images of a tar, each with the label that the tar has for it."""
+"""Find the images of a tar, and the label that the tar has for each image."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _MOST_CLASS_BYTES, _MOST_JSON_BYTES = 1 << 12, 16 << 20
 
 @dataclass
 class TarImages:
-    """The images of a tar, in order, and its other files."""
+    """The images of a tar, in order, and what else the tar holds."""
 
     names: list[str]  # in the tar, with slashes
     paths: list[str]  # see `files.paths`
@@ -39,13 +39,13 @@ class TarImages:
 def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     """List the images of the tar at `tar`, and find their labels.
 
-    The label of `key.jpg` is the text of `key.cls`, else a field of `key.json`. Without `labelled`, no label is read.
-    Raises DataError if the tar is damaged or ends early, if a label can't be read, or if it is not clear which field
-    is the label.
+    The label of `key.jpg` is in `key.cls` or `key.json`. If `labelled` is false, no label is read. Raises DataError if
+    the tar is damaged or ends early, if a label can't be read, or if it is not clear which field is the label.
 
     Args:
-        label_field: the field of `key.json` that holds the label; `key.cls` is then used only if there is no
-            `key.json`. With "", a field with a usual name such as `label` is the label.
+        label_field: the field of `key.json` that holds the label. Then `key.cls` is used only if there is no
+            `key.json`. If "", the label is the text of `key.cls`. Without a `key.cls`, it is a field with a usual name
+            such as `label`.
     """
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
@@ -75,7 +75,7 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
 
 
 def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
-    """Raise a DataError if no `key.json` of `tars`, the tars of `data`, has `field`."""
+    """Raise a DataError if no `key.json` has the field `field`. `tars` are the tars of `data`."""
     fields = {name for tar in tars for name in tar.fields}
     if field not in fields:
         there = listed(sorted(fields)) or "none"
@@ -83,7 +83,7 @@ def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
 
 
 def hold_samples(names: Iterable[str]) -> bool:
-    """Return whether files with these `names` are samples: an image has a `.cls` or `.json` with its key beside it."""
+    """Return whether files with these `names` are samples: an image lies beside a `.cls` or `.json` with its key."""
     beside, images = set[str](), set[str]()
     for name in names:
         key, suffix = _key_of(name)
@@ -92,7 +92,7 @@ def hold_samples(names: Iterable[str]) -> bool:
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """Return the key of a sample's file, and its suffix. For `a/1.left.jpg`, these are `a/1` and `left.jpg`."""
+    """Return the key and the suffix of a sample's file. For `a/1.left.jpg`, these are `a/1` and `left.jpg`."""
     folder, file = os.path.split(name)
     stem, _, suffix = file.partition(".")
     return os.path.join(folder, stem), suffix.lower()

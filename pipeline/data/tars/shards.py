@@ -1,4 +1,4 @@
-"""The tars that DATA names: one tar, a pattern such as `train-{0000..0099}.tar`, or a folder of tars without images."""
+"""Find the tars that DATA names: one tar, a pattern such as `train-{0000..0099}.tar`, or a folder of tars."""
 
 import os
 import re
@@ -25,14 +25,17 @@ _MOST = 1_000_000  # tars in a pattern
 
 @dataclass(frozen=True)
 class Tars:
-    """The tars of DATA, in order, and the number of other files in its folder, by kind."""
+    """The tars that DATA names, in order. `ignored` is the number of other files in the folder of tars, by kind."""
 
     paths: list[str]
     ignored: Counter[str]
 
 
 def kind_of(data: Path) -> Kind:
-    """Return the kind of `data`. A folder counts as a folder of tars if it holds tars and no images."""
+    """Return the kind of `data`: `folder`, `tars` or `list`, which is a manifest.
+
+    A folder is of the kind `tars` if it holds tars and no images.
+    """
     if data.is_dir():
         return "folder" if some_file(data, has_image_suffix) or not _holds_tars_alone(data) else "tars"
     return "tars" if data.name.endswith(SUFFIX) else "list"
@@ -69,7 +72,7 @@ def tars_of(data: Path) -> Tars:
 
 
 def is_tar(name: str) -> bool:
-    """Return whether `name` is the name of a tar. The tar may be compressed, and the suffix may be in capitals."""
+    """Return whether `name` is the name of a tar. It may be a compressed tar, and the suffix may be in capitals."""
     return name.lower().endswith((SUFFIX, *_PACKED))
 
 
@@ -83,7 +86,10 @@ def require_plain(tar: str) -> None:
 
 
 def told_tars(data: Path, names: Iterable[str]) -> list[str]:
-    """Return a line that counts the tars among `names`, the files of a folder that is read as images."""
+    """Return a list with a line that counts the tars in a folder that is read as images. If there are none, return [].
+
+    `names` are the files of the folder `data`.
+    """
     tars = [name for name in names if is_tar(name)]
     if not tars:
         return []
@@ -93,8 +99,8 @@ def told_tars(data: Path, names: Iterable[str]) -> list[str]:
 def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
     """Return two lists: the split of each tar, and lines that describe the reading.
 
-    The split of a tar stands in its name or the name of a folder around it; "" means that there is none. If all tars
-    are of train, they count as not split yet. Raises DataError if only some tars have a split.
+    The split of a tar is found in its name, or in the name of a folder around it. If no tar has a split, all splits are
+    "". If all tars are of train, they count as not split yet. Raises DataError if only some tars have a split.
     """
     root = _root_of(data)
     splits = [_split_in(tar.removeprefix(root)) for tar in tars]
@@ -111,7 +117,7 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
 
 def _root_of(data: Path) -> str:
-    """Return the common beginning of all paths of tars, in which no split is looked for.
+    """Return the beginning that the paths of all tars share. No split is looked for in it.
 
     The beginning is the folder `data`, or all folders before the first braces of a pattern.
     """
@@ -174,7 +180,10 @@ def _tars_in(data: Path) -> Iterator[str]:
 
 
 def _expanded(text: str) -> Iterator[str]:
-    """Yield the texts that match a pattern: `{0..2}` matches numbers, `{a,b}` words. First braces change slowest."""
+    """Yield the texts that match a pattern: `{0..2}` matches numbers, and `{a,b}` matches words.
+
+    The last braces of the pattern change fastest.
+    """
     braces = _BRACES.search(text)
     if braces is None:
         yield text

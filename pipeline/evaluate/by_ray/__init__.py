@@ -1,1 +1,1 @@
-"""The workers of a Ray cluster compute the outputs of a fine-tuned classifier."""
+"""Compute the outputs of a fine-tuned classifier with the workers of a Ray cluster."""

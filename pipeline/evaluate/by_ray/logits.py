@@ -1,4 +1,4 @@
-"""Logits of a fine-tuned classifier by a cluster: workers get units of images, and send back a row for each image."""
+"""Compute logits of a fine-tuned classifier on a cluster. Workers get units of images, and return their logits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LARGEST = 1 << 14  # images in a unit
 
 @dataclass(frozen=True)
 class LogitsTask:
-    """The logits of images by the fine-tuned classifier of a run. All paths are absolute."""
+    """The task of computing the logits of images by the fine-tuned classifier of a run. All paths are absolute."""
 
     run: Path
     config: FeatureConfig  # of the run's network
@@ -49,17 +49,17 @@ class LogitsTask:
         return not self.extraction.batch_size
 
     def job(self, before: Job | None) -> LogitsJob:
-        """Return the job of a worker."""
+        """Return the job that does this task in a worker."""
         return LogitsJob(self)
 
     def require_same(self, met: str) -> None:
-        """Raise a NodeError unless a worker has the driver's classifier."""
+        """Raise a NodeError unless a worker has the driver's classifier. `met` is the result of `LogitsJob.meet`."""
         if met != self.digest:
             raise NodeError(f"{self.run}: this node has another classifier at this path")
 
 
 class LogitsJob(UnitJob):
-    """Computes logits. A unit is `Images` with absolute paths. For the result, see `FrozenClassifier.logits`."""
+    """Computes logits in a worker. A unit is `Images` with absolute paths."""
 
     def __init__(self, task: LogitsTask) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class LogitsJob(UnitJob):
         self._classifier: FrozenClassifier
 
     def meet(self) -> str:
-        """Return the digest of the classifier."""
+        """Check that the worker can read the sample of images. Return the digest of the worker's classifier."""
         require_seen(self._task.sample)
         return sha256_of(Run.open(self._task.run).classifier_file)
 
@@ -88,17 +88,17 @@ class LogitsJob(UnitJob):
         return replace(built, batch_size=self._classifier.backbone.batch_size, features={"": logits})
 
     def do(self, items: Images) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the logits of images."""
+        """Compute the logits of `items`; see `FrozenClassifier.logits`."""
         return self._classifier.logits(items, self.advance, self.is_stopped)
 
 
 def logits_by(
     crew: Crew, run: Run, network: Network, images: Images, advance: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let the workers of `crew` compute logits; see `FrozenClassifier.logits`. `network` is the network of `run`.
+    """Let the workers of `crew` compute the logits of `images`. `network` is the network of `run`.
 
-    An image that one node could not decode is sent to another node, if there is one.
-    Raises DataError if an image has killed three workers.
+    For the two arrays that are returned, see `FrozenClassifier.logits`. An image that one node could not decode is sent
+    to another node, if there is one. Raises DataError if an image has killed three workers.
     """
     every = absolute(images)
     sample = drawn([path for path in every.files if not is_url(path)])
