@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Send an error, and read no further requests. Then the client closes the connection, or its time runs out.
 
-        If a request has arrived whole, or its answer has begun, that answer is sent to its end instead of the error.
+        If an earlier request has arrived whole, or its answer has begun, the answer to it is sent instead of the error.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):

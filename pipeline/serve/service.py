@@ -74,7 +74,7 @@ class Service:
             self._bytes -= size
 
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
-        """Return a list with the answer for each of `uploads`, a JSON object, or the fault of the upload.
+        """Return a list with an entry for each of `uploads`: the answer, which is a JSON object, or the fault.
 
         Raises a RefusalError after `--timeout` seconds.
         """

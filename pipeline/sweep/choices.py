@@ -45,7 +45,8 @@ class Choice:
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is allowed, and otherwise the nearest allowed value.
 
-        If `value` is not allowed, and `value` or an element of `values` is not a number, return the first of `values`.
+        Texts have no distance. So if `value` is not allowed, and `value` or an element of `values` is not a number,
+        return the first element of `values`.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])

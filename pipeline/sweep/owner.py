@@ -17,7 +17,7 @@ class Left:
     """What the owner knows of a worker that has left."""
 
     finished: int  # number of trials that the worker finished
-    deaths: int  # number of workers that died with the same head, this one included; 0 if it did not die in a trial
+    deaths: int  # workers that died with the same head, this worker included; 0 if it did not die in a trial
 
 
 class StudyOwner:

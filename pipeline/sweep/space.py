@@ -41,7 +41,7 @@ class CutChoice:
     """The cuts among which a search chooses for each head."""
 
     alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts; a head takes one combination
-    free: bool  # each alternative is one cut, and a head may join several; a head that takes none gets the last
+    free: bool  # each alternative is one cut, and a head may take several cuts; a head without any gets the last
     names: Mapping[Cut, str]  # the name of each cut in a study
 
     @classmethod
@@ -75,8 +75,8 @@ class Space:
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
-    choose_by: ChooseBy = "loss"  # of every head
-    own: OwnHead | None = None  # has the layers of every head
+    choose_by: ChooseBy = "loss"  # the same for every head
+    own: OwnHead | None = None  # defines the layers of every head
 
     def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
         """Let an Optuna trial choose a head and its cuts. A setting with one value is not a parameter of the trial."""

@@ -205,8 +205,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The study stores these scores, because fitting is slow. If memory may not hold all features, the baselines are
-    fitted to a sample of the images, and scored on the same sample. For `memory`, see `ExtractionConfig`.
+    The study stores these scores, because fitting is slow. If memory is too small for all features, the baselines
+    are fitted to a sample of the images, and scored on the same sample. For `memory`, see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val have changed since the `list_digests` `then`."""
+    """Return a check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

@@ -1,4 +1,4 @@
-"""The fields of fingerprints as a person knows them: options instead of hashes and numbers."""
+"""Describe the fields of fingerprints to a person, by options instead of hashes and numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
