@@ -36,7 +36,7 @@ class Trust:
 
     @property
     def farthest(self) -> float | None:
-        """Return the distance beyond which an image is unlike the training images. None if it is unknown."""
+        """Return the distance beyond which an image is unlike the training images, or None if no distance is known."""
         return self.calibration.distance if self.calibration and self.reference else None
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -56,7 +56,10 @@ class Trust:
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
 
     def decides(self) -> dict[str, Any]:
-        """Return the values that decide the answers for given logits, as a JSON object."""
+        """Return everything in this object that decides the answers, as a JSON object.
+
+        `Answers.name` hashes these values together with all others that decide the answers.
+        """
         calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
         options = {"abstain": self.abstain, "set_threshold": self.set_threshold}
         found: dict[str, Any] = {**calibration, **{name: value for name, value in options.items() if value}}

@@ -89,9 +89,10 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 
 
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
-    """Choose the copies to drop. Return a dict from the position of each to the position of the copy that is kept.
+    """Choose the copies to drop. Return a dict from each dropped copy to the kept copy, as positions in `images`.
 
-    Only the first `count` of `images` may be dropped. `groups` has the near-duplicates, as positions in `images`.
+    Only the first `count` images, which are the images of the source, can be dropped. `groups` has the near-duplicates,
+    as positions in `images`.
     """
     kept: dict[int, int] = {}
     for group in groups:

@@ -82,11 +82,11 @@ def prepare(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> PrepareResult:
-    """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
+    """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`; see `Placer`.
 
     Splits that the source gives are kept. Other images get a split from their digest, `seed` and the fractions in
     `config`; see `splits.assign`. Images already in `data` keep their split, with one exception: if a new image unites
-    two groups, these get one split.
+    two groups, the united group gets one split.
 
     All images are read before the first is written. With `config.move`, files are removed from `source` only after all
     are in `data`, so an interrupted move can be repeated.

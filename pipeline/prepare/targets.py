@@ -22,8 +22,8 @@ _SHOWN = 60  # letters of a label
 def claimed(data: Path) -> Iterator[None]:
     """Lock the folder `data` for the block, so that no other `prepare` fills the folder meanwhile.
 
-    If the folder is missing, it and its parents are made. At the end, those of the new folders that are still empty are
-    removed. Raises DataError if another process has locked `data`, or if `data` can't be made.
+    A missing folder is made, with its parents. At the end, those of the new folders that are still empty are removed.
+    Raises DataError if another process has locked `data`, or if `data` can't be made.
     """
     made = [path for path in (data, *data.parents) if not path.exists()]
     try:

@@ -77,7 +77,7 @@ class RunMetrics:
 
 
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
-    """Raise a RunError unless `values`, the content of the `config.json` at `file`, have the form of a run's settings.
+    """Raise a RunError unless `values` have the form of a run's settings. `values` were read from the file `file`.
 
     The error names the wrong field, and the version of headstart that wrote the file. An unknown field in `features` or
     `reading` is an error. Other unknown fields are ignored. If a later version wrote the file, the ignored fields are
@@ -103,7 +103,7 @@ def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
 
 
 def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
-    """Raise a RunError unless `values`, the content of the `metrics.json` at `file`, have the form of metrics."""
+    """Raise a RunError unless `values` have the form of a run's metrics. `values` were read from the file `file`."""
     try:
         converted(values, RunMetrics)
     except ValueError as error:
@@ -139,7 +139,8 @@ def _later(values: Mapping[str, Any]) -> bool:
 def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
     """Convert JSON values to the type `kind`, such as a dataclass. The names in `needed` must be among the values.
 
-    A wrong or missing field raises a ValueError that names the field. `where` is put before the name.
+    A wrong or missing field raises a ValueError that names the field. In the error, `where` is put before the name of
+    the field.
     """
     import msgspec  # late: most commands read no run
 

@@ -8,12 +8,12 @@ RUN/
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
-    calibration.json          temperature of each model, and its probabilities on val
+    calibration.json          temperature of each model, and the probabilities of the true labels on val
     reference-<model>.npy     features of some training images, to which `predict` compares other images
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
     confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
-    finetune.state/           state of a finished fine-tuning, from which it can go on with more epochs
+    finetune.state/           state of a finished fine-tuning, which can go on from there with more epochs
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Run:
         return threshold
 
     def keep_thresholds(self, thresholds: Mapping[str, Threshold]) -> None:
-        """Keep `thresholds`, a dict from `head` and `finetuned` to their thresholds, in `metrics.json`.
+        """Write `thresholds` into `metrics.json`. The keys of `thresholds` are `head` and `finetuned`.
 
         If a model has no entry in `thresholds`, its old threshold is removed. The next training of a model removes the
         threshold of this model, too.

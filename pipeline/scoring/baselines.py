@@ -81,7 +81,7 @@ def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -
 
 
 def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray:
-    """Return the class probabilities that `model` gives for `features`, float64 [N, classes].
+    """Return the class probabilities, float64 [N, classes], that `model` gives for `features`, float32 [N, D].
 
     If `model` was fitted without images of a class, the probability of this class is 0.
     """

@@ -58,7 +58,7 @@ class SimpleModels:
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a list with one line, which says that `model` is not better than always predicting the largest class.
+        """Return a list with one line: that `model` is not surely better than always predicting the largest class.
 
         `interval` is the [low, high] of the accuracy of `model`. If `is_beaten_by(interval)` is true, return [].
         """

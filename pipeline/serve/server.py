@@ -1,4 +1,4 @@
-"""The server: it listens on an address, serves in a thread, and answers the requests that have begun when it stops."""
+"""Listen on an address, and serve in a thread. When the server stops, it still answers requests that have begun."""
 
 import asyncio
 import contextlib
@@ -62,8 +62,8 @@ def url_of(listening: socket.socket, host: str) -> str:
 class Server:
     """Serves the application `app` in a thread, until a signal stops the server.
 
-    `stopping` is called when a signal comes, before the server refuses new connections. A request that
-    began before the signal still gets at least `seconds` seconds to be answered.
+    `stopping` is called when a signal comes, before the server refuses new connections. A request that began
+    before the signal still gets at least `seconds` seconds to be answered.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:

@@ -48,7 +48,7 @@ class Service:
         self._batches.start()
 
     def close(self) -> None:
-        """Answer for all images that were decoded, and end the threads."""
+        """Classify all images that are already decoded, and end the threads."""
         self._decoders.shutdown(cancel_futures=True)
         self._batches.close()
 

@@ -177,7 +177,7 @@ class Forecast:
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
         """Fit both laws to each replicate, and keep the better one.
 
-        Returns a list of groups of replicates with the same law. A group has three parts: the law, the numbers of its
+        Returns a list of groups of replicates with the same law. A group has three parts: the law, the indices of its
         replicates, int64 [n], and the parameters of each replicate, float64 [n, P].
         """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1

@@ -1,4 +1,4 @@
-"""A search on a Ray cluster: one actor owns the study, and workers on the nodes ask it for trials.
+"""A search on a Ray cluster: one actor owns the study, and workers on the nodes ask this actor for trials.
 
 The features are put into Ray's object store once, where the workers of a node share one copy.
 """

@@ -20,8 +20,8 @@ _GRID_POINTS = 3
 class Choice:
     """The values that one setting may take.
 
-    They are the elements of `values` or, with `between`, all numbers from `values[0]` to `values[1]`. Such a range has
-    only whole numbers if its ends are ints.
+    Without `between`, they are the elements of `values`. With `between`, they are all numbers from `values[0]` to
+    `values[1]`, or only the whole numbers if both ends are ints.
     """
 
     values: tuple[Any, ...]

@@ -37,6 +37,8 @@ class StudyOwner:
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
         """Claim a trial for `worker`. Return three values: the trial, and two counts of trials.
 
+        For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
+
         The trial is a number and parameters, or None if no trial can be claimed. The first count is of the trials that
         other workers run now; see `Study.claim`. The second count is of the finished trials. After `end`, the three
         values are None, 0 and 0.

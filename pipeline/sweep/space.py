@@ -1,4 +1,4 @@
-"""The search space: settings of heads, from a TOML file, and the cuts whose features a head can take."""
+"""The search space: the settings of heads, which a TOML file can define, and the cuts that a head can use."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, own=self.own, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Return the parameters of the head in this space that is nearest to `config`.
+        """Find the head of this space that is nearest to `config`, and return this head's parameters.
 
         The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
         """

@@ -162,9 +162,10 @@ class Study:
         return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark a trial as failed, and queue its head again. Its process has ended or has given the trial back.
+        """Mark a trial as failed, and queue its head again.
 
-        If this process is killed during the call, the call can be repeated.
+        The process of the trial has ended, or has given the trial back. If the process that makes this call is killed,
+        the call can be repeated.
         """
         if trial.state != TrialState.RUNNING:
             return
@@ -255,7 +256,7 @@ def _beside(study: Path, ending: str) -> Path:
 
 
 def _locked_file(study: Path, ending: str) -> IO[str]:
-    """Open and lock the file beside `study` whose name ends with `ending`.
+    """Open and lock a file beside `study`. The name of the file ends with `ending`.
 
     Raises StoreError if the file can't be written, or if its disk can't lock files.
     """
