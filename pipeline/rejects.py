@@ -16,7 +16,7 @@ _REJECT_FIELDS = ("path", "reason", "detail")
 
 
 def require_rejects_file(folder: Path) -> None:
-    """Raise a DataError if `rejects.csv` can't be written into `folder`, because a folder has its name."""
+    """Raise a DataError if `folder` has a subfolder named `rejects.csv`, because the list needs this name."""
     if (folder / REJECTS).is_dir():
         raise DataError(
             f"{folder / REJECTS}: a folder; the list of rejected images must be a file: remove or rename it"
@@ -26,8 +26,8 @@ def require_rejects_file(folder: Path) -> None:
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    The new rows replace all rows of an existing file. If `keep_other_than` is given, an old row stays unless its path
-    is in `keep_other_than`.
+    By default, the new rows replace all rows of an existing file. If `keep_other_than` is given, the new rows replace
+    only the old rows whose path is in `keep_other_than`.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

@@ -21,7 +21,7 @@ def make_optimizer(
 def compile_model(
     model: keras.Model, classes: int, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.0
 ) -> None:
-    """Compile `model`, which returns logits: the loss is cross-entropy, and the metric is accuracy."""
+    """Compile `model`, whose outputs are logits. The loss is cross-entropy, and the metric is accuracy."""
     accuracy = (
         keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
         if classes == 2

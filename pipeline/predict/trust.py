@@ -1,4 +1,7 @@
-"""Say how far an answer can be trusted: calibrated probabilities, `unsure`, sets of labels, and unlike images."""
+"""Say how far an answer can be trusted.
+
+There are four means: calibrated probabilities, the mark `unsure`, sets of labels, and the mark `unlike`.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +24,42 @@ from headstart.pipeline.scoring.unlike import Reference
 
 @dataclass(frozen=True)
 class Trust:
-    """The calibration of the model that answers, and the options of `predict` that use it."""
+    """The values that decide how far answers are trusted.
+
+    They are the calibration and the reference of the model that answers, and two options of `predict`.
+    """
 
     calibration: Calibration | None = None  # None: probabilities are not calibrated
     reference: Reference | None = None  # None: it is unknown which images are unlike
-    abstain: float = 0.0  # an answer with a lower probability is unsure; with 0, no answer is
+    abstain: float = 0.0  # an answer with a lower probability is unsure; with 0, no answer is unsure
     set_threshold: float | None = None  # labels from this probability on are in the set; None: there are no sets
 
     @property
     def farthest(self) -> float | None:
-        """Return the distance beyond which an image is unlike the training images, or None if it is unknown."""
+        """Return the distance beyond which an image is unlike the training images, or None if no distance is known."""
         return self.calibration.distance if self.calibration and self.reference else None
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the probabilities, float64 [N, C], for `logits`, float [N, 1 or C]."""
+        """Return the probabilities, float64 [N, C], of `logits`, float [N, 1] (two classes) or [N, C].
+
+        The probabilities are calibrated if there is a calibration.
+        """
         return self.calibration.probabilities(logits) if self.calibration else probabilities(logits)
 
     def labels(self, chances: np.ndarray) -> list[int]:
-        """Return the set of labels of an image, the most probable first. `chances` is float64 [C]."""
+        """Return the set of labels of an image, the most probable first.
+
+        The set has the labels whose probability is at least `set_threshold`. If `set_threshold` is None, the set has
+        all labels. `chances`, float64 [C], has the probabilities.
+        """
         order = np.argsort(-chances, kind="stable")
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
 
     def decides(self) -> dict[str, Any]:
-        """Return the values that decide the answers in addition to the logits, as a JSON object."""
+        """Return everything in this object that decides the answers, as a JSON object.
+
+        `Answers.name` hashes these values together with all others that decide the answers.
+        """
         calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
         options = {"abstain": self.abstain, "set_threshold": self.set_threshold}
         found: dict[str, Any] = {**calibration, **{name: value for name, value in options.items() if value}}
@@ -56,8 +72,8 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     """Read the calibration of the model `choice`, and apply the options `config`.
 
     Raises OptionError if `config.abstain` or `config.conformal` is given although the threshold is not 0.5. Also raises
-    OptionError if `config.conformal` is given, and the run has too few val images or holds no calibration. Without
-    `config.conformal`, a missing calibration is only reported on the console.
+    OptionError if `config.conformal` is given and the run holds no calibration, or too few val images for the sets.
+    Without `config.conformal`, a missing calibration is only reported on the console.
     """
     if moved(choice.threshold):
         require_likeliest(config)

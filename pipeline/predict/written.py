@@ -19,7 +19,7 @@ class Written:
     output: str
     choice: Choice
     spent: str  # see `Clock.line`
-    problem: DataError | None  # the error to raise in the end; None unless too many files were rejected
+    problem: DataError | None  # the error to raise in the end, if too many files were rejected
 
     @property
     def images_per_second(self) -> float:
@@ -53,5 +53,5 @@ class Written:
         yield self.spent
 
     def failure(self) -> DataError | None:
-        """Return the error to raise after the summary is shown; None unless too many files were rejected."""
+        """Return the error to raise after the summary is shown, if too many files were rejected; otherwise None."""
         return self.problem

@@ -21,7 +21,7 @@ class Compared:
     """The images that remain after the comparison, and lines that say what was found."""
 
     images: list[Placement]
-    others: list[Placement]  # images that only the data folder has, and that are in a group with some of `images`
+    others: list[Placement]  # images of the data folder alone that are in a group with some of `images`
     dropped: int  # number of images that were left out
     lines: list[str]
 
@@ -32,7 +32,9 @@ def compare(
     """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
     Of several copies, the copies that are already in the data folder are kept. If none of them is there, the first copy
-    is kept. `there` has the images of the data folder. Raises OptionError if images are in archives.
+    is kept. With neither option, all of `images` are kept as they are.
+
+    `there` has the files of the data folder. Raises OptionError if an image is not a file on a disk, as in an archive.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return Compared(images, [], 0, [])
@@ -87,9 +89,10 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 
 
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
-    """Choose the copies to drop. Return the position of each, mapped to the position of the copy that is kept.
+    """Choose the copies to drop. Return a dict from each dropped copy to the kept copy, as positions in `images`.
 
-    Only the first `count` of `images` may be dropped. `groups` has the near-duplicates, as positions in `images`.
+    Only the first `count` images, which are the images of the source, can be dropped. `groups` has the near-duplicates,
+    as positions in `images`.
     """
     kept: dict[int, int] = {}
     for group in groups:
@@ -104,9 +107,9 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Return a line that counts the pairs with two labels; [] if there are none.
+    """Return a list with one line, which counts the pairs of images with different labels; [] if there are none.
 
-    Each pair is a dropped copy and the image that is kept in its place.
+    The images of a pair are a dropped copy and the image that is kept in its place.
     """
     differing = [pair for pair in pairs if pair[0].label != pair[1].label]
     if not differing:

@@ -31,7 +31,7 @@ class Placer:
         self._ready: set[Path] = set()  # folders that exist, and are cleared of files that killed processes left
 
     def place(self, file: Path, target: Path) -> Way:
-        """Place `file` at `target`, which must not exist yet. Return how it was placed. May raise an OSError."""
+        """Place `file` at `target`, which must not exist yet. Return the way that was used. May raise an OSError."""
         self._make_ready(target.parent)
         if not self.copies and self._reflinks and self._reflink(file, target):
             return self._counted("reflink")
@@ -79,7 +79,10 @@ class Placer:
         return True
 
     def lines(self, source: Path, data: Path) -> list[str]:
-        """Return a line that counts the hard links in `data` to `source`; [] if there are none, or with `move`."""
+        """Return a list with one line, which counts the files of `data` that are hard links to files of `source`.
+
+        The list is empty if there are no hard links, or with `move`.
+        """
         if self._move or not self.ways["hard link"]:
             return []
         return [

@@ -26,7 +26,10 @@ There = dict[str, list[tuple[str, Path]]]  # the split and path of each file in 
 
 @dataclass(frozen=True)
 class Placement:
-    """An image of the source, its label, the split that the source gives it ("" for none), and its group."""
+    """An image of the source, with its label, split and group.
+
+    `split` is the split that the source gives to the image, or "" if the source gives none.
+    """
 
     member: Member
     image: ImageFile
@@ -38,10 +41,12 @@ class Placement:
 def read_images(
     members: Sequence[Member], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
-    """Read every member with a label once. Return the images, the rejects, and the number of files that are no images.
+    """Read every member with a label once.
 
-    `read` has the label, split and group of each of `members`. A member that leads out of its archive is a
-    reject. `listed` says that the members are rows of a manifest. Then a member that is no image is a reject, too.
+    Returns three things: the images, the rejects, and the number of files that are not images.
+
+    `read` has the label, split and group of each of `members`. A member that leads out of its archive is a reject. If
+    `listed` is true, the members are rows of a manifest, and a member that is not an image is a reject, too.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -68,7 +73,7 @@ def read_images(
 
 
 def splits_there(data: Path) -> There:
-    """Return the split and path of every file that is in `data` already, by digest."""
+    """Return the files that are in `data` already: a dict from digest to the split and path of each such file."""
     found: There = {}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:
@@ -79,7 +84,8 @@ def splits_there(data: Path) -> There:
 class Chosen(NamedTuple):
     """The split of each image of a source, and lines that say how the splits were chosen.
 
-    `moves` has the images of the data folder that change their split: (digest, old split), mapped to the new split.
+    `moves` has an entry for each image of the data folder whose split changes. It maps the pair (digest, old split) to
+    the new split.
     """
 
     splits: list[str]
@@ -92,7 +98,9 @@ def choose_splits(
 ) -> Chosen:
     """Choose the split of each of `images`, which are the images of a source.
 
-    `others` are images that only the data folder has, and that are in a group with some of `images`.
+    `others` are images of the data folder that the source lacks, and that are in a group with some of `images`. `there`
+    has the files of the data folder. Raises DataError if an image is in another split of the data folder than the
+    source allows; see `_split_held`.
     """
     given = {one.split for one in images if one.split}
     fractions = {"val": config.val, "test": config.test}
@@ -123,7 +131,7 @@ def choose_splits(
 
 
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
-    """Return the splits that the source allows for an image; empty if the source gives the image no split.
+    """Return the splits that the source allows for an image. If the source gives it no split, return an empty set.
 
     With `from_train`, val is drawn from train, so an image of train may be in train or in val.
     """
@@ -131,11 +139,11 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the split that an image has in the data folder already, if the source allows this split; else "".
+    """Return a split that an image has in the data folder and that the source allows. If there is none, return "".
 
     `there` has the split and path of each file of the image in the data folder. `allowed` has the splits that the
-    source allows for the image or a copy of it. A DataError is raised under two conditions together: the source allows
-    the image none of its splits in the data folder, and one of these splits is not in `allowed`.
+    source allows for the image or for a copy of it. Raises DataError if the source allows no split in `there` for the
+    image, and at least one split in `there` is not in `allowed`, either.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -153,7 +161,8 @@ def require_full_splits(
 ) -> list[str]:
     """Raise a DataError if a class has no images in a split that training needs, or that `config` asks for.
 
-    A test split that the source gives may lack classes. Returns a line that names these classes; [] if there are none.
+    A test split that the source gives is allowed to lack classes. Returns a list with one line, which names these
+    classes, or [] if there are none.
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

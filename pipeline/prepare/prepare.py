@@ -82,11 +82,11 @@ def prepare(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> PrepareResult:
-    """Link (see `Placer`), copy or move the images of `source` into `data/{train,val,test}/<class>/`.
+    """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`; see `Placer`.
 
     Splits that the source gives are kept. Other images get a split from their digest, `seed` and the fractions in
     `config`; see `splits.assign`. Images already in `data` keep their split, with one exception: if a new image unites
-    two groups, these get one split.
+    two groups, the united group gets one split.
 
     All images are read before the first is written. With `config.move`, files are removed from `source` only after all
     are in `data`, so an interrupted move can be repeated.
@@ -138,7 +138,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield one pair: all files of `source`, and their `Reading`, which has the files in the same order."""
+    """Yield two things: all files of `source`, and their `Reading`, whose lists have the same order."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if is_manifest(source):
@@ -204,7 +204,7 @@ def _require_few_rejects(
 ) -> None:
     """Raise a DataError if the fraction of `rejects` among `found` images is over `max_rejects`.
 
-    Before the error, `list_rejects` is called. `data` is for the message.
+    `list_rejects` is called before the error is raised. The message names the folder `data`.
     """
     if problem := too_many_rejects(rejects, found, max_rejects):
         list_rejects()
@@ -212,9 +212,9 @@ def _require_few_rejects(
 
 
 def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
-    """Return whether `data` has a record that it was made with `settings`; False if it has no record.
+    """Return whether `data` has a record of the settings that it was made with.
 
-    Raises a DataError if the record has other settings, or is damaged.
+    Raises a DataError if the record differs from `settings`, or is damaged.
     """
     file = data / PREPARED
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""List the files of a source of `prepare`: a folder, an archive, or archives in a folder or archive."""
+"""List the files of a source of `prepare`. A source is a folder or an archive, which may itself hold archives."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +23,16 @@ from headstart.pipeline.data.tars.samples import hold_samples
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a folder or archive. In an archive, several files may have the same name."""
+    """One file of a source: a file of a folder, a file of an archive, or an object with a URL.
+
+    In an archive, several files may have the same name.
+    """
 
     name: str  # relative to the source, with slashes
     path: str  # for messages and `rejects.csv`
     content: Callable[[], bytes | Fault]
-    file: Path | None = None  # None in an archive, and of an object with a URL
-    entry: Entry | None = None  # None outside archives
+    file: Path | None = None  # None for a file in an archive, and for an object with a URL
+    entry: Entry | None = None  # None for a file that is not in an archive
 
     @property
     def escapes(self) -> bool:
@@ -43,7 +46,9 @@ class Member:
 
 @contextmanager
 def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> Iterator[list[Member]]:
-    """Yield the files of a folder or archive (zip; tar, plain or compressed), without clutter.
+    """Yield the files of a folder or archive, without clutter, such as system files; see `data.clutter`.
+
+    An archive is a zip, or a tar, which may be compressed.
 
     If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
     below a folder named after its archive. Until the context ends, unpacked data lie on the disk of `data`, in
@@ -68,7 +73,10 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
 @contextmanager
 def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
-    """If reading the names of `members` fails because they are samples, as in `data.tars`, say so in the DataError."""
+    """Within the block, convert a DataError if `members` are samples: pairs of an image and its label; see `data.tars`.
+
+    The new DataError says that `prepare` does not take samples, and how to use them.
+    """
     try:
         yield
     except DataError as error:

@@ -1,4 +1,4 @@
-"""The paths of images in a data folder. No label or name may lead out of it."""
+"""The paths of images in a data folder. No label and no name leads out of the folder."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ _SHOWN = 60  # letters of a label
 
 @contextmanager
 def claimed(data: Path) -> Iterator[None]:
-    """Hold the folder `data`, so that no other `prepare` fills it meanwhile. A missing folder is made.
+    """Lock the folder `data` for the block, so that no other `prepare` fills the folder meanwhile.
 
-    Folders that were made and stay empty are removed at the end. Raises DataError if `data` is held by another process,
-    or can't be made.
+    A missing folder is made, with its parents. At the end, those of the new folders that are still empty are removed.
+    Raises DataError if another process has locked `data`, or if `data` can't be made.
     """
     made = [path for path in (data, *data.parents) if not path.exists()]
     try:
@@ -44,7 +44,10 @@ def claimed(data: Path) -> Iterator[None]:
 
 
 def require_folder_names(source: Path, members: Sequence[Member], read: Reading) -> None:
-    """Raise a DataError if a label can't be a folder's name. The error names the first such label and one image."""
+    """Raise a DataError if a label can't be a folder's name.
+
+    The error names the first such label and one of its images.
+    """
     for label in read.class_names:
         if why := _why_no_folder(label):
             paths = (member.path for member, mine in zip(members, read.labels, strict=True) if mine == label)

@@ -1,4 +1,4 @@
-"""The sections of the report on confused classes, and on the figures of each class."""
+"""Two sections of the report: the confused classes, and the figures of each class."""
 
 import numpy as np
 from headstart.pipeline.pages.html import isolated, more
@@ -12,10 +12,10 @@ _OPENED = 40  # a table of more classes is folded
 
 
 def confusion(evidence: Evidence) -> str:
-    """Return the confusion matrix of the model that answers, as HTML.
+    """Return the confusion matrix of the model that `predict` uses, as HTML.
 
-    With more than 15 classes, return a table of the pairs that are confused most often. Without predictions, return an
-    empty string.
+    With more than 15 classes, return a table of the pairs of classes that are confused most often. If this table would
+    be empty, or without predictions, return an empty string.
     """
     found = evidence.predictions
     if not found:
@@ -43,9 +43,9 @@ def confusion(evidence: Evidence) -> str:
 
 
 def classes(evidence: Evidence) -> str:
-    """Return a table of precision, recall and other figures of each class, the class with the lowest recall first.
+    """Return an HTML table of precision, recall and other figures of each class. The lowest recall comes first.
 
-    The figures are those of the model that `predict` uses.
+    The figures are computed for the model that `predict` uses. Without predictions, return an empty string.
     """
     if not evidence.predictions:
         return ""

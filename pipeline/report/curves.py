@@ -14,15 +14,15 @@ from headstart.pipeline.scoring.calibration import calibration_error, chance_err
 from headstart.pipeline.scoring.metrics import probabilities, roc_auc
 from headstart.pipeline.scoring.thresholds import moved
 
-_MOST_CURVES = 6  # with more classes, there are no curves of each class against the rest
-_POINTS = 300  # of a curve
+_MOST_CURVES = 6  # classes; with more, there are no curves of each class against the rest
+_POINTS = 300  # points of a curve
 _MOST_CHOSEN = 2  # epochs that were kept: one of each phase
 _LARGEST = 1e6  # the largest loss that is drawn
 _STYLES = ("-", "--", ":", "-.")
 
 
 def training(evidence: Evidence) -> str:
-    """Return charts of loss and accuracy by epoch. The epochs of fine-tuning follow those of the head."""
+    """Return HTML charts of loss and accuracy by epoch. The epochs of fine-tuning follow the epochs of the head."""
     rows = or_missing(evidence.run.history, "training", evidence.missing)
     if not rows:
         return ""
@@ -69,10 +69,10 @@ def _course(name: str, series: dict[str, np.ndarray], first: int, chosen: list[i
 
 
 def detection(evidence: Evidence) -> str:
-    """Return ROC and precision-recall curves.
+    """Return charts of ROC and precision-recall curves, as HTML.
 
-    With two classes, each model has a curve. With three to six classes, each class has a curve, by the model that
-    answers. With more classes, or without predictions, the result is an empty string.
+    With two classes, each model has a curve. With three to six classes, each class has a curve, which is drawn for the
+    model that `predict` uses. With more classes, or without predictions, the result is an empty string.
     """
     found = evidence.predictions
     if not found or len(found.class_names) > _MOST_CURVES:
@@ -131,9 +131,10 @@ def _lines(
 
 
 def calibration(evidence: Evidence) -> str:
-    """Return reliability diagrams and a table of calibration errors, and then two tables about the model that answers.
+    """Return HTML with reliability diagrams, a table of calibration errors, and the two tables of `_trust`.
 
-    The diagrams and the first table show each model before and after temperature scaling.
+    The diagrams and the table of errors show each model before and after temperature scaling. Without predictions,
+    return an empty string.
     """
     found = evidence.predictions
     if not found:
@@ -158,7 +159,7 @@ def calibration(evidence: Evidence) -> str:
 
 
 def _trust(evidence: Evidence) -> str:
-    """Return two tables about the model that answers: its accuracy by coverage, and its sets of labels."""
+    """Return two HTML tables about the model that `predict` uses: its accuracy by coverage, and its sets of labels."""
     found, model = evidence.predictions, evidence.answering
     assert found
     rule = moved(evidence.run.threshold(model))

@@ -1,4 +1,7 @@
-"""Collect what the report needs of a run: its predictions, its data if they are at hand, and what is missing."""
+"""Collect what the report needs to know about a run.
+
+The evidence is the run's predictions, its data if they are at hand, and a list of what is missing.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -31,12 +34,12 @@ NAMES = {"head": "the head", "finetuned": "the fine-tuned classifier"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """A run, its predictions and its data. `missing` has a line for each part that could not be had."""
+    """A run, its predictions and its data. `missing` has a line for each part that is not available."""
 
     run: Run
     scored: str  # a phrase that names the examples, such as `test`
-    key: str  # of the metrics under `evaluate` in `metrics.json`
-    stem: str  # of the predictions' file, `predictions-<stem>.csv`
+    key: str  # key of the metrics under `evaluate` in `metrics.json`
+    stem: str  # part of the name of the predictions' file, `predictions-<stem>.csv`
     predictions: Predictions | None
     val: Predictions | None
     data: FeaturedExamples | None  # the data that were scored
@@ -62,7 +65,10 @@ class Evidence:
 
     @property
     def answering(self) -> str:
-        """Return the model by which `predict` answers. This model was chosen on val, not on the scored examples."""
+        """Return the name of the model that `predict` uses. `predict` chooses this model on val.
+
+        If this model was not scored, return the name of the first scored model.
+        """
         chosen = choose_model(self.run, "auto").model
         return chosen if chosen in self.models else self.models[0]
 
@@ -70,8 +76,8 @@ class Evidence:
     def seen(self) -> dict[str, int | None]:
         """Return how many scored images have a copy in train, and how many have a near-duplicate in train.
 
-        `evaluate` counted them. None means that the number is unknown. If `evaluate` did not count, the result is
-        empty.
+        `evaluate` kept these two numbers in the run. A number that is unknown is None. A number that `evaluate` did not
+        keep is left out of the result.
         """
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
@@ -79,12 +85,12 @@ class Evidence:
 
     @cached_property
     def folds(self) -> Folds | None:
-        """Return the result of cross-validation, or None if the run keeps none, or a damaged one."""
+        """Return the result of cross-validation. Return None if the run has no result, or a damaged one."""
         return or_missing(lambda: kept_folds(self.run), "cross-validation", self.missing)
 
     @cached_property
     def simple(self) -> Simple | None:
-        """Return the figures of logistic regression on the scored images, or None if the run keeps none."""
+        """Return the figures of logistic regression on the scored images, or None if the run has no such figures."""
         if self.predictions is None:
             return None
         count = len(self.predictions.labels)
@@ -92,7 +98,11 @@ class Evidence:
 
     @cached_property
     def temperatures(self) -> dict[str, float]:
-        """Return the temperature of each model, from the run's calibration or else from the predictions on val."""
+        """Return the temperature of each scored model, if it is known.
+
+        The temperature is read from the run's calibration. For a model without a calibration, the temperature is fitted
+        to the predictions on val.
+        """
         kept = {model: read_calibration(self.run, model) for model in self.models}
         known = {model: one.temperature for model, one in kept.items() if one}
         val = self.val
@@ -128,10 +138,10 @@ class Evidence:
 
 
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
-    """Collect the evidence for the run at `path`. A split without predictions is evaluated first.
+    """Collect the evidence for the run at `path`. If `split` has no predictions yet, it is evaluated first.
 
-    If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so.
-    Raises RunError if there is no run. If `places` names a place that can't be used, raises the errors of `evaluate`.
+    If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so. But
+    if `places` is given, the error is raised instead, as by `evaluate`. Raises RunError if there is no run at `path`.
     """
     run, missing = Run.open(path), list[str]()
     try:
@@ -163,7 +173,7 @@ def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | No
 
 
 def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
-    """Return the predictions on the val split of the run's own data, `trained`.
+    """Return the predictions on val. `trained` has the run's own data, or is None if they are missing.
 
     If `trained` is None, the predictions are read from the run. Raises DataError if the data have no val split.
     """
@@ -175,9 +185,10 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 
 
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the predictions on the examples in `taken`, which are examples of `cached`.
+    """Return the predictions on the examples in `taken`, which are some of the examples in `cached`.
 
-    If predictions of a model are missing, or are for other examples, the models are evaluated first.
+    If the run lacks the predictions of a model, or if its predictions are for other examples, the models are evaluated
+    first.
     """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])

@@ -1,4 +1,4 @@
-"""The sections of the report on the data and the settings of a run."""
+"""Two sections of the report: the data of a run, and its settings."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,11 @@ _UNSET: tuple[Any, ...] = (None, "", [], ())
 
 
 def data(evidence: Evidence) -> str:
-    """Return the section on how the data were read, the images of each class and split, copies, leaks and rejects."""
+    """Return the section on the data, as HTML.
+
+    The section says how the data were read. It counts the images of each class and split, the copies, the leaks between
+    splits, and the rejects.
+    """
     run, found = evidence.run, evidence.trained
     try:
         rows = read_csv(run.examples_file, EXAMPLES_COLUMNS)
@@ -77,7 +81,7 @@ def _rejects(evidence: Evidence) -> str:
 
 
 def settings(evidence: Evidence) -> str:
-    """Return tables of the run's settings, and of the versions of the software that made it."""
+    """Return HTML tables of the run's settings, and of the versions of the software that made the run."""
     config = evidence.run.config()
     phases = evidence.run.metrics()
     general = {

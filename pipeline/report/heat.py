@@ -17,12 +17,16 @@ _OPACITY = 0.5
 
 
 def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], labels: Sequence[int]) -> dict[str, str]:
-    """Return a heat map, as a `data:` URL of a JPEG, for the digest of each of `images` that can be decoded.
+    """Return a dict from the digest of each image to its heat map, a `data:` URL of a JPEG.
 
-    `labels` has a class for each image. The heat map shows which regions support this class in the fine-tuned
-    classifier. It lies over the image as the network sees it. It is the map of features at the last cut, weighted by
-    the gradient of the class's logit. The head takes the mean of such a map over space, so the gradient with respect to
-    the mean is enough. Raises OptionError if the features are no means over space.
+    Images that can't be decoded are left out. `labels` has a class for each of `images`. A heat map shows which regions
+    of the image support this class in the fine-tuned classifier. The heat map is laid over the pixels that the network
+    gets.
+
+    The heat map is the sum of the channels of the last cut's map, each weighted by the gradient of the class's logit.
+    The head takes the mean of the map over space, so the gradient with respect to the mean is enough.
+
+    Raises OptionError if the features at a cut are not means over space.
     """
     from headstart.features.images.batches import decoded_batches
     from headstart.features.tensorflow import keras

@@ -1,4 +1,4 @@
-"""The section of the report on the number of images, from a study of the run's own data."""
+"""The section of the report that says how many images are needed. The number is from a study of the run's own data."""
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.trainable import require_trainable
@@ -9,7 +9,10 @@ from headstart.pipeline.study.study import study_cached
 
 
 def images_needed(evidence: Evidence) -> str:
-    """Return the section as HTML. If the run's own data are missing or can't be studied, return an empty string."""
+    """Study the run's own data, and return the section as HTML.
+
+    If the data are missing or can't be studied, return an empty string.
+    """
     cached = evidence.trained
     if cached is None:
         return ""

@@ -1,4 +1,7 @@
-"""Read the figures of logistic regression and cross-validation from `metrics.json`: a page can't compute them."""
+"""Read the figures of logistic regression and of cross-validation from a run's `metrics.json`.
+
+`evaluate` computes these figures. The report only shows them.
+"""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -42,10 +45,10 @@ class Folds:
 
 
 def kept_simple(run: Run, key: str, count: int) -> Simple | None:
-    """Return the figures of logistic regression that `evaluate` kept under `key`, for `count` images.
+    """Return the figures of logistic regression that `evaluate` kept under `key` in `metrics.json`.
 
-    The result is None if there are no such figures, or if they are for another number of images. Raises RunError if
-    they are damaged.
+    The result is None if there are no such figures, or if they were measured on another number of images than `count`.
+    Raises RunError if the figures are damaged.
     """
     entry = run.metrics().get("evaluate", {}).get(key, {})
     values = entry.get("logistic_regression")
@@ -53,7 +56,7 @@ def kept_simple(run: Run, key: str, count: int) -> Simple | None:
 
 
 def kept_folds(run: Run) -> Folds | None:
-    """Return the result of cross-validation, or None if there is none. Raises RunError if it is damaged."""
+    """Return the result of cross-validation, or None if there is none. Raises RunError if the result is damaged."""
     values = run.metrics().get("cross_validation")
     return None if values is None else _read(run, values, Folds)
 

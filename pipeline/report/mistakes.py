@@ -104,7 +104,7 @@ def mistakes(made: Gallery) -> str:
 
 
 def changed(made: Gallery) -> str:
-    """Return HTML of the examples that either the head or the fine-tuned classifier gets right, but not both."""
+    """Return HTML of the examples that only the head, or only the fine-tuned classifier, gets right."""
     if not made.evidence.comparable:
         return ""
     kinds = {"mended by fine-tuning": made.mended, "spoiled by fine-tuning": made.spoiled}

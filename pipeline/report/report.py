@@ -49,8 +49,8 @@ def report(
     """Write a page about the run at `paths`, or about several runs side by side, to `config.output`.
 
     A split without predictions is evaluated first. If the data of a run are missing, the page is made from the run
-    alone. Raises RunError if a path is no run, and OptionError if `config.output` can't be used or a run is named
-    twice. Also raises the errors of `evaluate` and, for several runs, of `compare`.
+    alone. Raises RunError if there is no run at one of `paths`. Raises OptionError if `config.output` can't be used, or
+    if a run is named twice. Also raises the errors of `evaluate` and, for several runs, the errors of `compare`.
 
     Args:
         split, places: see `evaluate`.

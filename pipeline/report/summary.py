@@ -1,4 +1,4 @@
-"""The beginning of the report: a few sentences, the parts that are left out, and the figures of each model."""
+"""The beginning of the report: a few sentences, a list of the parts left out, and the figures of each model."""
 
 from headstart.pipeline.evaluate.threshold import threshold_fields
 from headstart.pipeline.pages.html import escaped, isolated, items, shortened
@@ -12,7 +12,8 @@ from headstart.pipeline.scoring.thresholds import Threshold
 def summary(evidence: Evidence) -> str:
     """Return a few sentences as HTML, and then a list of the parts that the report leaves out.
 
-    The sentences tell the accuracy of the model that answers, what fine-tuning changed, and the most frequent error.
+    The sentences tell the accuracy of the model that `predict` uses, what fine-tuning changed, and the most frequent
+    error.
     """
     if not evidence.predictions:
         left_out = _left_out(evidence)
@@ -34,7 +35,7 @@ def _left_out(evidence: Evidence) -> str:
 
 
 def figures(evidence: Evidence) -> str:
-    """Return tables of the figures of each model, or an empty string without predictions."""
+    """Return HTML tables of the figures of each model. Without predictions, return an empty string."""
     if not evidence.predictions:
         return ""
     top = ["top5"] if evidence.metrics[evidence.answering]["top5"] is not None else []
@@ -53,7 +54,7 @@ def figures(evidence: Evidence) -> str:
 
 
 def _of_two_classes(evidence: Evidence) -> str:
-    """Return a table of sensitivity and specificity, or an empty string with other than two classes."""
+    """Return a table of sensitivity and specificity. If the run does not have two classes, return an empty string."""
     names = evidence.run.class_names()
     if len(names) != 2:
         return ""
@@ -82,7 +83,7 @@ def _of_folds(evidence: Evidence) -> str:
 
 
 def figure(value: float | list[float] | None) -> str:
-    """Return text: a figure with four decimals, an interval with three decimals, or a dash for None."""
+    """Return `value` as text: a figure with four decimals, an interval with three decimals, or a dash for None."""
     if value is None:
         return "-"
     return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, list) else f"{value:.4f}"
@@ -112,7 +113,7 @@ def _by_threshold(evidence: Evidence) -> str:
 
 
 def _by_folds(evidence: Evidence) -> str:
-    """Return a sentence on the accuracy by cross-validation. If there is none, return `Evidence.advice`."""
+    """Return a sentence on the accuracy by cross-validation. Without cross-validation, return `Evidence.advice`."""
     if not (found := evidence.folds):
         return f"{escaped(evidence.advice)}." if evidence.advice else ""
     low, high = found.accuracy_interval

@@ -1,4 +1,4 @@
-"""Keep the calibration and the reference of each of a run's models.
+"""Write and read the calibration and the reference of each model of a run.
 
 The reference holds features of some training images, to which `predict` compares other images. A run may come from
 elsewhere, so its files are checked when they are read. A run of an earlier version has no calibration and no reference.
@@ -20,7 +20,7 @@ _MOST_BYTES = 16 << 20
 
 
 def write_calibration(run: Run, model: str, calibration: Calibration, reference: Reference) -> None:
-    """Keep the calibration and the reference of a model in `run`."""
+    """Write the calibration and the reference of a model into `run`."""
     with written_atomically(run.reference_file(model)) as partial, partial.open("wb") as file:
         np.save(file, reference.features)
     run.update(run.calibration_file, **{model: vars(calibration)})
@@ -36,7 +36,8 @@ def forget_calibration(run: Run, model: str) -> None:
 def read_calibration(run: Run, model: str) -> Calibration | None:
     """Return the calibration of a model of `run`, or None if the run has none.
 
-    Raises RunError if the file is damaged.
+    If no epoch of fine-tuning was better than the head, the fine-tuned model has the calibration of the head. Raises
+    RunError if `calibration.json` is damaged.
     """
     model = _origin(run, model)
     file = run.calibration_file
@@ -50,7 +51,10 @@ def read_calibration(run: Run, model: str) -> Calibration | None:
 
 
 def read_reference(run: Run, model: str) -> Reference | None:
-    """Return the reference of a model of `run`, or None if the run has none. Raises RunError if the file is damaged."""
+    """Return the reference of a model of `run`, or None if the run has none; see `origin_of_reference`.
+
+    Raises RunError if the file of the reference is damaged.
+    """
     file = origin_of_reference(run, model)
     if not file.exists():
         return None
@@ -73,5 +77,5 @@ def origin_of_reference(run: Run, model: str) -> Path:
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return the model whose calibration applies to `model`: the head if no epoch of fine-tuning was better than it."""
+    """Return the model whose calibration applies to `model`: `head` if fine-tuning brought no gain, else `model`."""
     return "head" if run.metrics().get("finetune", {}).get("best_epoch") == 0 else model

@@ -1,4 +1,4 @@
-"""The form of a run's `config.json` and `metrics.json`. A run may come from elsewhere: all fields are checked."""
+"""The form of a run's `config.json` and `metrics.json`. A run may come from elsewhere, so all fields are checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -56,14 +56,14 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PhaseMetrics:
-    """The metrics of one phase in `metrics.json`."""
+    """The metrics of one phase, the head or fine-tuning, in `metrics.json`."""
 
     val: dict[str, float | None] = field(default_factory=dict)
     before: dict[str, float | None] = field(default_factory=dict)
     best_epoch: int = 0
     seconds: float | None = None
     images_per_second: float | None = None
-    threshold: Threshold | None = None  # of two classes; `evaluate` keeps it
+    threshold: Threshold | None = None  # only with two classes; `evaluate` writes it
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,15 @@ class RunMetrics:
     head: PhaseMetrics | None = None
     finetune: PhaseMetrics | None = None
     evaluate: dict[str, dict[str, Any]] = field(default_factory=dict)
-    cross_validation: dict[str, Any] | None = None  # of `evaluate --folds`
+    cross_validation: dict[str, Any] | None = None  # the result of `evaluate --folds`
 
 
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
-    """Raise a RunError unless `values`, the content of the `config.json` at `file`, have the form of a run's settings.
+    """Raise a RunError unless `values` have the form of a run's settings. `values` were read from the file `file`.
 
     The error names the wrong field, and the version of headstart that wrote the file. An unknown field in `features` or
-    `reading` is an error. Other unknown fields are not used. If a later version wrote the file, the console names them.
+    `reading` is an error. Other unknown fields are ignored. If a later version wrote the file, the ignored fields are
+    named on the console.
     """
     try:
         config = converted(values, RunConfig)
@@ -102,7 +103,7 @@ def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
 
 
 def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
-    """Raise a RunError unless `values`, the content of the `metrics.json` at `file`, have the form of metrics."""
+    """Raise a RunError unless `values` have the form of a run's metrics. `values` were read from the file `file`."""
     try:
         converted(values, RunMetrics)
     except ValueError as error:
@@ -138,7 +139,8 @@ def _later(values: Mapping[str, Any]) -> bool:
 def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
     """Convert JSON values to the type `kind`, such as a dataclass. The names in `needed` must be among the values.
 
-    A wrong or missing field raises a ValueError that names the field. `where` is put before the name.
+    A wrong or missing field raises a ValueError that names the field. In the error, `where` is put before the name of
+    the field.
     """
     import msgspec  # late: most commands read no run
 
@@ -159,7 +161,10 @@ def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed
 
 
 def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
-    """Raise a ValueError if a name in `values` is no field of any of the dataclasses `kinds`."""
+    """Raise a ValueError if `values` has a name that is not a field of one of the dataclasses `kinds`.
+
+    The error names the first such name, after `where`.
+    """
     unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
     if unknown:
         raise ValueError(f"{where}.{unknown[0][:80]}: is unknown")

@@ -28,7 +28,10 @@ def require_own_entries(path: Path) -> None:
 
 
 def _require_own_folder(folder: Path) -> None:
-    """Raise a RunError if `folder` is not a folder, or if `folder` or a folder at any depth in it is a symlink."""
+    """Raise a RunError if `folder` exists and is not a folder.
+
+    Also raise a RunError if `folder`, or a folder at any depth in `folder`, is a symlink.
+    """
     if not folder.is_dir() and os.path.lexists(folder):
         raise RunError(f"{folder}: is no folder; remove it")
     inner = (Path(parent, name) for parent, names, _ in os.walk(folder) for name in names)

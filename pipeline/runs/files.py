@@ -1,4 +1,4 @@
-"""Read and write the JSON and CSV files of a run. A run may come from elsewhere, so reading has limits of size."""
+"""Read and write the JSON and CSV files of a run. A run may come from elsewhere, so very large files are not read."""
 
 import csv
 import itertools
@@ -21,8 +21,8 @@ _LINE = 16 << 20  # characters; the logits of 100,000 classes fit
 def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
     """Read the JSON object in `file`.
 
-    If the file does not hold a JSON object, raise a RunError whose message ends with `remedy`. A file with NaN or
-    infinity is not JSON.
+    If the file is missing, is over 512 MiB, or does not hold a JSON object, raise a RunError whose message ends with
+    `remedy`. A file with NaN or infinity is not JSON.
     """
     require_regular(file, _JSON_BYTES, remedy)
     try:
@@ -37,7 +37,10 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
 
 
 def without_null(values: Mapping[str, Any], *inner: str) -> dict[str, Any]:
-    """Return `values` without the fields that are None. The objects in the fields `inner` also lose such fields."""
+    """Return `values` without the fields that are None.
+
+    `inner` names fields whose values are objects. These objects lose their fields that are None, too.
+    """
     kept = {name: value for name, value in values.items() if value is not None}
     return kept | {name: without_null(kept[name]) for name in inner if name in kept}
 
@@ -50,8 +53,8 @@ def read_csv(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> l
 def csv_rows(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file that `write_csv` wrote. A row is a dict from column name to text.
 
-    A file that is missing, lacks one of `columns`, or has a row of another length, raises a RunError whose message ends
-    with `remedy`.
+    Raises a RunError if the file is missing or over 8 GiB, if it lacks one of `columns`, if a row can't be read, or if
+    a row has more or fewer cells than the header. The message ends with `remedy`.
     """
     require_regular(path, _CSV_BYTES, remedy)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -78,7 +81,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:
-    """Raise a RunError unless `file` is a regular file of at most `most` bytes. Opening a pipe might never end."""
+    """Raise a RunError unless `file` is a regular file of at most `most` bytes.
+
+    A pipe is refused, because opening a pipe might never end.
+    """
     try:
         status = file.stat()
     except FileNotFoundError as error:
@@ -90,7 +96,7 @@ def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:
 
 
 def _lines(file: TextIO, path: Path, remedy: str) -> Iterator[str]:
-    """Yield the lines of `file`. A line of `_LINE` characters or more raises a RunError: it might fill the memory."""
+    """Yield the lines of `file`. Raises RunError for a line so long that it might fill the memory."""
     while line := file.readline(_LINE):
         if len(line) == _LINE:
             raise RunError(f"{path}: has a line of {_LINE} characters or more; {remedy}")

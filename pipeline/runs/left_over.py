@@ -1,4 +1,4 @@
-"""Removing the files that killed processes left in a run and beside it."""
+"""Remove the files that killed processes left in a run and beside it."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from headstart.features.files import remove_left_over
 
 
 def clear_left_over(path: Path) -> None:
-    """Remove the half-written files and runs that killed processes left in the run at `path` and beside it.
+    """Remove the half-written files and runs that killed processes left in the run at `path` or beside it.
 
     If a process was killed before it had put a new run in the place of an old one, the old run is put back. On a disk
     that can't be written to, nothing happens.

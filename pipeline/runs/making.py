@@ -1,4 +1,4 @@
-"""Making a run, so that its folder appears whole or not at all, and finding out whether its data changed later."""
+"""Make a run so that its folder appears whole or not at all. Find out whether the data of a run have changed."""
 
 import hashlib
 import platform
@@ -22,8 +22,7 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
     """Yield a run in a temporary folder beside `path`. On success, rename the folder to `path`. Otherwise, remove it.
 
-    Raises RunError if a run may not be written to `path` (see `require_free`), or if another process makes a run at
-    `path` meanwhile.
+    Raises RunError if `path` is not free (see `require_free`), or if another process makes a run there meanwhile.
     """
     require_free(path, overwrite)
     try:
@@ -36,10 +35,10 @@ def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
 
 
 def require_free(path: Path, overwrite: bool) -> None:
-    """Raise RunError if a new run may not be written to `path`.
+    """Raise RunError if `path` is not free for a new run.
 
-    With `overwrite`, a run may exist at `path`. Without `overwrite`, nothing may exist there. Files that killed
-    processes left are removed first.
+    Without `overwrite`, `path` is free if nothing exists there. With `overwrite`, `path` is also free if a run exists
+    there, because the run is replaced. Files that killed processes left are removed first.
     """
     clear_left_over(path)
     if path.exists():

@@ -1,4 +1,4 @@
-"""Loading the models of a run. A model may come from elsewhere: its form is checked."""
+"""Load the models of a run. A model may come from elsewhere, so its inputs and outputs are checked."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,10 @@ def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether the shape `found` is `wanted`, where None means any size. The batch size of `found` must be None."""
+    """Whether the shape `found` fits the shape `wanted`, in which None stands for any size.
+
+    The first size of `found`, which is the batch size, must be None. No other size of `found` may be None.
+    """
     sides = zip(found[1:], wanted[1:], strict=False)
     return len(found) == len(wanted) and found[0] is None and all(b in (None, a) and a is not None for a, b in sides)
 

@@ -1,7 +1,7 @@
 """Paths in a run's `config.json`. On disk they are relative to the run's folder, so that a project can be moved.
 
-A path is relative if it and the run's folder lie in a common folder that is not the root of the file system. A relative
-path begins with `./` or `../`, which tells it from `imagenet`, `random`, and the names of backbones.
+A path is written as relative if the path and the run's folder lie in a common folder that is not the root of the file
+system. A relative path begins with `./` or `../`, so it differs from `imagenet`, `random` and the names of backbones.
 """
 
 from collections.abc import Callable, Mapping

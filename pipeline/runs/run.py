@@ -8,12 +8,12 @@ RUN/
     classifier.keras          raw pixels -> logits; only after fine-tuning
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
-    calibration.json          temperature of each model, and its probabilities on val
-    reference-<model>.npy     features of a few training images, to which `predict` compares others
+    calibration.json          temperature of each model, and the probabilities of the true labels on val
+    reference-<model>.npy     features of some training images, to which `predict` compares other images
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
     confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
-    finetune.state/           state of a finished fine-tuning, from which it can go on with more epochs
+    finetune.state/           state of a finished fine-tuning, which can go on from there with more epochs
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Run:
 
         Raises RunError if there is no run at `path`, or if its settings or metrics are damaged or have a form that this
         version of headstart does not know. For symlinks in the run, see `require_own_entries`. Half-written files
-        of killed processes are removed first; see `existing`.
+        of killed processes are removed first, as by `existing`.
         """
         run = cls.existing(path)
         require_own_entries(path)
@@ -159,7 +159,7 @@ class Run:
         }
 
     def threshold(self, model: str) -> Threshold | None:
-        """Return the threshold that is kept for `model`, which is `head` or `finetuned`; None if there is none.
+        """Return the threshold of `model`, which is `head` or `finetuned`, or None if the run has no such threshold.
 
         If no epoch of fine-tuning was better than the head, `finetuned` has the threshold of the head. Raises RunError
         if the run does not have two classes, or if none of them is the positive class of the threshold.
@@ -175,7 +175,7 @@ class Run:
         return threshold
 
     def keep_thresholds(self, thresholds: Mapping[str, Threshold]) -> None:
-        """Keep `thresholds`, a dict from `head` and `finetuned` to their thresholds, in `metrics.json`.
+        """Write `thresholds` into `metrics.json`. The keys of `thresholds` are `head` and `finetuned`.
 
         If a model has no entry in `thresholds`, its old threshold is removed. The next training of a model removes the
         threshold of this model, too.
@@ -206,12 +206,12 @@ class Run:
         write_csv(self.examples_file, EXAMPLES_COLUMNS, rows)
 
     def digests(self, split: str) -> set[str]:
-        """Read the digests of the run's examples in `split` from `examples.csv`. Damage raises a RunError."""
+        """Read the digests of the examples in `split`. Raises RunError if `examples.csv` is missing or damaged."""
         rows = csv_rows(self.examples_file, EXAMPLES_COLUMNS)
         return {row["digest"] for row in rows if row["split"] == split}
 
     def labelled(self, split: str) -> list[tuple[str, int]]:
-        """Read the digest and label of each of the run's examples in `split`; see `digests`."""
+        """Read the digest and label of each example of the run in `split`. For errors, see `digests`."""
         names = {name: label for label, name in enumerate(self.class_names())}
         rows = [row for row in csv_rows(self.examples_file, EXAMPLES_COLUMNS) if row["split"] == split]
         if unknown := [row["label"] for row in rows if row["label"] not in names]:
@@ -221,7 +221,7 @@ class Run:
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write `history.csv`. Figures on val that are not in `HISTORY_COLUMNS` get columns after the others.
 
-        If a row lacks a figure, its cell is empty.
+        If a row lacks a figure, the figure's cell is empty.
         """
         rows = list(rows)
         further = dict.fromkeys(name for row in rows for name in row if name.startswith("val_"))
@@ -229,7 +229,7 @@ class Run:
         write_csv(self.history_file, columns, ([row.get(name, "") for name in columns] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
-        """Set top-level `fields` of `file`, one of the run's JSON files. Other fields stay as they are."""
+        """Set the top-level fields `fields` in `file`, one of the run's JSON files. Other fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def reference_file(self, model: str) -> Path:

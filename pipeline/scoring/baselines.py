@@ -18,9 +18,9 @@ _LOGISTIC = "logistic regression"
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method at one setting, and its figures by cross-validation.
+    """A method with one setting, and its figures by cross-validation.
 
-    A figure is computed on the validation rows of each fold. The mean over the folds is kept.
+    Each figure is computed on the validation rows of each fold, and then averaged over the folds.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Baseline:
     loss: float
     accuracy: float
     other: dict[str, float] = field(default_factory=dict)  # the figure that `choose_by` names, if not loss or accuracy
-    sample: int | None = None  # images that it was fitted to and scored on, if memory does not hold all
+    sample: int | None = None  # number of images in the fit, if memory does not hold all images
 
     @property
     def figures(self) -> dict[str, float]:
@@ -44,9 +44,10 @@ class Baseline:
 def fit_baselines(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> list[Baseline]:
-    """Fit logistic regression and nearest neighbours at several settings. Return the best setting of each method.
+    """Fit logistic regression and nearest neighbours with several settings. Return the best baseline of each method.
 
-    `choose_by` names the figure by which a setting is best. `features` is float32 [N, D], and `labels` is int64 [N].
+    `choose_by` names the figure by which baselines are compared. `features` is float32 [N, D], and `labels` is int64
+    [N].
     """
     nearest = _neighbours(features, labels, folds, classes, choose_by)
     return [
@@ -80,7 +81,7 @@ def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -
 
 
 def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray:
-    """Return the class probabilities that `model` gives for `features`, float64 [N, classes].
+    """Return the class probabilities, float64 [N, classes], that `model` gives for `features`, float32 [N, D].
 
     If `model` was fitted without images of a class, the probability of this class is 0.
     """
@@ -93,7 +94,7 @@ def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> Baseline:
-    """Fit logistic regression at weaker and weaker penalties, until the loss rises. Return the best setting.
+    """Fit logistic regression with weaker and weaker penalties, until the loss rises. Return the best baseline.
 
     The search starts with strong penalties, because weak ones are slow. For the arguments see `fit_baselines`.
     """
@@ -112,10 +113,10 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score a classifier by nearest neighbours in cosine distance, at several numbers of neighbours.
+    """Score classification by the nearest neighbours in cosine distance, with several numbers of neighbours.
 
-    The probability of a class is its share of the votes. Each neighbour votes for its own class. Each class has one
-    vote more, so that no probability is 0.
+    Each neighbour votes for its own class. Each class gets one extra vote, so that no probability is 0. The probability
+    of a class is its share of all votes.
     """
     nearest = [
         labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
@@ -150,6 +151,6 @@ def _scored(
 def log_chances(chances: np.ndarray) -> np.ndarray:
     """Return the logarithms of probabilities, float64 [N, C], for use as logits.
 
-    A lower probability than the smallest normal float32 is raised to that number, so each logarithm is finite.
+    A probability below the smallest normal float32 is replaced by that number, so each logarithm is finite.
     """
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

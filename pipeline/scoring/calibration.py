@@ -18,7 +18,7 @@ _PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1, it gave the low
 
 @dataclass(frozen=True)
 class Calibration:
-    """Values of a model, computed on val. They give other images calibrated probabilities and sets of labels."""
+    """Values that are computed on val for a model, and then give calibrated probabilities and sets of labels."""
 
     temperature: float  # logits are divided by it
     true_probabilities: list[float]  # of val images: the probability of the true label, ascending, at most `MOST_KEPT`
@@ -41,7 +41,7 @@ class Calibration:
         """Return the least probability with which a label belongs to the set of labels of an image.
 
         The set then lacks the true label with a probability of at most `alpha`. This is split conformal prediction with
-        the score LAC (arXiv 2107.07511). The result is None with fewer than 1 / alpha - 1 val images.
+        the score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
         """
         rank = math.floor(alpha * (len(self.true_probabilities) + 1))
         return self.true_probabilities[rank - 1] if rank else None
@@ -110,10 +110,11 @@ def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the `calibration_error` to expect by chance if `chances`, float [N, C], were perfectly calibrated.
+    """Return the mean `calibration_error` of a perfectly calibrated model.
 
-    The result is the mean over random draws. In a draw, each prediction is right with the probability of its label.
-    Even then, the accuracy of N images differs from their confidence, so the result is over 0.
+    `chances`, float [N, C], has the probabilities of the model. The mean is taken over random draws. In a draw, each
+    prediction is right with the probability of its label. By chance, the accuracy of N images differs from their
+    confidence, so even this error is over 0.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

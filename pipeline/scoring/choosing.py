@@ -27,7 +27,8 @@ def canonical(choose_by: ChooseBy) -> ChooseBy:
 class ValFigures:
     """Computes the figures on val from batches of logits.
 
-    For `auc`, all logits are kept. For any other figure, no more than the predicted and the true labels are kept.
+    For `loss` and `accuracy`, only sums are kept. For `auc`, all logits and true labels are kept. For other figures,
+    all predicted and true labels are kept.
     """
 
     def __init__(self, choose_by: ChooseBy) -> None:
@@ -87,8 +88,8 @@ def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
 def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
     """Return a sort key for the result of `val_figures`: the smaller the key, the better.
 
-    The figure that `choose_by` names comes first in the key, and the loss second. If the figure is None or not finite,
-    it counts as the worst. If the loss is not finite, the model has diverged, and the key is (inf, inf).
+    The figure that `choose_by` names comes first in the key, and the loss second. A figure that is None or not
+    finite counts as the worst. If the loss is not finite, the model has diverged, and the key is (inf, inf).
     """
     known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
     if not math.isfinite(known["loss"]):

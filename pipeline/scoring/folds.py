@@ -1,4 +1,4 @@
-"""Draw the folds of cross-validation, with similar class proportions, and with each group of images in one fold."""
+"""Draw the folds of cross-validation. Class proportions are similar in all folds, and each group is in one fold."""
 
 from collections.abc import Hashable, Sequence
 
@@ -10,9 +10,10 @@ Fold = tuple[Rows, Rows]  # rows to train on, rows to validate on
 
 
 def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed: int) -> list[Fold]:
-    """Draw `count` folds of examples with these `labels`, int64 [N]. The examples of a group are in one fold.
+    """Draw `count` folds of examples. `labels`, int64 [N], and `groups` have the label and the group of each example.
 
-    Raises ValueError if each class has fewer than `count` examples.
+    The examples of a group are validated in the same fold. Raises ValueError if each class has fewer than `count`
+    examples.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -22,9 +23,10 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw at most about `most` rows, with the strata in proportion. Return them ascending, int64 [n].
+    """Draw about `most` rows, in which each stratum has its proportion. Return the rows ascending, int64 [n].
 
-    `strata` is int [N]. Each stratum gives at least two rows, or all that it has. If `most` is N or more, all rows are
+    `strata`, int [N], has the stratum of each row. A stratum with one row gives this row. Every other stratum gives at
+    least two rows, so with many small strata, more than `most` rows are drawn. If `most` is N or more, all rows are
     returned.
     """
     if len(strata) <= most:
@@ -37,12 +39,12 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw at most about `most` rows, with the classes of each fold in proportion; see `stratified`.
+    """Draw about `most` rows, in which each class of each fold has its proportion; see `stratified`.
 
-    `labels` is int64 [N]. Returns two things: the rows, int64 [n], ascending, and the folds, which hold positions in
-    the array of these rows.
+    `labels` is int64 [N]. Returns two things: the drawn rows, int64 [n], ascending, and the folds of these rows. The
+    new folds hold positions in the array of the drawn rows.
     """
-    of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is none
+    of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is no such fold
     for number, (_, val) in enumerate(folds, 1):
         of[val] = number
     rows = stratified(of * (labels.max() + 1) + labels, most, seed)

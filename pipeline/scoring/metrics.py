@@ -135,7 +135,10 @@ def _per_class(predicted: np.ndarray, labels: np.ndarray, class_names: Sequence[
 
 
 def confusions(predicted: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, int]]:
-    """Return (label, predicted label, number of examples) of each pair that occurs. Both arguments are int [N]."""
+    """Return a tuple (label, predicted label, number of examples) for each pair of labels that occurs.
+
+    Both arguments are int [N].
+    """
     pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
     return [(int(true), int(other), int(count)) for (true, other), count in zip(pairs, counts, strict=True)]
 
@@ -184,10 +187,12 @@ def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, i
     """Return the 95 % interval of an `accuracy` that was measured by cross-validation.
 
     The training sets of the folds overlap, so the plain variance of the folds' accuracies is too small. The variance is
-    corrected by the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366), and its
-    quantiles are those of Student's t distribution. The formula of Wilson's interval then gives the ends, so an end is
-    0 or 1 only if the accuracy is. If all folds have the same accuracy, their variance is 0. Therefore, the result is
-    never narrower than Wilson's interval.
+    corrected by the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366). The
+    quantile of Student's t distribution turns the variance into half the width of an interval. The formula of Wilson's
+    interval turns this width into the two ends, so an end is 0 or 1 only if the accuracy is 0 or 1.
+
+    If all folds have the same accuracy, their variance is 0, which is too small. So the result is never narrower than
+    Wilson's interval.
 
     Args:
         of_folds: the accuracy of each fold; at least two. If cross-validation was repeated, all repeats are included.
@@ -230,8 +235,8 @@ def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
     """Return the mean over the classes of the `roc_auc` of one class against the rest.
 
     A class whose area is None is left out. If the areas of all classes are None, the result is None. With two classes,
-    the result is the area of the second class, because both have the same area. `chances` is float [N, C], and `labels`
-    is int [N].
+    the result is the area of the second class, because the first class has the same area. `chances` is float [N, C],
+    and `labels` is int [N].
     """
     columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]

@@ -23,7 +23,7 @@ _SHOWN = ("accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top
 class SimpleModels:
     """The scores of two simple models, on the same examples as a head or classifier."""
 
-    largest_class: str  # among these examples
+    largest_class: str  # the largest class among these examples
     largest_class_share: float  # the accuracy of a model that always predicts the largest class
     logistic_regression: dict[str, Any] | None  # see `Logistic.scored`; None if it is left out
     note: str = ""  # why it is left out, or that it was fitted to a part of the training images
@@ -32,9 +32,9 @@ class SimpleModels:
     def of(
         cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
     ) -> "SimpleModels":
-        """Return the simple models of examples with `labels`, int64 [N].
+        """Return the scores on examples with the labels `labels`, int64 [N].
 
-        `logistic` is the value of the field `logistic_regression`.
+        `logistic` becomes the field `logistic_regression`.
         """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
@@ -58,9 +58,9 @@ class SimpleModels:
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a line that says that `model` is not surely better than always saying the largest class.
+        """Return a list with one line: that `model` is not surely better than always predicting the largest class.
 
-        If `is_beaten_by(interval)`, the result is empty. `interval` is the [low, high] of the accuracy of `model`.
+        `interval` is the [low, high] of the accuracy of `model`. If `is_beaten_by(interval)` is true, return [].
         """
         if self.is_beaten_by(interval):
             return []
@@ -74,9 +74,9 @@ class SimpleModels:
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
     """Choose the training images to which logistic regression is fitted. Return their rows, int64 [n], ascending.
 
-    If a fit to all `count` images is quick, all are chosen. Otherwise, a random sample is chosen, as large as a quick
-    fit allows. If such a sample would have under ten images per class on average, the result is empty. `width` is the
-    number of features of an image.
+    If a fit to all `count` images is quick, all images are chosen. Otherwise, a random sample is chosen that is as
+    large as a quick fit allows. If the sample would have under ten images per class on average, no image is chosen.
+    `width` is the number of features of an image.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))

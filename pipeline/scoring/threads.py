@@ -20,7 +20,7 @@ def quiet() -> Iterator[None]:
 def single_threaded() -> Iterator[None]:
     """Hide the warnings that `quiet` hides, and limit matrix products to one thread.
 
-    With several threads, products of small matrices took ten times as long: threads wait for one another.
+    With several threads, products of small matrices took ten times as long, because threads wait for one another.
     """
     from threadpoolctl import threadpool_limits
 

@@ -41,7 +41,7 @@ def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
 
 
 def moved(threshold: Threshold | None) -> bool:
-    """Return whether there is a threshold other than 0.5. Without one, the more probable class is predicted."""
+    """Return whether there is a threshold other than 0.5. If not, the more probable class is predicted."""
     return threshold is not None and threshold.value != 0.5
 
 
@@ -59,9 +59,9 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
     """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
 
-    A threshold finds a higher fraction of the images that chose it than of new images. So the rank of the threshold
-    among the probabilities of the positive images is corrected, as in split conformal prediction (arXiv 2107.07511).
-    With too few positive images (see `enough`), the threshold finds all of them.
+    If a threshold is chosen on some images, it finds a higher fraction of these images than of new images. So the rank
+    of the threshold among the probabilities of the positive images is corrected, as in split conformal prediction
+    (arXiv 2107.07511). With too few positive images (see `enough`), the threshold finds all of them.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -85,10 +85,10 @@ def enough(wanted: float) -> int:
 
 
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
-    """Return the threshold at which misses and false alarms cost least.
+    """Return the threshold at which the total cost of misses and false alarms is lowest.
 
-    If several thresholds cost least, the result is the nearest to `alarm / (miss + alarm)`, which is the best threshold
-    for perfectly calibrated probabilities.
+    If several thresholds have the lowest cost, the result is the threshold nearest to `alarm / (miss + alarm)`. That
+    value is the best threshold for perfectly calibrated probabilities.
 
     Args:
         chances, positive: see `for_sensitivity`.

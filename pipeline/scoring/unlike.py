@@ -1,4 +1,4 @@
-"""Find images unlike the training images, by the distance of their features to a sample of training images."""
+"""Find images that are unlike the training images: their features are far from those of a sample of training images."""
 
 from functools import cache
 from typing import Any
@@ -25,9 +25,9 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference of training images with these `features`, float [R, D].
+        """Return the reference that has the training images with these `features`, float [R, D].
 
-        `reference_rows` chooses the images.
+        `reference_rows` chooses the training images.
         """
         return cls(unit_length(features).astype(np.float16))
 
@@ -40,12 +40,15 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the distance within which 99 % of the val images lie. `features`, float32 [N, D], belong to val."""
+        """Return the distance from the sample within which 99 % of the val images lie.
+
+        `features`, float32 [N, D], are the features of the val images.
+        """
         return usual(self.distances(features))
 
 
 def usual(distances: np.ndarray) -> float:
-    """Return the distance within which 99 % of the val images lie. `distances`, float [N], belong to the val images."""
+    """Return the distance within which 99 % of the val images lie. `distances`, float [N], has the distance of each."""
     return float(np.quantile(distances, _USUAL))
 
 

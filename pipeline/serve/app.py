@@ -27,13 +27,13 @@ _NO_TELEMETRY: Any = {
     "operation_spans": False,
     "auto_configure": False,
 }
-_THUMBNAILS = 2  # that are made at once; each decodes an image
+_THUMBNAILS = 2  # thumbnails that may be made at the same time; each decodes an image
 
 
 def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
     """Return the application. `title` names the model, and `hosts` are the names of the server; see `Guard`.
 
-    FastAPI's pages of documentation are left out, because they load scripts from elsewhere. `/openapi.json` is there.
+    FastAPI's pages of documentation are left out, because they load scripts from elsewhere. `/openapi.json` is served.
     """
     app = FastAPI(
         title="headstart",

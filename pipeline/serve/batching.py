@@ -24,16 +24,19 @@ class _Waiting(Generic[Given, Found]):
 
 @dataclass
 class Batches(Generic[Given, Found]):
-    """Collects images into batches, and runs each batch in a thread.
+    """Collects images into batches, and runs each batch in one of `passes` threads.
 
-    A full batch is run at once. A batch that is not full is run when no image has come for `wait` seconds, with two
-    exceptions. While an image is on its way (see `coming`), the batch waits until its first image is 20 times `wait`
-    old. While all passes but one are busy, the batch waits until a pass ends, because the processor has enough to do.
+    A full batch is run as soon as a thread is free. Any other batch is run when no image has come for `wait` seconds.
+    There are two exceptions:
+
+    - While an image is on its way (see `coming`), the batch waits until its first image is 20 times `wait` old.
+    - While all threads but one are busy, the batch waits until one of them has ended its batch, because the processor
+      has enough to do. If there is only one thread, the batch waits while this thread is busy.
 
     Args:
-        run: takes at most `size` images and the number of a pass, and returns a result for each image.
+        run: takes at most `size` images and the number of a thread, from 0, and returns a result for each image.
         size: the maximum number of images in a batch.
-        passes: the number of passes, which are threads that run one batch at a time.
+        passes: the number of threads. Each thread runs one batch at a time.
         wait: the time, in seconds, that a batch waits for a further image.
     """
 
@@ -66,7 +69,7 @@ class Batches(Generic[Given, Found]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """Within the block, an image is on its way: batches that are not full wait for it."""
+        """Within the block, an image is on its way, and a batch that is not full waits for this image."""
         with self._changed:
             self._coming += 1
         try:
@@ -77,7 +80,10 @@ class Batches(Generic[Given, Found]):
                 self._changed.notify()
 
     def submit(self, given: Given) -> Future[Found]:
-        """Add an image. The result of a cancelled future is not computed, if its batch has not begun."""
+        """Add an image, and return the future of its result.
+
+        If the future is cancelled before the image's batch begins, no result is computed.
+        """
         future: Future[Found] = Future()
         with self._changed:
             self._last = time.monotonic()
@@ -102,7 +108,7 @@ class Batches(Generic[Given, Found]):
                     self._changed.notify_all()
 
     def _next(self) -> list[_Waiting[Given, Found]]:
-        """Wait for a batch. An empty list means that there will be none."""
+        """Wait for a batch, and return its images. An empty list means that no batch will follow."""
         with self._changed:
             while (left := self._seconds_left()) != 0:
                 if self._closed and not self._waiting:
@@ -112,7 +118,7 @@ class Batches(Generic[Given, Found]):
             return [self._waiting.popleft() for _ in range(min(self.size, len(self._waiting)))]
 
     def _seconds_left(self) -> float | None:
-        """Return the seconds until the next batch is due. None means until something changes."""
+        """Return the seconds until the next batch is due. None means that no batch is due until something changes."""
         if not self._waiting:
             return None
         if len(self._waiting) >= self.size or self._closed:

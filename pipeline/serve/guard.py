@@ -23,7 +23,8 @@ _HEADERS = {
 def policy(script: str = "'none'", style: str = "'none'") -> str:
     """Return a content security policy. `script` and `style` are the sources of a page's script and style.
 
-    The browser then loads nothing from elsewhere, connects to nowhere else, and shows the page in no other page.
+    A browser that gets this policy loads nothing from other servers, connects to no other server, and does not show the
+    page within another page.
     """
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' blob:; connect-src 'self'; "
@@ -34,9 +35,12 @@ def policy(script: str = "'none'", style: str = "'none'") -> str:
 class Guard:
     """Refuses requests that a browser makes for a page of another site, and adds headers to every response.
 
-    A name in the header `Host` must be one of `hosts`: a page at another name, which its owner lets point to this
-    machine, could read the answers otherwise (DNS rebinding). Addresses are always allowed. Pages at one of `pages`
-    are the server's own: behind a proxy, `Host` may be another name.
+    The header `Host` must have an IP address or one of the names `hosts`. Otherwise, the request is refused. Without
+    this check, the owner of any name could let the name point to this machine, and a page at the name could read the
+    answers (DNS rebinding).
+
+    A page is the server's own if its host and port are those in `Host`, or if its name is one of `pages`. The second
+    rule is for a server behind a proxy, which may put another name into `Host`.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:

@@ -27,7 +27,7 @@ from headstart.pipeline.runs.run import EXAMPLES_COLUMNS
 from headstart.pipeline.scoring.unlike import reference_rows
 from headstart.pipeline.serve.served import ServedRun
 
-_SIDE, _QUALITY, _KEPT = 160, 75, 512  # of thumbnails: pixels, JPEG's quality, how many are kept in memory
+_SIDE, _QUALITY, _KEPT = 160, 75, 512  # of thumbnails: pixels along a side, JPEG's quality, number kept in memory
 _CHECKED = 4  # training images whose features are computed anew, to check the list of images
 _SAME = 0.01  # cosine distance between features of the same image, computed twice
 _DEEPEST = 4  # how many of the last names of a path are tried below a data folder that was moved
@@ -45,7 +45,8 @@ class Example:
 class Nearest:
     """Finds the nearest of the training images whose features a run keeps; see `Reference`.
 
-    `features` is float [R, D], a row for each of `examples`.
+    `features`, float [R, D], has a row for each of `examples`. `data` is the data folder, in which `find` looks for
+    images.
     """
 
     def __init__(self, examples: Sequence[Example], features: np.ndarray, data: Path | None) -> None:
@@ -55,20 +56,23 @@ class Nearest:
         self._kept = lru_cache(_KEPT)(self._thumbnail)
 
     def of(self, features: np.ndarray, count: int) -> list[dict[str, Any]]:
-        """Return the nearest images to an image with these `features`, float32 [D], as JSON objects."""
+        """Return the `count` training images nearest to `features`, float32 [D], as JSON objects."""
         found = self._neighbours.nearest(features[np.newaxis], count)
         near = [(self._examples[row], float(far)) for row, far in zip(found.rows[0], found.distances[0], strict=True)]
         return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
 
     def row_of(self, features: np.ndarray, row: int) -> bool:
-        """Return whether no row is nearer to `features`, float32 [D], than the row `row` is, up to rounding."""
+        """Return whether the row `row` is, up to rounding, the nearest of all rows to `features`, float32 [D]."""
         found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
         own = found.distances[0][list(found.rows[0]).index(row)]
         return bool(own <= found.distances[0][0] + _SAME)
 
     def thumbnail(self, digest: str) -> bytes | None:
-        """Return a JPEG of the training image with this `digest`, or None if there is none, or its file is gone."""
-        with suppress(LookupError):  # is not kept, for the file may come back
+        """Return a JPEG of the training image with this `digest`.
+
+        Return None if there is no such image, or if its file is gone.
+        """
+        with suppress(LookupError):  # an error is not kept in memory, because the file may come back
             return self._kept(digest)
         return None
 
@@ -82,9 +86,10 @@ class Nearest:
 
 
 def find(example: Example, data: Path | None) -> ImageFile | None:
-    """Return the image of `example`, or None if its file is gone or has other bytes.
+    """Return the image of `example`, or None if its file is gone or has other bytes, or if it has a URL.
 
-    A run may come from anywhere. A file that it names is taken only if the file's bytes have the digest of `example`.
+    The file is searched at its path, and then below the folder `data`, at the last few names of its path. A run may
+    come from anywhere, so a file is taken only if its bytes have the digest of `example`.
     """
     places = [example.path]
     if data and is_local(example.path):
@@ -100,7 +105,7 @@ def find(example: Example, data: Path | None) -> ImageFile | None:
 
 
 def nearest_of(served: ServedRun, places: Places) -> Nearest | None:
-    """Return the `Nearest` of a served run, or None and print the reason.
+    """Return the `Nearest` of a served run. If this is not possible, print the reason, and return None.
 
     Typical reasons are that the run keeps no features, or that its training images are gone or changed.
     """
@@ -134,7 +139,7 @@ def _nearest(served: ServedRun, places: Places) -> Nearest | None:
 
 
 def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndarray | None:
-    """Compute the features, float32 [D], of a training image. Return None if its file is gone."""
+    """Compute the features, float32 [D], of a training image. Return None if its file is gone or can't be decoded."""
     image = find(example, data)
     pixels = served.pixels(bytes_of(image), image.path) if image else None
     if pixels is None or isinstance(pixels, Fault):

@@ -1,4 +1,4 @@
-"""The model of an export, ready to be served in its own runtime."""
+"""Load the model of an export for serving. The model runs in the runtime of the export's format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH_SIZE = 8
 
 
 def is_export(path: Path) -> bool:
-    """Return whether `path` is the folder of an export, or a model in one."""
+    """Return whether `path` is the folder of an export, or a model file in such a folder."""
     if (path / "config.json").exists():
         return False
     is_model = path.name in MODEL_FILES.values() and path.exists()
@@ -34,7 +34,7 @@ def is_export(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class ServedExport:
-    """The model of an export. Its runtime uses all cores for one pass."""
+    """The model of an export. Its runtime uses all cores for one forward pass, so `passes` is 1."""
 
     opened: OpenExport
     layout: Layout
@@ -43,7 +43,7 @@ class ServedExport:
     passes: int = 1
 
     def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """See `Served`. The pixels are made by the export's `preprocess.py`."""
+        """See `Served`. The pixels are made by the module that each export holds as `preprocess.py`."""
         header = usable_header(data, name, self.max_pixels)
         if isinstance(header, Fault):
             return header
@@ -91,7 +91,7 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
 
 
 def _positive(opened: OpenExport) -> str:
-    """Return the class that a threshold is for: that of the run's threshold, or else the second one."""
+    """Return the positive class of the exported run's threshold, or the second class if the run has no threshold."""
     kept = opened.labels.get("threshold")
     positive = kept.get("positive") if isinstance(kept, dict) else None
     return positive if positive in opened.class_names[:2] else opened.class_names[1]

@@ -13,7 +13,10 @@ _NAMED = 12  # classes that the page names
 
 
 class Page:
-    """The page, and the policy that lets it run its own script and nothing else. `title` says which model answers."""
+    """The page, and its content security policy, which allows no script or style but the page's own.
+
+    `title` says which model answers.
+    """
 
     def __init__(self, title: str, class_names: Sequence[str]) -> None:
         folder = files("headstart.pipeline.serve")
@@ -27,5 +30,5 @@ class Page:
 
 
 def _source(text: str) -> str:
-    """Return the source that allows, in a content security policy, a script or style with exactly this text."""
+    """Return the source by which a content security policy allows a script or style with exactly this text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

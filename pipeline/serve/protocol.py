@@ -12,18 +12,24 @@ _LEAST_SENT = 1 << 14  # bytes of an answer that a client must take within `_HEA
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that is closed if the head of a request does not arrive in time, or is too large.
+    """A connection with limits. Without limits, clients that send or read nothing could hold all connections.
 
-    It is also closed if the client does not take the answer. Without this, clients that send or read nothing could hold
-    all connections. A request that comes before the last one is answered is not read: the connection is closed after
-    that answer. If there are `MOST_CONNECTIONS` connections, the next one is told so, and closed. Requests that can't
-    be read get a JSON object with `error`, too.
+    The connection is closed in these cases:
+
+    - The head of a request does not arrive in time, or is too large.
+    - The client does not take the answer.
+    - A request comes before the previous request is answered. The new request is not read, and the connection is closed
+      after the answer to the previous request.
+    - `MOST_CONNECTIONS` other connections are open.
+    - The bytes can't be read as a request.
+
+    If possible, the client first gets a JSON object with `error`, which says why.
     """
 
     _deadline: asyncio.TimerHandle | None = None
     _in_head = False  # between the first byte of a request and the end of its head
-    _unused = 0  # bytes since the last part of a body or end of a head; those of a head or of trailers
-    _unsent = 0  # bytes of answers that the client had not taken when the clock was started
+    _unused = 0  # bytes of a head, or of trailers, since the last part of a body or the last end of a head
+    _unsent = 0  # bytes of answers that the client had not yet taken when the clock was started
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,19 +50,19 @@ class Connection(HttpToolsProtocol):
             self._tell(431, "Request Header Fields Too Large", f"the head of a request has at most {_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note that a request begins. Raises a ValueError, which ends the reading, if the last one is in work."""
+        """Note that a request begins. If the previous one is not answered yet, a ValueError ends the reading."""
         if self._in_work:
             raise ValueError("a request came before the last one was answered")
         super().on_message_begin()
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. Those after a body are not used."""
+        """Take a header. Headers that come after a body are not used."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Note that the head of a request is there."""
+        """Note that the head of a request has arrived."""
         self._in_head, self._unused = False, 0
         super().on_headers_complete()
         self._start_clock()
@@ -87,7 +93,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are no HTTP."""
+        """Answer bytes that are not HTTP."""
         self._tell(400, "Bad Request", "the request is no HTTP that this server reads")
 
     @property
@@ -120,9 +126,9 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Send an answer, and no more. The connection is closed when the client closes it, or when its time is over.
+        """Send an error, and read no further requests. Then the client closes the connection, or its time runs out.
 
-        If an earlier request is in work, its answer is the last one instead.
+        If an earlier request has arrived whole, or its answer has begun, the answer to it is sent instead of the error.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
@@ -141,6 +147,6 @@ class Connection(HttpToolsProtocol):
 
 
 def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Handle errors of the loop. Too many open files are no bug: connections then wait until others end."""
+    """Handle an error of the loop. Too many open files are ignored, because new connections wait until others end."""
     if "socket.accept() out of system resource" not in str(context.get("message")):
         loop.default_exception_handler(context)

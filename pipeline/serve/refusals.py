@@ -15,7 +15,7 @@ _STATUS: Mapping[Reason, int] = {
 
 
 class RefusalError(Exception):
-    """A request that gets no answer. `sentence` says why, and what to do."""
+    """The refusal of a request. `sentence` says why the request is refused, and what to do."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(sentence)
@@ -25,7 +25,8 @@ class RefusalError(Exception):
 def status_of(faults: list[Fault]) -> int:
     """Return the status of a request if none of its files could be used.
 
-    413 means that all are too large, and 415 that none is an image of a known format. Otherwise, the status is 422.
+    413 means that all files are too large, and 415 means that no file is an image of a known format. Otherwise, the
+    status is 422.
     """
     found = {_STATUS.get(fault.reason, _DAMAGED) for fault in faults}
     return found.pop() if len(found) == 1 else _DAMAGED

@@ -52,10 +52,10 @@ class Serving:
 
 
 def serve(path: Path, config: ServeConfig = ServeConfig(), places: Places = Places(), seed: int = 0) -> Serving:
-    """Load the model at `path`, a run or an export, and listen. `Serving.last` then answers requests.
+    """Load the model of the run or export at `path`, and listen. `Serving.last` then answers requests.
 
-    Raises OptionError if a package is missing or the host is unknown, and ServeError if the port can't be used. Other
-    errors: see `predicting`.
+    Raises OptionError if a package is missing or the host is unknown, and ServeError if the port can't be used. For
+    other errors, see `predicting`.
     """
     if lacking := [name for name in _NEEDED if find_spec(name) is None]:
         raise OptionError(f"serve: needs {lacking[0]}, which is not installed: `pip install 'headstart[serve]'`")

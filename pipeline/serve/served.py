@@ -26,7 +26,7 @@ from headstart.pipeline.predict.trust import Trust, make_trust
 from headstart.pipeline.runs import Run
 from headstart.pipeline.serve.config import ServeConfig
 
-Pixels = Sequence[np.ndarray]  # uint8 [size, size, 3] of one image, for each network
+Pixels = Sequence[np.ndarray]  # the pixels of one image: an array uint8 [size, size, 3] for each network
 
 _LARGE = 13_000_000  # pixels; decoding such an image takes up to 27 bytes a pixel
 _MOST_OFTEN = 10  # most scans of a progressive JPEG with `--max-pixels` pixels; each scan draws all pixels again
@@ -39,7 +39,7 @@ class Found:
     """The answer for one image."""
 
     chances: np.ndarray  # float64 [C], the probabilities
-    distance: float | None = None  # from the training images; see `scoring.unlike`
+    distance: float | None = None  # the distance from the training images; see `scoring.unlike`
     features: np.ndarray | None = None  # float32 [D]; None if no neighbours can be found by them
 
 
@@ -63,7 +63,7 @@ class Served(Protocol):
         """The number of forward passes that may run at the same time."""
 
     def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """Decode an image whose file has the bytes `data` and the name `name`. Several threads may call this."""
+        """Decode an image whose file has the bytes `data` and the name `name`. Several threads may call this method."""
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
         """Classify at most `images_per_pass` images.
@@ -118,14 +118,14 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
     layout = Layout(run.class_names(), top, True, answers.choice.model, trust, answers.choice.threshold)
     served = ServedRun(run, layout, trust, answers.model.loaded(), config.max_pixels)
     blank = [np.zeros((one.size, one.size, 3), np.uint8) for one in served.model.images]
-    served.answers([blank], 0)  # the first pass takes longer, and would tell of a wrong reference
+    served.answers([blank], 0)  # the first pass takes longer, and raises an error if the reference does not fit
     return served
 
 
 def pixels_of(data: bytes, name: str, configs: Sequence[ImageConfig], max_pixels: int) -> Pixels | Fault:
     """Decode an image as `predict` does, once for each of `configs`, or return the reason why it can't be used.
 
-    Of several pages, the first one is taken. For `name`, see `usable_header`.
+    If the image has several pages, the first one is taken. For `name`, see `usable_header`.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 

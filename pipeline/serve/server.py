@@ -1,4 +1,4 @@
-"""The server: it listens on an address, serves in a thread, and answers the requests that have begun when it stops."""
+"""Listen on an address, and serve in a thread. When the server stops, it still answers requests that have begun."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,8 @@ from headstart.pipeline.serve.protocol import MOST_CONNECTIONS, Connection, quie
 
 _BACKLOG = 2048
 _FILES = MOST_CONNECTIONS + 1000  # open files that the server may need
-_IDLE_SECONDS = 5  # that a connection may be idle between two requests
-_LAST_SECONDS = 5.0  # for the answers of the last requests to be sent
+_IDLE_SECONDS = 5  # seconds that a connection may be idle between two requests
+_LAST_SECONDS = 5.0  # time for the last answers to be sent
 
 
 class ServeError(HeadstartError):
@@ -62,8 +62,8 @@ def url_of(listening: socket.socket, host: str) -> str:
 class Server:
     """Serves the application `app` in a thread, until a signal stops the server.
 
-    `stopping` is called when a signal comes, before the server refuses new connections. A request that has begun then
-    has at least `seconds` seconds to be answered.
+    `stopping` is called when a signal comes, before the server refuses new connections. A request that began
+    before the signal still gets at least `seconds` seconds to be answered.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:
@@ -90,7 +90,7 @@ class Server:
 
         Requests that have begun are still answered, unless Ctrl-C comes a second time.
         """
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # of clients that send no HTTP, it would warn
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it would warn of clients that do not send HTTP
         _allow_files()
         thread = threading.Thread(target=self._serve, name="headstart-server", daemon=True)
         with _handled({signal.SIGTERM: self._stop, signal.SIGINT: self._interrupt}):

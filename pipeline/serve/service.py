@@ -20,12 +20,12 @@ from headstart.pipeline.serve.served import Found, Pixels, Served
 from headstart.pipeline.serve.uploads import Upload
 
 _BODIES = 8  # requests of `--max-bytes` that may be in memory at once
-_MANY = 30  # classes; of more, the probabilities of all are given only if a request asks for them
+_MANY = 30  # classes; with more, all probabilities are given only to a request that asks for them
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The wishes of a request."""
+    """What a request asks for: the number of likeliest classes, all probabilities, the number of nearest images."""
 
     top: int
     probabilities: bool
@@ -33,14 +33,14 @@ class Asked:
 
 
 class Service:
-    """Answers for images. Its methods run in the event loop. Its threads decode images and run the model."""
+    """Classifies uploaded images. The methods run in the event loop. Threads decode the images and run the model."""
 
     def __init__(self, served: Served, config: ServeConfig, nearest: Nearest | None = None) -> None:
         self.served, self.config, self.nearest = served, config, nearest
         self.stopping = False
         self.answered = 0  # images
         self.requests = 0  # admitted and not yet answered
-        self._bytes = 0  # of these requests
+        self._bytes = 0  # the bytes of these requests
         size, passes = served.images_per_pass, served.passes
         self._batches = Batches[Pixels, Found](served.answers, size, passes, config.wait / 1000)
         self._decoders = ThreadPoolExecutor(cpu_count(), "headstart-decoding")
@@ -48,7 +48,7 @@ class Service:
         self._batches.start()
 
     def close(self) -> None:
-        """Answer for all images that were decoded, and end the threads."""
+        """Classify all images that are already decoded, and end the threads."""
         self._decoders.shutdown(cancel_futures=True)
         self._batches.close()
 
@@ -56,7 +56,8 @@ class Service:
     def admitted(self, size: int) -> Iterator[None]:
         """Admit a request of `size` bytes for the block.
 
-        Raises a RefusalError if the server stops, or if too many requests are admitted and not yet answered.
+        Raises a RefusalError if the server stops. Also raises a RefusalError if too many requests, or requests with too
+        many bytes, are admitted and not yet answered.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
@@ -73,7 +74,7 @@ class Service:
             self._bytes -= size
 
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
-        """Return, for each of `uploads`, either its answer, a JSON object, or its fault.
+        """Return a list with an entry for each of `uploads`: the answer, which is a JSON object, or the fault.
 
         Raises a RefusalError after `--timeout` seconds.
         """

@@ -1,4 +1,4 @@
-"""Reading the files of a request within limits, into memory: nothing is written to the disk."""
+"""Read the files of a request into memory, within limits. Nothing is written to the disk."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 _CUT_OFF = "the request ended within its files; send it again"
-_MOST_FIELDS = 64  # parts of a form that are no files
-_HEAD_BYTES = 8 << 10  # of the headers of a part
+_MOST_FIELDS = 64  # most parts of a form that are not files
+_HEAD_BYTES = 8 << 10  # most bytes of the headers of a part
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Upload:
 
 
 def declared_bytes(request: Request, most: int) -> int:
-    """Return the size of the request that its header declares, or `most` if it declares none.
+    """Return the size of the request that its header declares, or `most` if the header declares no size.
 
     Raises a RefusalError if the size is over `most`, or if the request is no form with files.
     """
@@ -42,8 +42,8 @@ def declared_bytes(request: Request, most: int) -> int:
 async def read_uploads(request: Request, max_bytes: int, max_files: int, seconds: float) -> list[Upload]:
     """Read the files of a request, in order.
 
-    Raises a RefusalError if the request has more than `max_bytes` or `max_files`, takes longer than `seconds`, is
-    damaged or ends too early, or has no file.
+    Raises a RefusalError if the request has more than `max_bytes` bytes or `max_files` files, takes longer than
+    `seconds` seconds, is damaged, ends too early, or has no file.
     """
     form = _Form(max_files)
     read = 0
@@ -90,13 +90,13 @@ def _too_large(most: int) -> RefusalError:
 
 @dataclass
 class _Form:
-    """The files of a form so far. The parser calls the methods."""
+    """The files of a form that were read so far. The parser calls the methods."""
 
     max_files: int
     files: list[tuple[str, bytearray]] = field(default_factory=list)
     ended: bool = False
     _fields: int = 0
-    _into: bytearray | None = None  # of the part that is read; None if it is no file
+    _into: bytearray | None = None  # the content of the file that is read now; None if the part is not a file
     _name: bytearray = field(default_factory=bytearray)
     _value: bytearray = field(default_factory=bytearray)
     _disposition: bytes = b""

@@ -15,7 +15,7 @@ from headstart.pipeline.study.result import Size, StudyResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_SIZE, _DPI = (6.4, 3.6), 160  # in inches
+_SIZE, _DPI = (6.4, 3.6), 160  # inches, and dots per inch
 
 
 def drawing(result: StudyResult, measured: str, expected: str) -> Callable[[Axes], None]:

@@ -35,10 +35,15 @@ class ClassGain:
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
     """Return the gain of each class, sorted by the lower end of its interval, the highest first.
 
-    The gain for twice the images is log(2) times the slope of recall against log(n), fitted to the larger half of the
-    sizes. The slope of the overall accuracy also gives such a gain. If the law of the overall accuracy predicts a
-    smaller gain, all classes' gains are reduced by the ratio of the two. The interval comes from two variances: between
-    the val images of the class, and between the draws of training images. `train_labels` is int [N].
+    The gain from twice the images is log(2) times the slope of recall against log(n). The slope is fitted to the larger
+    half of the sizes.
+
+    A constant slope may promise too much. So the gain in accuracy over all classes is predicted in two ways: by its
+    slope, and by its law; see `kept_law`. If the law predicts a smaller gain than the slope, the gains of all classes
+    are multiplied by the ratio of the two predictions.
+
+    The interval comes from two variances: the variance between the val images of the class, and the variance between
+    the draws of training images. `train_labels` is int [N].
     """
     from scipy.stats import t
 
@@ -62,7 +67,7 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 def _doubled(curve: Curve) -> np.ndarray:
     """Return the rise of `Curve.right` that is expected from twice as many training images: float64 [S, V].
 
-    A right prediction counts 1, and a wrong one 0. `class_gains` tells the method.
+    A right prediction counts 1, and a wrong one 0. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

@@ -38,7 +38,7 @@ class Curve:
     """The scores of heads on V val images. The heads were trained on S random subsets of each of K sizes."""
 
     metric: ChooseBy
-    images: np.ndarray  # int64 [K], rising: the mean over the S subsets, which differ because units stay whole
+    images: np.ndarray  # int64 [K], rising: images in a subset, as the mean over the S subsets of a size
     parts: np.ndarray  # float32 [K, S, V]: the `contributions` of the val images
     right: np.ndarray  # bool [K, S, V]: whether the prediction is the label
     labels: np.ndarray  # int64 [V]: the labels of the val images
@@ -50,7 +50,7 @@ class Curve:
 
 
 def to_error(metric: ChooseBy, values: np.ndarray) -> np.ndarray:
-    """Turn figures into errors, or errors back into figures. The error is the loss itself, or 1 - another figure."""
+    """Turn figures into errors, or errors back into figures. The error is the loss itself, or 1 minus the figure."""
     return values if metric == "loss" else 1 - values
 
 
@@ -94,7 +94,9 @@ def measure_curve(
 def _each(
     fit: Callable[[tuple[int, int]], int], places: Sequence[tuple[int, int]], advance: Callable[[int], None]
 ) -> None:
-    """Call `fit` in threads for each of `places`, which are pairs (size, draw). Call `advance` with each result.
+    """Call `fit` in threads for each of `places`. Call `advance` with each result.
+
+    A place is a pair: the number of a size, and the number of a draw of images.
 
     After Ctrl-C or an error, the calls that have not begun are dropped.
     """

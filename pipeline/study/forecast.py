@@ -80,7 +80,7 @@ class Forecast:
     def at(self, images: list[int]) -> list[Estimate]:
         """Return the figure to expect with each number in `images`.
 
-        This is the median over the replicates, without the effect of the made-up predictions.
+        The figure is the median over the replicates, without the effect of the made-up predictions.
         """
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
@@ -163,8 +163,8 @@ class Forecast:
     def _added(self) -> int:
         """The number of made-up predictions that join val: two, or 0 if the metric is the loss.
 
-        Without them, replicates of val without a mistake would all be equal. Losses differ from image to image even
-        then.
+        Without these two, all replicates of a val split without mistakes would be equal. The loss needs no such
+        predictions, because losses differ from image to image even then.
         """
         return 0 if self._curve.metric == "loss" else 2
 
@@ -177,8 +177,8 @@ class Forecast:
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
         """Fit both laws to each replicate, and keep the better one.
 
-        Returns groups of replicates with the same law: the law, the numbers of these replicates, int64 [n], and the
-        parameters of each, float64 [n, P].
+        Returns a list of groups of replicates with the same law. A group has three parts: the law, the indices of its
+        replicates, int64 [n], and the parameters of each replicate, float64 [n, P].
         """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
@@ -196,7 +196,7 @@ class Forecast:
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of the interval that holds the fraction `LEVEL` of `values`, [B, ...], along the first axis.
 
-    The lower and the upper end are [...] each.
+    Each of the two ends has the shape [...].
     """
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
     return low, high

@@ -1,7 +1,7 @@
 """Laws by which errors fall as images are added, fitted to many curves at once.
 
-An error is the loss, or 1 - the figure of another metric. In shapes, B is the number of curves, K the number of sizes
-of each, P the number of parameters of a law, and M a number of sizes at which a law is evaluated.
+An error is the loss, or 1 minus the figure of another metric. In shapes, B is the number of curves, K the number of
+sizes of each, P the number of parameters of a law, and M a number of sizes at which a law is evaluated.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def held_out_sizes(count: int) -> int:
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
     """Fit each law to the smaller sizes, and score it on the `held_out` largest sizes.
 
-    Returns the sum of the squared errors on these, for each law and each curve: float64 [2, B].
+    `images` is [K], and `errors` is [B, K]. Returns the sum of the squared deviations at the largest sizes, for each
+    law and each curve: float64 [2, B].
     """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(

@@ -33,7 +33,7 @@ class StudyResult:
     """The learning curve of a data folder, and its continuation."""
 
     metric: ChooseBy
-    images: int  # in train; the largest of `sizes` may be smaller
+    images: int  # number of images in train; the largest of `sizes` may be smaller
     val_images: int
     seeds: int  # draws of the images of each size
     sizes: list[Size]  # measured
@@ -134,8 +134,8 @@ class StudyResult:
     def _reached(self, needed: Needed) -> str:
         """Return a sentence that tells how many images the target needs.
 
-        If a measured size reaches the target and all larger ones do, too, the measurement decides. Otherwise, the law
-        decides.
+        If the target is reached at a measured size and at all larger measured sizes, the sentence tells the smallest
+        such size. Otherwise, the law decides.
         """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]

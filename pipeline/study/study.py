@@ -41,7 +41,7 @@ def study(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> StudyResult:
-    """Train heads on subsets of train, score them on val, and forecast the figure with more images.
+    """Train heads on subsets of train, score them on val, and forecast the figure for more images.
 
     The test split is not used. Features that the store lacks are extracted first. `seed` decides the subsets, the
     bootstrap, and the split if `data` has no split folders. Raises OptionError for views and for a cut that is a map,
@@ -137,8 +137,8 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     """Forecast how many images it takes to reach `target`, a value of the metric.
 
-    If `target` is 0, the target is a round value just above the present value, such as 0.95. For the loss, there is no
-    such value, so the result is None.
+    If `target` is 0, the target is a round value just above the present value, such as 0.95. For the loss, and if
+    no round value is above the present value, the result is None.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
@@ -149,8 +149,8 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all examples if they are no more than `most`. Otherwise, return a random sample of `most` examples.
 
-    The sample has the classes in proportion, and at least one example of each class. For that, the sample may be larger
-    than `most`.
+    The sample has the classes in proportion, and at least one example of each class. It has more than `most` examples
+    if the classes require this.
     """
     if len(examples) <= most:
         return examples

@@ -9,9 +9,10 @@ _SMALLEST = 10
 
 
 def study_sizes(units: int, classes: int, count: int) -> list[int]:
-    """Return the numbers of units in the subsets: up to `count` different ones, evenly spaced on a log scale, rising.
+    """Return the sizes of the subsets, in units; see `nested_order`.
 
-    The last one is `units`, the number of all units; see `nested_order`.
+    There are up to `count` different sizes, rising, and evenly spaced on a log scale. The last size is `units`, the
+    number of all units.
     """
     first = max(classes, units // _SPAN, min(_SMALLEST, units // 4))
     return sorted({round(size) for size in np.geomspace(first, units, count)}) if first < units else [units]
@@ -21,8 +22,8 @@ def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[i
     """Draw a random order of all rows, from which nested subsets are cut.
 
     Rows with equal `units`, such as the copies of an image, are one unit, and follow one another. The subset of size k
-    is the first k units of the order, so it contains all smaller subsets. The order starts with one unit of each class,
-    and each class is spread evenly over it.
+    is the first k units of the order, so it contains all smaller subsets. The order starts with one unit of each class.
+    The units of each class are spread evenly over the order.
 
     Args:
         labels: int [N].
@@ -30,7 +31,8 @@ def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[i
         seed: decides the order.
 
     Returns:
-        The row indices in this order, int64 [N], and the number of rows in the first 1, 2, ... units, int64 [U].
+        Two arrays: the row indices in this order, int64 [N], and the number of rows in the first 1, 2, ... U units,
+        int64 [U].
     """
     draw = np.random.default_rng(seed)
     members: dict[Hashable, list[int]] = {}

@@ -1,4 +1,4 @@
-"""A search on a Ray cluster: one actor owns the study, and workers on the nodes ask it for trials.
+"""A search on a Ray cluster: one actor owns the study, and workers on the nodes ask this actor for trials.
 
 The features are put into Ray's object store once, where the workers of a node share one copy.
 """
@@ -27,8 +27,8 @@ from headstart.pipeline.sweep.trial_worker import TrialWorker
 from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData
 
 _RECRUIT_SECONDS, _ALONE_SECONDS = 2.0, 60.0
-_LEAVE_SECONDS = 2.0  # for workers to remove their files
-_MOST_FAILURES = 3  # of a node's workers, before the node is left out
+_LEAVE_SECONDS = 2.0  # time for workers to remove their files
+_MOST_FAILURES = 3  # failures of a node's workers, after which the node is left out
 
 
 def search_by_ray(
@@ -77,7 +77,11 @@ class _Searcher:
 
 
 class _Searchers:
-    """The workers of a search, at most one for each slot of a node. A node and a slot are the place of a worker."""
+    """The workers of a search. There is at most one worker for each slot of a node.
+
+    A slot is a share of a node's CPUs and GPUs. The place of a worker is a pair: the ID of its node, and the number of
+    its slot.
+    """
 
     def __init__(
         self, ray: Any, owner: Any, search: tuple[Space, int], data: Any, most: int, config: ClusterConfig
@@ -89,7 +93,7 @@ class _Searchers:
         self._calls: dict[Any, tuple[str, int]] = {}  # the place of the worker that will answer each call
         self._met: set[str] = set()  # workers that run trials
         self._refused: set[str] = set()  # nodes
-        self._failures: Counter[str] = Counter()  # of each node, since a worker there finished a trial
+        self._failures: Counter[str] = Counter()  # failures of each node since a worker there finished a trial
         self._why = ""
         self._started, self._recruited, self._alone = 0, -float("inf"), time.monotonic()
 
@@ -124,7 +128,7 @@ class _Searchers:
         self._calls[actor.hello.remote()] = node["NodeID"], slot
 
     def end(self) -> None:
-        """Refuse further trials to all workers. Dismiss workers without a trial, such as workers that wait for CPUs."""
+        """Let no worker claim a further trial. Dismiss workers without a trial, such as workers that wait for CPUs."""
         with self._owner_named():
             held = self.ray.get(self.owner.end.remote())
         self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
@@ -145,7 +149,12 @@ class _Searchers:
                 self._died(place, worker, first_line(str(error)))
 
     def _next(self, place: tuple[str, int], worker: _Searcher, answer: Any) -> None:
-        """Let a worker run trials if it has this version of headstart. Forget a worker that has run them."""
+        """Handle an answer of a worker.
+
+        The first answer is the worker's version of headstart. If the version is the driver's, the worker begins to run
+        trials. Otherwise, its node is refused. The second answer says that no trial is left, so the worker is
+        dismissed.
+        """
         here = version("headstart")
         if worker.name in self._met:
             self.ended = True
@@ -158,7 +167,11 @@ class _Searchers:
             self._dismiss([place])
 
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
-        """Forget a worker that died. Refuse its node after several deaths that the heads may not have caused."""
+        """Forget a worker that died. Refuse its node after `_MOST_FAILURES` deaths.
+
+        The count begins anew with a worker that had finished a trial. If several workers died with the same head, only
+        the first death counts, because the head may be the cause.
+        """
         del self._workers[place]
         with self._owner_named():
             left = self.ray.get(self.owner.leave.remote(worker.name, died=True))
@@ -203,7 +216,7 @@ class _Searchers:
         self._dismiss(list(self._workers))
 
     def _dismiss(self, places: Sequence[tuple[str, int]]) -> None:
-        """End workers. They get a moment to remove their files."""
+        """End the workers at `places`, after a moment in which they remove their files."""
         workers = [self._workers.pop(place) for place in places]
         self._calls = {call: place for call, place in self._calls.items() if place in self._workers}
         calls = [worker.actor.remove_files.remote() for worker in workers if worker.name in self._met]

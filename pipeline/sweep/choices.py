@@ -20,8 +20,8 @@ _GRID_POINTS = 3
 class Choice:
     """The values that one setting may take.
 
-    They are the elements of `values` or, with `between`, all numbers from `values[0]` to `values[1]`. Such a range has
-    only whole numbers if its ends are ints.
+    Without `between`, they are the elements of `values`. With `between`, they are all numbers from `values[0]` to
+    `values[1]`, or only the whole numbers if both ends are ints.
     """
 
     values: tuple[Any, ...]
@@ -45,7 +45,8 @@ class Choice:
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is allowed, and otherwise the nearest allowed value.
 
-        If `value` is not allowed, and `value` or an element of `values` is not a number, return the first of `values`.
+        Texts have no distance. So if `value` is not allowed, and `value` or an element of `values` is not a number,
+        return the first element of `values`.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])

@@ -19,7 +19,7 @@ _LINE_SECONDS = 10.0
 
 
 def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the complete trials, the best first. The lower loss decides a tie, and then the lower number."""
+    """Return the complete trials, the best first. A tie is decided by the lower loss, and then by the lower number."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return sorted(complete, key=lambda trial: (trial.value, figures_of(trial)["loss"], trial.number))
 

@@ -17,7 +17,7 @@ class Left:
     """What the owner knows of a worker that has left."""
 
     finished: int  # number of trials that the worker finished
-    deaths: int  # number of workers that died with the same head, this one included; 0 if it did not die in a trial
+    deaths: int  # workers that died with the same head, this worker included; 0 if it did not die in a trial
 
 
 class StudyOwner:
@@ -36,6 +36,8 @@ class StudyOwner:
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
         """Claim a trial for `worker`. Return three values: the trial, and two counts of trials.
+
+        For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
 
         The trial is a number and parameters, or None if no trial can be claimed. The first count is of the trials that
         other workers run now; see `Study.claim`. The second count is of the finished trials. After `end`, the three

@@ -1,4 +1,4 @@
-"""Rules that stop a trial early: other trials are better after as many epochs, or the trial stops improving."""
+"""Two rules stop a trial early: other trials are better after as many epochs, or the trial stops improving."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,8 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
     """Return a pruner that keeps the best third of the trials at each rung: after r, 3r and 9r epochs, and so on.
 
     The first rung r is one epoch, or up to four if an epoch has few training examples. `training_sizes` has the number
-    of training examples of each fold. With several folds, rungs count folds in place of epochs, and r is two folds.
+    of training examples of each fold. With several folds, rungs are numbers of folds, not of epochs, and r is two
+    folds.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """

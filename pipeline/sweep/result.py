@@ -64,7 +64,7 @@ class SweepResult:
 def describe_winner(
     winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
 ) -> dict[str, Any]:
-    """Describe the winning trial, for `SweepResult.best`."""
+    """Return a JSON object that describes the winning trial, for `SweepResult.best`."""
     figures, choose_by = figures_of(winner), head.choose_by
     return {
         "trial": winner.number,

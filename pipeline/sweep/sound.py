@@ -14,7 +14,7 @@ from headstart.pipeline.runs.config import converted, require_known
 from headstart.pipeline.scoring.baselines import Baseline
 from optuna.trial import FrozenTrial, TrialState
 
-BASELINES = "baselines at "  # begins the name of an attribute with the baselines on the features at some cuts
+BASELINES = "baselines at "  # the beginning of the name of an attribute that holds the baselines at some cuts
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _TrialAttributes:
 
 
 def require_no_other_database(path: Path) -> None:
-    """Raise a ValueError if the SQLite file at `path` has tables, but not those of a study.
+    """Raise a ValueError if the SQLite file at `path` has tables, but not the tables of a study.
 
     Nothing is written, except that SQLite rolls back the transaction of a killed process.
     """
@@ -51,7 +51,10 @@ def require_no_other_database(path: Path) -> None:
 
 
 def require_sound(study: optuna.Study) -> None:
-    """Raise a ValueError that names the first attribute of `study` that headstart can't have written."""
+    """Raise a ValueError if `study` or a trial of it has an attribute that headstart can't have written.
+
+    The error names the first such attribute.
+    """
     attributes = study.user_attrs
     converted(attributes, _StudyAttributes, "attributes")
     require_known(attributes.get("reading") or {}, "attributes.reading", DataConfig)

@@ -1,4 +1,4 @@
-"""The search space: settings of heads, from a TOML file, and the cuts whose features a head can take."""
+"""The search space: the settings of heads, which a TOML file can define, and the cuts that a head can use."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CutChoice:
     """The cuts among which a search chooses for each head."""
 
     alternatives: tuple[tuple[Cut, ...], ...]  # combinations of cuts; a head takes one combination
-    free: bool  # each alternative is one cut, and a head may join several; a head that takes none gets the last
+    free: bool  # each alternative is one cut, and a head may take several cuts; a head without any gets the last
     names: Mapping[Cut, str]  # the name of each cut in a study
 
     @classmethod
@@ -75,8 +75,8 @@ class Space:
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
-    choose_by: ChooseBy = "loss"  # of every head
-    own: OwnHead | None = None  # has the layers of every head
+    choose_by: ChooseBy = "loss"  # the same for every head
+    own: OwnHead | None = None  # defines the layers of every head
 
     def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
         """Let an Optuna trial choose a head and its cuts. A setting with one value is not a parameter of the trial."""
@@ -103,7 +103,7 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, own=self.own, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Return the parameters of the head in this space that is nearest to `config`.
+        """Find the head of this space that is nearest to `config`, and return this head's parameters.
 
         The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
         """

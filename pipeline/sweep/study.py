@@ -130,7 +130,7 @@ class Study:
             return trial, running
 
     def tell(self, trial: optuna.Trial, value: float | None) -> None:
-        """Mark a claimed trial as complete, with the value to minimise; or as pruned, if `value` is None."""
+        """Mark a claimed trial as complete with `value`, which is minimised, or as pruned if `value` is None."""
         self.optuna.tell(trial, value, TrialState.PRUNED if value is None else None)
 
     def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
@@ -150,7 +150,7 @@ class Study:
     def die(self, trial: optuna.Trial) -> int:
         """Give the trial of a dead worker back to the study. Return how many workers have died with the same head.
 
-        After `MOST_DEATHS` such deaths, the trial is not given back, and fails for good.
+        After `MOST_DEATHS` such deaths, the trial fails for good instead; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
@@ -162,9 +162,10 @@ class Study:
         return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark a trial as failed, and queue its head again. The process that ran the trial has ended or gave it back.
+        """Mark a trial as failed, and queue its head again.
 
-        If this process is killed during the call, the call can be repeated.
+        The process of the trial has ended, or has given the trial back. If the process that makes this call is killed,
+        the call can be repeated.
         """
         if trial.state != TrialState.RUNNING:
             return
@@ -255,7 +256,7 @@ def _beside(study: Path, ending: str) -> Path:
 
 
 def _locked_file(study: Path, ending: str) -> IO[str]:
-    """Open and lock the file beside `study` whose name ends with `ending`.
+    """Open and lock a file beside `study`. The name of the file ends with `ending`.
 
     Raises StoreError if the file can't be written, or if its disk can't lock files.
     """

@@ -58,7 +58,7 @@ def sweep(
 ) -> SweepResult:
     """Search for the head that is best on val by `config.choose_by`, and train it again as the run `path`.
 
-    Trials see train and val only; with folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
+    Trials see train and val only. With folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
     continues the study, and several processes may fill the study at the same time. `seed` decides the search, every
     head, the folds, and the split if `data` has no split folders.
 
@@ -99,7 +99,7 @@ def sweep(
 def _search(
     study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline]
 ) -> None:
-    """Run trials by a Ray cluster if `by_ray` names one, else in processes of this machine."""
+    """Run trials on the Ray cluster that `by_ray` names or, if it names none, in processes of this machine."""
     if by_ray.ray:
         from headstart.pipeline.sweep.by_ray import search_by_ray
 
@@ -205,8 +205,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The study stores these scores, because fitting is slow. If memory may not hold all features, the baselines are
-    fitted to a sample of the images, and scored on the same sample. For `memory`, see `ExtractionConfig`.
+    The study stores these scores, because fitting is slow. If memory is too small for all features, the baselines
+    are fitted to a sample of the images, and scored on the same sample. For `memory`, see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
@@ -252,7 +252,7 @@ def _winner(study: Study) -> FrozenTrial:
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winner, trial `number`, as the run `path`, unless another process has written this run or a better one.
+    """Train the winning trial `number` as the run `path`, unless another process has written this run or a better one.
 
     A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
     too, if it was written before the time `began`, at which this search started.
@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val have changed since the `list_digests` `then`."""
+    """Return a check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

@@ -56,7 +56,7 @@ class ServedStudy:
         return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
 
     def finished(self) -> Sized:
-        """Return as many items as trials were finished at the last `claim`."""
+        """Return a range whose length is the number of trials that were finished at the last `claim`."""
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial) -> None:
@@ -102,6 +102,6 @@ class TrialWorker:
             run_trials(study, data, most, math.inf, lambda: None)
 
     def remove_files(self) -> None:
-        """Remove the files of the trial that runs, before this process is killed. May be called in another thread."""
+        """Remove the files of the trial that runs, before this process is killed. Any thread may call this."""
         if self._files:
             shutil.rmtree(self._files, ignore_errors=True)

@@ -45,7 +45,7 @@ class SearchData:
 
 
 class Trials(Protocol):
-    """The methods of `Study` by which a process runs trials. For workers of a cluster, `ServedStudy` has them."""
+    """The part of `Study` that `run_trials` needs. On workers of a cluster, `ServedStudy` has the same methods."""
 
     space: Space
     seed: int

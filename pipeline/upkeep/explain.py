@@ -36,7 +36,7 @@ class CutState:
     fingerprint: str
     present: int  # images that have features of `fingerprint`
     missing: int  # images that have no such features
-    others: list[Neighbour]  # other fingerprints in the store, the most similar to the requested one first
+    others: list[Neighbour]  # the other fingerprints in the store, the most similar first
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def explain(
 ) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    The weights that `config` names need not be on this machine. If these weights were never used with the store, they
-    count as different from all weights that were used with it.
+    The weights that `config` names need not be on this machine. Weights that were never used with the store
+    count as different from the weights of all features in the store.
 
     Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError if the settings
     can't be used.

@@ -83,9 +83,9 @@ def export(
 
 
 def _chosen(root: Path, config: ExportConfig) -> FeatureStore:
-    """Return the only store that fits `config`. Raises OptionError for none or several.
+    """Return the only store that fits `config`. Raises OptionError if no store or several stores fit.
 
-    Without `config.fingerprint`, stores of augmented views don't count.
+    Without `config.fingerprint`, stores of augmented views don't fit.
     """
     stores = open_stores(root)
     named = [
@@ -128,14 +128,17 @@ def _write(file: Path, store: FeatureStore, examples: Examples, class_names: lis
 
 
 def _slabs(store: FeatureStore, digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the features of `digests` in order, float32 [n, *shape], each slab with the position of its first row."""
+    """Yield the features of `digests` in slabs, in order.
+
+    A slab is a pair: the position of its first row, and its features, float32 [n, *shape].
+    """
     rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
     for start in range(0, len(digests), rows):
         yield start, store.read(digests[start : start + rows]).astype(np.float32, copy=False)
 
 
 def _add_features(file: Path, store: FeatureStore, digests: np.ndarray) -> None:
-    """Add the array `features` to an `.npz` file, slab by slab: `np.savez` would need all features in memory."""
+    """Add the array `features` to an `.npz` file, slab by slab. `np.savez` would need all features in memory."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(digests), *store.form.shape)}
     with ZipFile(file, "a") as out, out.open("features.npy", "w", force_zip64=True) as array:
         np.lib.format.write_array_header_1_0(array, header)

@@ -104,7 +104,7 @@ class Compaction:
 def compact_store(root: Path) -> Compaction:
     """Rewrite the small shards of the store at `root` as large ones. Other processes can read and write meanwhile.
 
-    Raises StoreError if `root` holds no features, or if another process rewrote its shards meanwhile.
+    Raises StoreError if `root` holds no features, or if another process rewrote the shards meanwhile.
     """
     folders = []
     for store in open_stores(root):

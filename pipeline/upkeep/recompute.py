@@ -93,9 +93,10 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
-    """Return `config` with the weights that made the features of `store`, if these weights are known and at hand.
+    """Return `config` with the weights that made the features of `store`.
 
-    If `config` names other weights than `imagenet`, the default, these weights stay.
+    `config` is returned unchanged in two cases: it names other weights than the default, `imagenet`, or the weights of
+    `store` are unknown or no longer on this machine.
     """
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
@@ -107,8 +108,9 @@ def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
     """Build the backbone that `fingerprint` describes, with the weights that `config` names.
 
-    Raises WeightsError if `fingerprint` is of other weights. Raises OptionError if another version of headstart made
-    the features in another way, or if they come from a `.keras` file and `config.weights` names no such file.
+    Raises WeightsError if `fingerprint` has other weights than `config`. Raises OptionError if another version of
+    headstart made the features in another way. Also raises OptionError if the features come from a `.keras` file and
+    `config.weights` names no such file.
     """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")

@@ -1,4 +1,4 @@
-"""The fields of fingerprints as a person knows them: options instead of hashes and numbers."""
+"""Describe the fields of fingerprints to a person, by options instead of hashes and numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def told_differences(differs: Mapping[str, Mapping[str, Any]], weights: Mapping[
 
 
 def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> list[str]:
-    """Return the folder name of each store, with the fields in which `stores` differ.
+    """Return a text for each store: the name of its folder, and the fields in which `stores` differ.
 
     For `weights`, see `told_differences`.
     """
