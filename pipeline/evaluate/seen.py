@@ -20,7 +20,7 @@ class Seen:
     alike: list[str] | None  # other images with a near-duplicate in train; None if the training images are gone
 
     def fields(self) -> dict[str, Any]:
-        """Return the numbers of images, for JSON."""
+        """Return the number of copies and the number of near-duplicates, for JSON."""
         alike = None if self.alike is None else len(self.alike)
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
