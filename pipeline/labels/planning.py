@@ -109,7 +109,7 @@ def _require_reading(
 
 
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
-    """Return the path, relative to `data`, to which the image of `row` is moved.
+    """Return the new path of the image of `row`, relative to `data`.
 
     The path is free: no file has this path, and the path is not in `taken`, the paths of other moves.
     """
