@@ -83,7 +83,7 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of variables that nothing will read again.
 
-    Without this call, the memory is never freed. Keras's optimizers register a function that TensorFlow never drops, and
+    Otherwise, the memory is never freed. Keras's optimizers register a function that TensorFlow never drops, and
     this function keeps the graph of the training step and its variables in memory (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
