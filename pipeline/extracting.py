@@ -38,7 +38,7 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier` is the seconds that earlier extractions with `compact=False` took; see `compact_by_itself`."""
+        """`earlier` is how many seconds earlier extractions with `compact=False` took; see `compact_by_itself`."""
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))

@@ -155,7 +155,7 @@ def cache_features(
 
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
-        require: called with the scan and the networks before extraction. Raises an error if these can't be used.
+        require: is called with the scan and networks before extraction, and raises an error if they can't be used.
         reading: how `data` is read.
         labelled: whether to raise DataError if images have no labels.
         by_ray: the settings of Ray. If they name a cluster, the cluster scans large data and extracts features.

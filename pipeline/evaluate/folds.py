@@ -105,7 +105,7 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that copies the user's own layers from the head `model`, and gives them new weights.
+    """Return a function that copies the user's own layers from the head `model`. The copies have new weights.
 
     The function does not run the user's code. Raises RunError if `model` has no layers of the user's own.
     """

@@ -41,7 +41,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: all examples and features of the data to which `examples` belong.
+        cached: all examples of the data that `examples` were taken from, and the features of these examples.
         elsewhere: whether `cached` holds other data than the run's own.
     """
     trained = run.digests("train")

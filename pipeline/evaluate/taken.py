@@ -57,7 +57,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
     The split `auto` means `all` if the data are not the run's own and have no splits. Otherwise, `auto` means `test`.
     Raises DataError if there are no examples, or if the data have a class that the run does not know. Raises RunError
-    if `data` is None, and the data at the run's path hold under half of the run's training images.
+    if `data` is None, and the data that the run names hold under half of the run's training images.
 
     Args:
         data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own
@@ -78,9 +78,9 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken` with a file name that is free.
+    """Return `taken`, with a `mark` if its file name is in use.
 
-    If `run` already holds predictions on other data under the same file name, the result has a `mark`.
+    The file name is in use if `run` already holds predictions on other data under this name.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

@@ -81,7 +81,7 @@ class Source:
         return Deployable(model, texts, self.images.size, self.run.class_names())
 
     def facts(self) -> dict[str, Any]:
-        """Return everything that the export says about itself, as JSON values by name."""
+        """Return the metadata of the export, as JSON values by name: class names, preprocessing, provenance etc."""
         run, threshold = self.run, self.choice.threshold
         config, kept = run.configs()[0], run.config()
         file = run.head_file if self.networks else run.classifier_file

@@ -21,7 +21,7 @@ _VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # withou
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings with which a call of `finetune` trains, and the state from which it goes on."""
+    """The settings of a call of `finetune`, and the state that the call continues."""
 
     state: FinetuneState
     start: Start | None  # the content of the state's `start.json`; None to begin anew

@@ -134,7 +134,7 @@ class OwnHead:
     def _modules(self) -> Iterator[ModuleType]:
         """Yield a new module in which the user's code runs. `sys.modules` holds the module until the context ends.
 
-        Modules that lie beside the user's file are imported anew.
+        Modules that lie beside the user's file are imported again.
         """
         folder = Path(self.file).absolute().parent
         beside = set() if self.given else _beside(self.source, folder).keys()
@@ -156,10 +156,7 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Make modules beside the user's file importable in the block, and raise its errors as a one-line OptionError.
-
-        `what` is a phrase for the code in the block.
-        """
+        """Make modules beside the user's file importable in the block. Its errors become one-line OptionErrors."""
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)
         try:
@@ -253,7 +250,10 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _probabilities(output: Any) -> str:
-    """Return the name of the activation of a model's `output` if it yields probabilities. Return "" for logits."""
+    """Return the name of the activation that makes a model's `output` probabilities.
+
+    Return "" if `output` holds logits.
+    """
     made, _, index = output._keras_history
     if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
         return _probabilities(made.outputs[index])

@@ -62,8 +62,8 @@ def likely_errors(
         labels: int64 [N], indices into `class_names`.
         groups: int64 [N]. The rows of a group are all held out in the same fold.
         seed: decides the folds.
-        most: the largest number of images to which a model is fitted. If there are more images, a sample is drawn, with
-            the classes in proportion.
+        most: the largest number of images for the fit of a model. If there are more images, a sample is drawn, with the
+            classes in proportion.
 
     Returns:
         Two arrays: whether each label is likely wrong, bool [N], and the class probabilities, float64 [N, classes].

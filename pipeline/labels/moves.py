@@ -16,8 +16,7 @@ from headstart.pipeline.labels.log import Log, write_log
 def require_inside(data: Path, name: str, where: str) -> None:
     """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
 
-    Whether there is a file at `name` does not matter. Messages begin with `where`, the place from which `name` was
-    read.
+    Whether there is a file at `name` does not matter. `where` says where `name` was read, and begins each message.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)

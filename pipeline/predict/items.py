@@ -80,8 +80,9 @@ class Layout:
     def judged(self, item: Scored) -> dict[str, Any]:
         """Return the fields that say how far an answer can be trusted.
 
-        If an option asks for them, the fields have `unsure`, or `labels`, which is a set of labels. If the run can tell
-        how far an image is from the training images, the fields have `unlike` and `distance`; see `Trust.farthest`.
+        `unsure` is a field if `trust.abstain` is set. `labels`, a set of labels, is a field if `trust.set_threshold` is
+        set. `unlike` and `distance` are fields if the run can tell how far an image is from the training images; see
+        `Trust.farthest`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:
