@@ -38,7 +38,7 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier` is the seconds that earlier extractions with `compact=False` took; see `compact_by_itself`."""
+        """`earlier` is how many seconds earlier extractions with `compact=False` took; see `compact_by_itself`."""
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))
@@ -69,9 +69,9 @@ class Extractor:
 class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
-    Images that can't be decoded are left to `extract_all`, which tries them again. The early extraction ends at the
-    first image to which `--bits` applies, because the whole folder decides which features such an image gets. The
-    features that were extracted before stay in the store.
+    Images that can't be decoded are left to `extract_all`, which tries them again. The early extraction ends when the
+    scan meets an image whose pixels depend on `--bits`. The features of this image depend on the whole folder, and the
+    scan does not know the whole folder yet. The features that were extracted before stay in the store.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:

@@ -92,7 +92,7 @@ class FeaturedExamples:
         return read_features(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
-        """Map the name of each cut to the key of its fingerprint, a SHA-256."""
+        """Return the key of each cut's fingerprint, a SHA-256, by the name of the cut."""
         return {name: store.key for name, store in zip(cut_names(list(self.stores)), self.stores.values(), strict=True)}
 
     def fields(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def cache_features(
 
     Args:
         seed: decides the views and, if `data` has no split folders, the splits.
-        require: called with the scan and the networks before extraction. Raises an error if these can't be used.
+        require: is called with the scan and networks before extraction, and raises an error if they can't be used.
         reading: how `data` is read.
         labelled: whether to raise DataError if images have no labels.
         by_ray: the settings of Ray. If they name a cluster, the cluster scans large data and extracts features.
@@ -246,7 +246,7 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If `--bits 16` gives all scanned images the same pixels as the value `config.bits`, the networks get the value 16.
+    If 16 and the value of `config.bits` give the same pixels for all scanned images, the networks get the value 16.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
@@ -284,7 +284,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Map the name of each cut to the key of its fingerprint. `bits`, if given, replaces the networks' setting."""
+    """Return the key of each cut's fingerprint, by the cut's name. `bits`, if given, replaces the networks' own."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
@@ -292,9 +292,9 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists of the keys of the cuts' fingerprints: one for `--bits 16`, one for `--bits` with value `bits`.
+    """Return two lists, each with the key of each cut's fingerprint: first for `--bits 16`, then for `--bits` = `bits`.
 
-    The features of a data folder have the keys of the first list if both values give its images the same pixels.
-    Otherwise, they have the keys of the second list.
+    If both values give the images of a data folder the same pixels, the folder's features have the keys of the first
+    list. Otherwise, they have the keys of the second list.
     """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

@@ -1,4 +1,4 @@
-"""Make datasets of labelled batches: images for training (shuffled) and evaluation (in order), and cached features."""
+"""Make datasets of labelled batches: images, shuffled for training or in order for evaluation, or cached features."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

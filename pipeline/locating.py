@@ -37,7 +37,7 @@ def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the store of `run`. Raises RunError if the store is gone, or does not hold the run's features.
 
     A store that the user names need not exist. A store that only the run names must exist and hold the run's features.
-    Otherwise, a run from another machine could decide to which folder this machine writes.
+    Otherwise, a run from another machine could decide which folder this machine writes to.
     """
     found = known_store(run, places)
     if found is None:
@@ -62,7 +62,7 @@ def located_networks(
     """Load the networks of `run`, from the first candidate weights that have the digest of the run's weights.
 
     `settings` are the run's settings, or other settings that need the same weights. Returns two things: `settings` with
-    the weights that were found, and the networks. If `places` name weights, these are the only candidate. If no
+    the weights that were found, and the networks. If `places` name weights, there are no other candidates. If no
     candidate has the digest, the error about the first candidate is raised: a RunError, WeightsError or OptionError.
     """
     digest = run.config()["weights_digest"]
@@ -114,7 +114,7 @@ def _gone_files(config: FeatureConfig) -> list[str]:
 
 
 def _holds(store: Path, run: Run) -> bool:
-    """Return whether `store` has a folder for each cut of `run`, which another project's store does not have."""
+    """Return whether `store` has a folder for each cut of `run`. The store of another project has no such folders."""
     keys = run.config()["fingerprints"].values()
     return all(any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys if key[:12].isalnum())
 

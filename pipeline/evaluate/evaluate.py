@@ -1,4 +1,4 @@
-"""Score a run on a split. The head is scored on stored features, and a fine-tuned classifier on raw images."""
+"""Score a run on a split. The head gets stored features, and a fine-tuned classifier gets raw images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,9 +77,9 @@ def evaluate_cached(
     threshold: ThresholdConfig = ThresholdConfig(),
     workers: Cluster | None = None,
 ) -> EvaluateResult:
-    """Score `run` on the examples `cached`, which `load_examples` returned. For the rest, see `evaluate`.
+    """Score `run` on the examples `cached`, which `load_examples` returned.
 
-    If `workers` are given, they run the fine-tuned classifier.
+    If `workers` are given, they run the fine-tuned classifier. For the other arguments and the errors, see `evaluate`.
     """
     positive = positive_class(run, threshold)
     tell_positive(run, threshold, positive)
@@ -214,7 +214,11 @@ def _result(
     seen: Seen | None,
     unchanged: bool,
 ) -> EvaluateResult:
-    """Score the outputs of each model, and compare the models."""
+    """Score the outputs of each model, compare the models, and return the result.
+
+    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether the fine-tuned classifier
+    has the values of the head.
+    """
     labels, class_names = _labels(taken.examples), run.class_names()
     simple = simple_models_of(run, cached, taken.examples)
     metrics = {}

@@ -13,7 +13,7 @@ from headstart.pipeline.scoring.metrics import confusions
 
 @dataclass(frozen=True)
 class ModelAnswers:
-    """The answers of one model."""
+    """The predicted labels and the probabilities of one model, for N examples."""
 
     model: str  # head or finetuned
     predicted: np.ndarray  # labels, int64 [N]
@@ -31,10 +31,10 @@ def write_predictions(
     """Write a CSV file with one row per example: path, digest, label, the answer of one model, logits of all models.
 
     Args:
-        answers: the answers of one model to `examples`, in the same order.
+        answers: the predicted labels and probabilities of one model for `examples`, in the same order.
         logits: the logits of each model, [N, 1 or classes].
         sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions before the right ones. Wrong
-            predictions are sorted from certain to uncertain, and right predictions from uncertain to certain.
+            predictions are sorted by falling probability, and right predictions by rising probability.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
     order = np.arange(len(examples))
@@ -62,9 +62,9 @@ def write_predictions(
 def write_confusions(
     file: Path, labels: np.ndarray, class_names: Sequence[str], predicted: Mapping[str, np.ndarray]
 ) -> None:
-    """Write a CSV file with the number of images for each model, true label and predicted label.
+    """Write a CSV file that counts the images for each combination of model, true label and predicted label.
 
-    Combinations that do not occur have no row. `labels` holds the true labels, int [N]. `predicted` holds the predicted
+    A combination without images has no row. `labels` holds the true labels, int [N]. `predicted` holds the predicted
     labels of each model, int [N].
     """
     write_csv(

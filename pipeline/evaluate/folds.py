@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Method:
-    """The settings of the heads to cross-validate, and their examples."""
+    """The settings of the heads to cross-validate, and the examples to train and score the heads on."""
 
     head: HeadConfig
     seed: int
@@ -49,9 +49,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 
     Each image is scored once per repeat. The head that scores an image was trained without this image, its
     near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
-    val split, one of the other folds is not trained on, but chooses the best epoch. The result is stored in
-    `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors, see
-    `evaluate`.
+    val split, the head is not trained on one of these other folds. This fold chooses the best epoch. The result is
+    stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors,
+    see `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
@@ -105,10 +105,9 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that builds the user's own layers in the head `model` again, with new weights.
+    """Return a function that copies the user's own layers from the head `model`. The copies have new weights.
 
-    The function copies these layers from `model`, so the user's code is not run. Raises RunError if `model` has no such
-    layers.
+    The function does not run the user's code. Raises RunError if `model` has no layers of the user's own.
     """
     from headstart.features.tensorflow import keras
 
@@ -146,7 +145,7 @@ def _require_enough(labels: np.ndarray, groups: list[str], folds: int, run: Run)
 
 
 def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat]:
-    """Yield the predictions of each repeat, in which every example is scored once."""
+    """Yield the predictions of each repeat. A repeat predicts the label of every example once."""
     labels = method.labelled.labels
     with progress("training heads", config.folds * config.rounds, "heads") as advance:
         for number in range(config.rounds):

@@ -20,7 +20,7 @@ class Seen:
     alike: list[str] | None  # other images with a near-duplicate in train; None if the training images are gone
 
     def fields(self) -> dict[str, Any]:
-        """Return the numbers of images, for JSON."""
+        """Return the number of copies and the number of near-duplicates, for JSON."""
         alike = None if self.alike is None else len(self.alike)
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
@@ -41,7 +41,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: all examples and features of the data to which `examples` belong.
+        cached: all examples of the data that `examples` were taken from, and the features of these examples.
         elsewhere: whether `cached` holds other data than the run's own.
     """
     trained = run.digests("train")

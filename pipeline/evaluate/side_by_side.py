@@ -79,7 +79,10 @@ def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, score
 
 
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
-    """Return three pieces of HTML: the test of the two best models, a chart of all accuracies, a table of settings."""
+    """Return three pieces of HTML: the test of the two best models, a chart of all accuracies, a table of settings.
+
+    `test` compares the two best models. `scored` is a phrase that names the scored images.
+    """
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]
     best = f"<p class=summary>On {test.n:,} images of {escaped(scored)}, {isolated(test.first)} is the most accurate."

@@ -15,10 +15,11 @@ _FOLDS, _FEWEST_FOLDS = 10, 3
 
 
 def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Example]) -> SimpleModels:
-    """Score two simple models on `examples`: the largest class, and logistic regression.
+    """Score two simple models on `examples`.
 
-    Logistic regression is fitted to the run's training images. If the store lacks features of these images, logistic
-    regression is left out. `cached` may hold other data than the run's own.
+    One model always predicts the largest class. The other is logistic regression, fitted to the run's training images.
+    If the store lacks features of these images, logistic regression is left out. `cached` may hold other data than the
+    run's own.
     """
     class_names, scored = run.class_names(), cached.labelled(examples)
     labels = np.array([example.label for example in examples])

@@ -36,15 +36,15 @@ class Taken:
     def key(self) -> str:
         """Return the key of the metrics under `evaluate` in `metrics.json`.
 
-        For the run's own data, the key is the split.
+        For the run's own data, the key is the split. For other data, the key is the split and the path of the data.
         """
         return f"{self.split} of {self.elsewhere}" if self.elsewhere else self.split
 
     @property
     def stem(self) -> str:
-        """Return the part of file names that stands for these examples.
+        """Return the text that names these examples in file names, such as `test` in `predictions-test.csv`.
 
-        For the run's own data, this part is the split. For other data, this part never equals the name of a split.
+        For the run's own data, this text is the split. For other data, this text never equals the name of a split.
         """
         if self.elsewhere is None:
             return self.split
@@ -57,7 +57,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
     The split `auto` means `all` if the data are not the run's own and have no splits. Otherwise, `auto` means `test`.
     Raises DataError if there are no examples, or if the data have a class that the run does not know. Raises RunError
-    if `data` is None, and the data at the run's path hold under half of the run's training images.
+    if `data` is None, and the data that the run names hold under half of the run's training images.
 
     Args:
         data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own
@@ -78,7 +78,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`, with a `mark` if `run` already holds predictions on different data under the same file name."""
+    """Return `taken`, with a `mark` if its file name is in use.
+
+    The file name is in use if `run` already holds predictions on other data under this name.
+    """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()
     if taken.elsewhere is None or not any(key != taken.key and of.get("predictions_file") == file for key, of in kept):

@@ -34,10 +34,10 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Print which class is positive, if `config` sets a new threshold without naming the positive class.
+    """Print which class is positive, if `config` sets a new threshold and does not name the positive class.
 
-    The class is then taken from the threshold that the run keeps. Nothing is printed if `positive` is the second class,
-    because that is the default.
+    The positive class of the threshold that the run keeps is then used again. If this is the second class, nothing is
+    printed, because the second class is the default.
     """
     if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
         told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
@@ -47,7 +47,8 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
     """Return the threshold that `--threshold` gives.
 
-    If no option sets a threshold, return the threshold that the run keeps for `model`. Otherwise, return None.
+    If no option of `config` sets a threshold, return the threshold that the run keeps for `model`, or None if there is
+    none. If an option asks to choose the threshold on val, return None.
     """
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")
@@ -55,7 +56,7 @@ def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str
 
 
 def needs_val(config: ThresholdConfig) -> bool:
-    """Return whether the threshold is chosen on val."""
+    """Return whether an option of `config` asks to choose the threshold on val."""
     return config.flag not in ("", "--threshold")
 
 
@@ -64,7 +65,8 @@ def chosen_threshold(
 ) -> Threshold:
     """Choose the threshold on val. Raises DataError if val has images of one class only.
 
-    `chances` are the probabilities of both classes, float [N, 2], and `labels` is int64 [N].
+    `chances` are the probabilities of both classes for the val images, float [N, 2]. `labels` are the labels of these
+    images, int64 [N].
     """
     label = class_names.index(positive)
     yes, of_positive = labels == label, chances[:, label]

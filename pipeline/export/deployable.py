@@ -94,7 +94,10 @@ def _cloned(model: keras.Model) -> keras.Model:
 
 
 def _rescaling(layer: keras.layers.Normalization) -> keras.layers.Rescaling:
-    """Return a layer that computes the same as `layer`, because tf2onnx fails on the constants of `Normalization`."""
+    """Return a `Rescaling` that computes the same as `layer`.
+
+    `Normalization` must be replaced because tf2onnx fails on its constants.
+    """
     mean, variance = (np.asarray(one, np.float64).reshape(-1) for one in (layer.mean, layer.variance))
     scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
     return keras.layers.Rescaling(scale.tolist(), (-mean * scale).tolist(), name=layer.name)

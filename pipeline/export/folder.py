@@ -31,7 +31,7 @@ def require_free(out: Path, overwrite: bool) -> None:
 
 
 def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: str) -> None:
-    """Write the files that lie beside a model into `folder`: labels, model card, preprocessing and example."""
+    """Write four files into `folder`, beside the model: labels, model card, preprocessing and example."""
     (folder / LABELS).write_text(ascii_where_needed(json_text(labels)), encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8", errors="surrogateescape")
     shutil.copyfile(_HERE / PREPROCESS, folder / PREPROCESS)
@@ -69,6 +69,6 @@ def read_labels(folder: Path) -> dict[str, Any]:
 
 
 def labels_of(facts: Mapping[str, Any], format: Format, precision: str, cut: float | None) -> dict[str, Any]:
-    """Return the content of `labels.json` for the `facts` of a run; see `Source.facts`. `cut` is the `Source.cut`."""
+    """Return the content of `labels.json`. For `facts` and `cut`, see the members of `Source` with these names."""
     own = {"format": format, "precision": precision, "model": MODEL_FILES[format]}
     return {**own, **json.loads(json.dumps(facts)), "second_above": cut}

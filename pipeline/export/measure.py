@@ -36,7 +36,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Measured:
-    """The answers of an export in its own runtime. Rows of a file that `preprocess.py` can't read are NaN."""
+    """The answers of an export in its own runtime.
+
+    If `preprocess.py` can't read a file, the file's row is NaN in `of_files` and in `levels`.
+    """
 
     of_decoded: np.ndarray  # float32 [N, C], for the pixels that headstart makes of the images
     of_files: np.ndarray  # float32 [N, C], for the pixels that `preprocess.py` makes of the images

@@ -3,8 +3,8 @@
 `labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
 
 The result differs from headstart's own pixels by at most one grey level. Four rare kinds of files are exceptions:
-- Images that use fewer than 16 bits of samples with 16 bits: colour images come out darker. For grey images, the number
-  of bits in use is taken from the brightest sample, not from the file's header.
+- Images with 16 bits per sample, if fewer of these bits are in use: colour images come out darker. For grey images, the
+  number of bits in use is taken from the brightest sample, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
 - Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this file decodes them
   at a smaller size.
@@ -46,7 +46,8 @@ def pixels(
         size: side of the result in pixels.
         resize: `stretch` to a square, `crop` the centre square first, or `pad` to a square with grey.
         truncated: `reject` a JPEG that ends early, or `keep` it with a grey lower part.
-        bits: number of bits in use in a sample of 16 bits: `auto` for the file's own number, or a number from 8 to 16.
+        bits: the number of bits in use, if a sample has 16 bits. `auto` takes this number from the image. Otherwise, a
+            number from 8 to 16, as text.
         most_pixels: an image with more pixels raises a ValueError, before it is decoded.
         page: the page of a TIFF, from 1.
     """
@@ -135,7 +136,7 @@ def _over_white(parts: np.ndarray) -> np.ndarray:
 
 
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
-    """Resize uint8 [H, W, 3] by bilinear interpolation, as TensorFlow does.
+    """Resize `x`, uint8 [H, W, 3], by bilinear interpolation, as TensorFlow does. `to` is the new height and width.
 
     With `antialias`, the height is resized before the width. Without, the width is resized before the height.
     """

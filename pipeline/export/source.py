@@ -1,4 +1,4 @@
-"""Load the model of a run that is to be exported, and compute the run's answers, to compare the export with them."""
+"""Load a model from a run for export. Compute the run's own answers, for the comparison with the export."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Source:
 
     @property
     def temperature(self) -> float:
-        """The number by which logits are divided."""
+        """The temperature of the calibration. Logits are divided by it. Without a calibration, it is 1."""
         return self.calibration.temperature if self.calibration else 1.0
 
     @property
@@ -81,7 +81,7 @@ class Source:
         return Deployable(model, texts, self.images.size, self.run.class_names())
 
     def facts(self) -> dict[str, Any]:
-        """Return everything that the export says about itself, as JSON values by name."""
+        """Return the metadata of the export, as JSON values by name: class names, preprocessing, provenance etc."""
         run, threshold = self.run, self.choice.threshold
         config, kept = run.configs()[0], run.config()
         file = run.head_file if self.networks else run.classifier_file
@@ -104,7 +104,10 @@ class Source:
         }
 
     def answers(self) -> Answer:
-        """Return a function that answers as the run does in `predict`, in float32. On a GPU, TF32 is turned off."""
+        """Return a function that maps pixels, uint8 [N, S, S, 3], to the probabilities of the run, float64 [N, C].
+
+        The probabilities are the same as in `predict` in float32. On a GPU, TF32 is turned off.
+        """
         from headstart.features.tensorflow import tf
 
         tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -183,7 +186,7 @@ def _shown(images: ImageConfig) -> str:
 
 
 def _titles(backbone: str) -> str:
-    """Return the names of backbones without the folders of `.keras` files."""
+    """Return `backbone`, in which the path of a `.keras` file is replaced by the name of the file."""
     return "+".join(name.rsplit("/", 1)[-1] for name in split_names(backbone))
 
 

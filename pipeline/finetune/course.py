@@ -26,7 +26,7 @@ class Course:
     ) -> Course:
         """Return the course with the figures of epoch 0, `before`, and the figures in the rows of `history`.
 
-        A figure in `before` that is None, as `as_json` returns it, becomes NaN.
+        A figure that is None in `before` becomes NaN. `as_json` turns figures that are NaN into None.
         """
         first = {name: math.nan if value is None else value for name, value in before.items()}
         return cls(choose_by, [first, *({name: row[f"val_{name}"] for name in before} for row in history)])
@@ -51,7 +51,7 @@ class Course:
         return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
 
     def stops(self, patience: int) -> bool:
-        """Return whether at least `patience` epochs have passed since the best. With a patience of 0, return false."""
+        """Return whether at least `patience` epochs came after the best epoch. Return false if `patience` is 0."""
         return 0 < patience <= self.done - self.best
 
     def stop_reason(self) -> str:
@@ -63,7 +63,10 @@ class Course:
         return f"{self.figures[epoch][self.choose_by]:.4f}"
 
     def line(self, row: Mapping[str, float], epochs: int) -> str:
-        """Return a line about the last finished epoch, whose metrics are `row`. The user asked for `epochs` epochs."""
+        """Return a line about the last finished epoch.
+
+        `row` holds the metrics of this epoch. `epochs` is the number of epochs that the user asked for.
+        """
         best = "the head" if self.best == 0 else "this one" if self.best == self.done else f"epoch {self.best}"
         return (
             f"epoch {self.done} of {epochs}: train loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}; "
@@ -77,7 +80,7 @@ def duration(seconds: float) -> str:
 
 
 def cost_line(epochs: int, seconds: float, patience: int) -> str:
-    """Return a line about the time that `epochs` epochs of `seconds` each will take.
+    """Return a line about the time that `epochs` epochs take, if each epoch takes `seconds` seconds.
 
     If `patience` can end the training before the last epoch, the line says so, too.
     """

@@ -31,7 +31,7 @@ _TIMED_STEPS = 2  # after the first step, which builds the graph
 
 @dataclass(frozen=True)
 class Trained:
-    """The outcome of `train_epochs`."""
+    """The figures, the speed and the calibration of the model that `train_epochs` trained."""
 
     course: Course  # the figures on val after each epoch
     images_per_second: float  # see `Progress.examples_per_second`; 0 if no epoch was left
@@ -74,10 +74,10 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return the model's calibration on val and its `Reference`. Return None if the features are not finite.
+    """Return two things: the model's calibration on val, and the model's `Reference`.
 
-    The features are the inputs of the head. In a model that nearly diverged, the features can be infinite or NaN even
-    if the logits are finite, because ReLU can hide NaN.
+    Return None if the features are not finite. The features are the inputs of the head. In a model that nearly
+    diverged, the features can be infinite or NaN even if the logits are finite, because ReLU can hide NaN.
     """
     kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
     reference = Reference.of(np.concatenate(kept).astype(np.float32))
@@ -142,7 +142,8 @@ def _kept(state: FinetuneState) -> Path:
 class _Keeper:
     """Validates the model after each epoch, keeps the state, and stops the training early; see `Course.stops`.
 
-    Keras's `EarlyStopping` and `ModelCheckpoint` would begin to count anew when a training is resumed.
+    Keras's own callbacks `EarlyStopping` and `ModelCheckpoint` are not used, because they forget the best epoch when a
+    training is resumed.
     """
 
     def __init__(
@@ -208,8 +209,9 @@ def _fit(
 ) -> float:
     """Resume the training from the kept state. Return the speed of the training in images per second.
 
-    The expected duration is printed. If no epoch is finished, it is estimated from the first steps and from
-    `val_seconds`, the duration of validation. Otherwise, it is estimated from the mean duration of the finished epochs.
+    The expected duration is printed. If some epochs are finished, the duration is estimated from their mean duration.
+    Otherwise, it is estimated from the first steps and from `val_seconds`, the duration of validation. `offset` is the
+    number of epochs that trained the head. The curves of fine-tuning continue after these epochs.
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")

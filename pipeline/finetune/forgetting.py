@@ -29,9 +29,10 @@ def forget_classifier(run: Run) -> None:
 
 
 def _rewrite(path: Path, drop_rows: bool) -> None:
-    """Rewrite a CSV file, a row at a time, without the columns of the classifier.
+    """Rewrite a CSV file without the columns of the classifier. Only one row is in memory at a time.
 
-    With `drop_rows`, rows whose `model` is the classifier are left out. Otherwise, their prediction becomes empty.
+    With `drop_rows`, rows whose `model` is the classifier are left out. Otherwise, these rows stay, and the prediction
+    in them becomes empty.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
@@ -48,7 +49,8 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
     """Yield `rows` without the predictions of the classifier. Rows of other models stay as they are.
 
-    With `drop_rows`, a row of the classifier is left out. Otherwise, the cells of the prediction become empty.
+    With `drop_rows`, a row of the classifier is left out. Otherwise, the row stays, and the cells of the prediction
+    become empty.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

@@ -42,7 +42,10 @@ _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 
 @dataclass(frozen=True)
 class Batches:
-    """Three datasets. Each batch is a pair of inputs and labels. The inputs are pixels or maps, as the model takes."""
+    """Three datasets. Each batch is a pair of inputs and labels.
+
+    The inputs are maps if the model takes maps. Otherwise, they are pixels.
+    """
 
     train: tf.data.Dataset  # each iteration is an epoch; each epoch has its own order and augmentation
     val: tf.data.Dataset
@@ -101,7 +104,7 @@ class FinetuneModel:
             raise RunError(f"{file}: has weights that are not finite; {ANEW}")
 
     def classifier(self) -> keras.Model:
-        """Join the trained backbone and the head into a float32 model that maps pixels uint8 [B, H, W, 3] to logits."""
+        """Join the trained backbone and the head into a float32 model from pixels, uint8 [B, H, W, 3], to logits."""
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model

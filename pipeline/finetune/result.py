@@ -100,7 +100,10 @@ class FinetuneResult:
             yield f"try smaller steps: {self._command(f'--overwrite --learning-rate={self.learning_rate / 10:g}')}"
 
     def _more(self) -> str:
-        """Return a command for twice the finished epochs. With the schedule `cosine`, the command begins anew."""
+        """Return a command that asks for twice as many epochs as are finished.
+
+        With the schedule `cosine`, the command begins anew.
+        """
         planned = any(option == "--schedule=cosine" for option in self.repeat)
         patience = " --patience=0" if self.stopped_early else ""
         return self._command(f"{'--overwrite ' if planned else ''}--epochs={2 * self.epochs_done}{patience}")

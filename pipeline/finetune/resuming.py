@@ -21,7 +21,7 @@ _VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # withou
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings with which a call of `finetune` trains, and the state from which it goes on."""
+    """The settings of a call of `finetune`, and the state that the call continues."""
 
     state: FinetuneState
     start: Start | None  # the content of the state's `start.json`; None to begin anew
@@ -31,7 +31,7 @@ class Plan:
 
 
 def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
-    """Return the plan of a call with `config`.
+    """Decide how a call with `config` begins, and return the plan.
 
     Without `overwrite`, raises the errors of `require_resumable`. For other errors, see `resolve`.
     """
@@ -45,9 +45,9 @@ def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> P
 
 
 def state_of(run: Run, overwrite: bool) -> FinetuneState:
-    """Return the state to go on from. With `overwrite`, return the state that the call is to replace.
+    """Return the state of the unfinished fine-tuning if there is one, else the state of the finished fine-tuning.
 
-    The state of an unfinished fine-tuning is preferred to the state of a finished fine-tuning. Raises RunError if the
+    If there is neither, or with `overwrite`, return the state that a new fine-tuning will write. Raises RunError if the
     `start.json` of an unfinished fine-tuning is damaged.
     """
     unfinished = FinetuneState(run.unfinished)
@@ -57,7 +57,7 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 
 
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
-    """Return `config` and its `choose_by`, with each `auto` replaced.
+    """Return two things: `config`, in which values replace each `auto`, and the resulting `choose_by`.
 
     `start` comes from the fine-tuning that this call continues, and has the values for `auto`. If `start` is None, the
     call begins anew, and the settings of the head have the values for `auto`. Raises RunError if a value is unknown.

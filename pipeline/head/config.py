@@ -24,9 +24,9 @@ OWN_HEAD_HELP = "Build the head by your own Keras code: FUNCTION(features, class
 
 
 def parse_units(text: str) -> int:
-    """Parse the number of units of a hidden layer. The text `none` gives 0, and other text raises ValueError.
+    """Parse the number of units of a hidden layer. The text `none` means 0, and other text raises ValueError.
 
-    In a `HeadConfig`, units of (0,) mean that there is no hidden layer.
+    If `HeadConfig.units` is (0,), the head has no hidden layer.
     """
     try:
         return 0 if text == "none" else int(text)

@@ -38,7 +38,8 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
 
     The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by one
     number, the square root of the mean of their variances. One number per cut preserves the relative scales of the
-    features, which the backbone learnt. Next is the model of `config.own`, if there is one, or the default layers.
+    features. The backbone learnt these scales. Next is the model of `config.own`, if there is one, or the default
+    layers.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():

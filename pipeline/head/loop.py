@@ -39,16 +39,16 @@ def run_epochs(
 
     Args:
         trained: the model from `build_head`. Its weights are freed at the end, so it can't be used afterwards.
-        config: its batch size and learning rate must be over 0; see `HeadConfig.for_examples`.
+        config: the batch size and the learning rate in it must be over 0; see `HeadConfig.for_examples`.
         seed: decides, with the epoch's number, the order of examples in each epoch.
         advance: called after each step, with the number of examples in the step.
         on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
 
     Returns:
-        Three things. The first is a copy of the head, whose weights are the running average at the end of the epoch
-        that is best on val. The second is a row per epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, if
-        `config.choose_by` names a third figure, `val_<figure>`. The third is the number of the best epoch, or 0 if no
-        loss was finite.
+        Three things. The first is a copy of the head. Its weights are the running average at the end of the best
+        epoch; see `HeadConfig.choose_by`. The second is a row per epoch, with `loss`, `accuracy`, `val_loss`,
+        `val_accuracy` and, if `config.choose_by` names a third figure, `val_<figure>`. The third is the number of the
+        best epoch, or 0 if no loss was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)

@@ -52,7 +52,7 @@ class OwnHead:
     def read(cls, text: str) -> OwnHead:
         """Read the source that `text` names, `FILE.py:FUNCTION`. Nothing is run.
 
-        Raises OptionError if there is no such file, or if it does not hold text.
+        Raises OptionError if `text` has another form, or if the file is missing, too large, or no text.
         """
         name, _, function = text.rpartition(":")
         if not name or not function.isidentifier():
@@ -106,9 +106,9 @@ class OwnHead:
                 self._function(module)
 
     def require_searchable(self, several: bool) -> None:
-        """Raise OptionError if a search can't use the function. `several`: whether several processes try heads.
+        """Raise OptionError if a search can't use the function.
 
-        Runs the user's file; see `require_code`.
+        `several` says whether several processes try heads. Runs the user's file; see `require_code`.
         """
         if self.given and several:
             raise OptionError(f"{self}: other processes can't get a Python function; give FILE.py:FUNCTION, or one job")
@@ -134,7 +134,7 @@ class OwnHead:
     def _modules(self) -> Iterator[ModuleType]:
         """Yield a new module in which the user's code runs. `sys.modules` holds the module until the context ends.
 
-        Modules that lie beside the user's file are imported anew.
+        Modules that lie beside the user's file are imported again.
         """
         folder = Path(self.file).absolute().parent
         beside = set() if self.given else _beside(self.source, folder).keys()
@@ -156,7 +156,7 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Let the user's code import modules beside its file. An error in the code becomes a one-line OptionError."""
+        """Make modules beside the user's file importable in the block. Its errors become one-line OptionErrors."""
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)
         try:
@@ -250,7 +250,10 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _probabilities(output: Any) -> str:
-    """Return the name of the activation that made probabilities of a model's `output`. Return "" for logits."""
+    """Return the name of the activation that makes a model's `output` probabilities.
+
+    Return "" if `output` holds logits.
+    """
     made, _, index = output._keras_history
     if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
         return _probabilities(made.outputs[index])

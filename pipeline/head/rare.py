@@ -14,7 +14,7 @@ _FEW, _HALF = 20, 2  # a class of fewer images than `_FEW` is rare if the larges
 def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: HeadConfig) -> None:
     """Print a line if a class is rare among the `train` examples. The line suggests options that may help.
 
-    An option that `config` uses already is not suggested. If no option is left, nothing is printed.
+    An option that `config` uses already is not suggested. If `config` uses all of these options, nothing is printed.
     """
     counts = Counter(example.label for example in train)
     largest = max(counts.values())

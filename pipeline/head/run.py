@@ -45,7 +45,7 @@ _FEW_TO_CALIBRATE = 50  # images of val
 
 @dataclass(frozen=True)
 class HeadResult:
-    """The outcome of `headstart head`."""
+    """A trained head: its run folder, its best epoch and its figures on val."""
 
     run: str
     epochs: int  # the requested number; training may end earlier
@@ -86,7 +86,10 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """Return the commands to suggest for the run at the path `run`. Only a run of one backbone can be fine-tuned."""
+    """Return the text of the commands that a user may run next on the run at the path `run`.
+
+    `headstart finetune` is among them only if the run has one backbone.
+    """
     evaluate = f"headstart evaluate {run}"
     several = len(chosen_backbones(Run(Path(run)).configs()[0])) > 1
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
@@ -186,7 +189,11 @@ def train_cached(
 def _simple_models(
     examples: Sequence[Example], train: LabelledFeatures, val: LabelledFeatures, class_names: Sequence[str]
 ) -> SimpleModels:
-    """Score two simple models on `val`: the largest class, and logistic regression that is fitted to `train`."""
+    """Score two simple models on `val`.
+
+    One model always predicts the largest class. The other is logistic regression, fitted to `train`, which holds the
+    features of `examples`.
+    """
     trained = train.labels, [example.together for example in examples]
     return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, class_names)
 
@@ -224,7 +231,7 @@ def _fit(
 
 
 def _calibrating(val: LabelledFeatures, memory: float) -> LabelledFeatures:
-    """Return the examples of `val` that calibrate a head. If all their logits do not fit in memory, return a sample."""
+    """Return the examples of `val` that calibrate a head: all, or a sample if memory can't hold the logits of all."""
     most = rows_in_memory(_COPIES * val.classes, memory)
     if len(val) <= most:
         return val

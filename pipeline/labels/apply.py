@@ -23,10 +23,10 @@ from headstart.pipeline.labels.table import Row, read_table
 def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Change the labels of `data` by the actions in the CSV file `table`, after all of its rows were checked.
 
-    In a folder, images are moved to the folder of another class, or aside. A list is rewritten; images that are put
-    aside lose their row. A log is kept beside `table`, for `undo`. The moves of an earlier call that was cut off are
-    completed first. Raises DataError if a row does not fit `data`. In this case, no row of `table` is applied. Raises
-    OptionError for tars and for the layout `v1`.
+    In a folder, images are moved to the folder of another class or, for the action `aside`, to the folder `.aside`. A
+    list is rewritten, and images with the action `aside` lose their row. A log is kept beside `table`, for `undo`. If
+    an earlier call was cut off, its moves are completed first. Raises DataError if a row does not fit `data`. In this
+    case, no row of `table` is applied. Raises OptionError for tars and for the layout `v1`.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")

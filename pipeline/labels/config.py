@@ -10,7 +10,7 @@ from headstart.features.options import option
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """The files that `labels` writes, and the file from which it changes or restores the labels of DATA."""
+    """The files that `labels` writes, and the file that says how to change or restore the labels of DATA."""
 
     csv: Path | None = option(None, "Write the likely label errors into this CSV file, to be edited for --apply.")
     html: Path | None = option(None, "HTML page to write, with thumbnails of the likely label errors.")

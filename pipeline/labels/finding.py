@@ -62,8 +62,8 @@ def likely_errors(
         labels: int64 [N], indices into `class_names`.
         groups: int64 [N]. The rows of a group are all held out in the same fold.
         seed: decides the folds.
-        most: the largest number of images to which a model is fitted. If there are more images, a sample is drawn, with
-            the classes in proportion.
+        most: the largest number of images for the fit of a model. If there are more images, a sample is drawn, with the
+            classes in proportion.
 
     Returns:
         Two arrays: whether each label is likely wrong, bool [N], and the class probabilities, float64 [N, classes].
@@ -117,11 +117,11 @@ def _folds(
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the suggested label of each row, int64 [N]. The value -1 means that the given label is suggested.
+    """Return the suggested label of each row, int64 [N].
 
-    The suggested label is the most probable class other than the given label. A conflict, which is a group of copies or
-    near-duplicates with different labels, is an exception. All rows of a conflict get the same suggestion: the most
-    probable class by the mean of the probabilities of these rows. So the suggestions resolve the conflict.
+    Outside conflicts, the suggested label is the most probable class other than the given label. A conflict is a group
+    of copies or near-duplicates with different labels. All rows of a conflict get the same suggestion: the class with
+    the highest mean probability over these rows. If this is the given label of a row, the row has -1 instead.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
@@ -140,7 +140,7 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return up to four trusted rows with the suggested label: the nearest ones, in that order.
+    """For each of `rows`, return the nearest trusted rows with the suggested label: at most four, the nearest first.
 
     Args:
         features: float32 [N, D].

@@ -46,7 +46,10 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy of the list from before the first change. `log` is the path of the log."""
+    """Return the path of the copy that holds the list as it was before the first change.
+
+    `log` is the path of the log.
+    """
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""Move the images of a folder to other classes, or aside, and back again. No file is ever overwritten."""
+"""Move the images of a folder to other classes or to the folder `.aside`, and back. Existing files are kept."""
 
 import os
 import stat
@@ -16,8 +16,7 @@ from headstart.pipeline.labels.log import Log, write_log
 def require_inside(data: Path, name: str, where: str) -> None:
     """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
 
-    Whether there is a file at `name` does not matter. Messages begin with `where`, the place from which `name` was
-    read.
+    Whether there is a file at `name` does not matter. `where` says where `name` was read, and begins each message.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)
@@ -55,8 +54,8 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
     """Make the moves of `log` that were not made yet, and return their sources.
 
     `path` is the log's file. A new folder is added to the log before it is made. Raises DataError if a file is neither
-    at its source nor at its target, or if another file is at its target. In these cases, nothing is moved. If a move
-    fails later, the earlier moves are not undone.
+    at its source nor at its target, if another file is at its target, if a file is no regular file, or if a folder
+    can't be written to. In these cases, nothing is moved. If a move fails later, the earlier moves are not undone.
     """
     pending = [(move.source, move.target) for move in log.moves]
     for source, target in (left := _left(data, pending, path)):
@@ -87,7 +86,7 @@ def move_back(data: Path, log: Log, path: Path) -> int:
 
 
 def _left(data: Path, pairs: Iterable[tuple[str, str]], path: Path) -> list[tuple[str, str]]:
-    """Return the pairs (source, target) whose file is still to be moved. Raises DataError if a file can't be moved."""
+    """Return those `pairs` (source, target) whose file is still at the source. For errors, see `move_all`."""
     left = []
     for source, target in pairs:
         for name in (source, target):
@@ -130,7 +129,10 @@ def _make_folder(data: Path, name: str, log: Log, path: Path) -> None:
 
 
 def _rename(data: Path, source: str, target: str) -> None:
-    """Rename a file. If the disk has hard links, a file that appears at `target` meanwhile is not overwritten."""
+    """Rename a file. Raises DataError if another file is at `target`, or if the file can't be renamed.
+
+    On a disk without hard links, a file that another process writes to `target` at the same moment is overwritten.
+    """
     old, new = os.path.join(data, source), os.path.join(data, target)
     try:
         os.link(old, new)

@@ -50,8 +50,8 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
     """Return the moves for `rows` that are not in `log` yet.
 
-    The plan is checked: the names that all images would have after the moves are read in the same way as the folder.
-    Each moved image must then have its new class in the same split, and each other image must keep its class and split.
+    The plan is checked: the names that all images would have after the moves are read like the names in a folder. By
+    this reading, each moved image must have its new class and its old split, and each other image must keep both.
     Raises DataError if this check fails, or if a row does not fit the folder.
     """
     names, listing = folder_names(data)
@@ -109,7 +109,7 @@ def _require_reading(
 
 
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
-    """Return the path, relative to `data`, to which the image of `row` is moved.
+    """Return the new path of the image of `row`, relative to `data`.
 
     The path is free: no file has this path, and the path is not in `taken`, the paths of other moves.
     """

@@ -22,7 +22,7 @@ class Suspect:
     conflict: int | None = None  # number, from 1, of its group of copies with different labels
 
     def fields(self) -> dict[str, Any]:
-        """Return the JSON object of a likely label error."""
+        """Return the JSON object of this image: its path, label, suggested label and score."""
         return {"path": self.name, "label": self.label, "suggested": self.suggested, "score": self.score}
 
 
@@ -54,17 +54,17 @@ class FoundLabels:
         }
 
     def rows(self) -> list[Suspect]:
-        """Return the issues, followed by the images of conflicts that are not among the issues."""
+        """Return the likely label errors, followed by all other images of conflicts."""
         known = {issue.name for issue in self.issues}
         return [*self.issues, *(one for group in self.conflicts for one in group if one.name not in known)]
 
     def told(self) -> str:
-        """Return the counts in one sentence."""
+        """Return a sentence with the numbers of likely label errors, of examined images, and of test images."""
         test = f"; the {self.untouched:,} of the test split are left alone" if self.untouched else ""
         return f"{len(self.issues):,} likely label errors among {self.examples:,} images{test}"
 
     def told_conflicts(self) -> str:
-        """Return the number of conflicts in one line."""
+        """Return a line with the number of conflicts, and with the number of images in them."""
         images, more = sum(map(len, self.conflicts)), len(self.rows()) - len(self.issues)
         return (
             f"{len(self.conflicts):,} groups of copies or near-duplicates have different labels: {images:,} images, "
@@ -94,7 +94,7 @@ class FoundLabels:
 
 @dataclass(frozen=True)
 class Changed:
-    """The outcome of `--apply` or `--undo`."""
+    """The numbers of images and changes after `--apply` or `--undo`, and the log."""
 
     examples: int  # images of DATA after the changes, in all splits
     applied: int  # images whose label was changed, or that were put aside

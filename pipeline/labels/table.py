@@ -59,7 +59,7 @@ def read_table(path: Path) -> list[Row]:
     """Read a CSV file of labels. Return the rows that have an action. Rows with equal image and action count once.
 
     Raises DataError if the file can't be read as CSV, lacks a column, has different actions for one image, or would
-    exchange the labels of two copies.
+    exchange the labels of two copies or near-duplicates.
     """
     header, records = _records(path)
     if lacking := [name for name in _NEEDED if name not in header]:
@@ -112,7 +112,10 @@ def _row(where: str, cells: Mapping[str, str]) -> Row | None:
 
 
 def _require_no_exchange(rows: Iterable[Row]) -> None:
-    """Raise a DataError if two copies would exchange their labels, and so have different labels again."""
+    """Raise a DataError if two copies or near-duplicates would exchange their labels.
+
+    After the exchange, their labels would still differ.
+    """
     seen: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         seen[row.conflict, row.label, row.action] = row

@@ -82,7 +82,10 @@ def _from_environment(field: Field[Any]) -> Any:
 
 
 def _plain(value: Any, field: Field[Any]) -> Any:
-    """Return `value` as JSON holds it. A path becomes text. If the option takes several values, one becomes a list."""
+    """Return `value` in a form that JSON can hold.
+
+    A path becomes text. If the option takes several values, a single value becomes a list.
+    """
     if isinstance(field.default, tuple) and isinstance(value, str | int):
         value = [value]
     if isinstance(value, Path):

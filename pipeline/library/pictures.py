@@ -27,7 +27,8 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
 
     Raises:
         OptionError: for an object that is no image, and an array that is not uint8 [H, W, 3] or [H, W].
-        DataError: for an image without pixels, or of a kind that has no colours, such as 32-bit floating point.
+        DataError: for an image that has no pixels, that can't be decoded, or whose values are no colours, such as
+            32-bit floating point.
     """
     paths, names = list[Path](), dict[str, str]()
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:

@@ -71,13 +71,14 @@ class LoadedRun:
         """Classify images, and return a prediction for each, in order.
 
         Each prediction has the fields of `headstart predict --json`, such as `label`, `probability` and
-        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied. A
-        JPEG that Pillow decoded may get slightly other probabilities than the path of its file, because headstart
-        decodes large JPEGs at a smaller scale.
+        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied.
+        The probabilities of a JPEG may differ slightly between the path of its file and an image that Pillow decoded,
+        because headstart decodes large JPEGs at a smaller scale.
 
         Args:
-            images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3],
-                RGB. A path may also be the path of a folder of images. An array uint8 [N, H, W, 3] is N images.
+            images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3]
+                (RGB) or [H, W] (grey). The path of a folder stands for the images in it. An array uint8 [N, H, W, 3] is
+                N images.
 
         Raises:
             OptionError: for an object or array of another form.
@@ -114,7 +115,7 @@ def load(run: Place, *, seed: int = 0, **options: Any) -> LoadedRun:
 
     Args:
         run: a folder made by `headstart head` or `headstart.train_head`.
-        seed: decides the augmented views, if `views` asks for some.
+        seed: decides the augmented views, if the option `views` is over 0.
         options: options of `headstart predict`, such as `model="head"`, `abstain=0.9`, `store=` and `weights=`.
 
     Raises:
@@ -159,7 +160,8 @@ def train_head(
             features and the number of classes. It returns a Keras model that maps features, float32 [B, D], to logits,
             float32 [B, 1] (two classes) or [B, classes]. The model may use only Keras's own layers.
         overwrite: whether to replace an existing run once the new run is finished.
-        seed: decides the initial weights, dropout, the order of examples, and splits that `data` does not have.
+        seed: decides the initial weights, dropout, the order of examples and, if `data` has no split folders, the
+            splits.
         options: further options of `headstart head`.
 
     Raises:

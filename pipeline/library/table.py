@@ -77,7 +77,7 @@ class FeatureTable:
         )
 
     def tf(self, batch_size: int = 64, shuffle: bool = False, seed: int = 0) -> tf.data.Dataset:
-        """Return a dataset of batches: features, float32 [b, D], and labels, int64 [b], if the table has labels.
+        """Return a dataset of batches: rows of `X`, float32, and rows of `y`, int64 [b], if the table has labels.
 
         With `shuffle`, each epoch has another order, which depends on `seed` and on the number of the epoch.
         """
@@ -112,7 +112,7 @@ def features(
         data: a folder of class folders or of images, a list of images such as `images.csv`, tars, or a sequence of the
             paths of image files. The rows of such a sequence keep its order. Images need no labels.
         backbone: the name of a network, or a `.keras` file. `a+b` puts the features of two networks side by side.
-        cut: the block, or several blocks, at whose end features are taken. The default is the last block.
+        cut: a block, or several blocks. Features are taken at the end of each block. The default is the last block.
         weights: `imagenet`, `random`, or a file.
         store: the folder of cached features.
         seed: decides the splits, if `data` has no split folders.
@@ -154,7 +154,7 @@ def features_of_files(
     """Return the features of the image files `paths`, in this order. Missing features are extracted first.
 
     `require` is called with the networks before extraction, and raises an error if the networks can't be used. Raises
-    DataError if there is no path, or if a file can't be used. Other errors are as in `features`.
+    DataError if there is no path, or if a file can't be used. For other errors, see `features`.
     """
     if wrong := [one for one in paths if not isinstance(one, str | os.PathLike)]:
         raise OptionError(f"data must be paths of images. Received: {type(wrong[0]).__name__} {str(wrong[0])[:80]}")

@@ -24,8 +24,8 @@ _ANY_BITS = "16"  # the setting `bits` in fingerprints; one value, so that finge
 class HeadstartFeatures(TransformerMixin, BaseEstimator):
     """Maps paths of images to the features of a frozen network, in any scikit-learn pipeline or search.
 
-    Features that the store lacks are extracted first. So each image passes through the network once, in however many
-    folds and searches it is used. Nothing is learnt from the images: `fit` only keeps the settings and the number of
+    Features that the store lacks are extracted first. So each image passes through the network once, even if many folds
+    and searches use it. Nothing is learnt from the images: `fit` only keeps the settings and the number of
     the features. If a search varies `cut` or `backbone`, the store holds the features for each value.
 
     Args:
@@ -122,7 +122,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
 
 
 def _require_a_row_per_image(config: FeatureConfig) -> None:
-    """Raise an OptionError if an option in `config` would make a row depend on other images than its own."""
+    """Raise an OptionError if `config` allows several rows per image, or rows that depend on other images."""
     for name, value, unfit in (
         ("pages", config.pages, config.pages == "all"),
         ("views", config.views, config.views > 0),

@@ -10,8 +10,8 @@ _GROUPS = Path("/sys/fs/cgroup")
 def memory_limit(asked: float) -> int:
     """Return the number of bytes that features may take: `asked` GiB, or a quarter of all memory if `asked` is 0.
 
-    All memory is the memory of the host. If a container or a batch system limits this process to less, all memory is
-    this smaller amount. Free memory has no influence, so the same machine always has the same limit.
+    "All memory" means the host's memory, or less if a container or a batch system limits this process to less. Free
+    memory has no influence, so the same machine always has the same limit.
     """
     return round(asked * 2**30) if asked else total_memory() // _SHARE
 
@@ -48,7 +48,7 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the folder of each control group around this process, and three names that are used in it.
+    """Yield the folder of each control group around this process, and three names to look up in the folder.
 
     The names are the file of the limit, the file of the use, and the entry of `memory.stat` for cached pages of files.
     """

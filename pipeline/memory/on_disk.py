@@ -28,7 +28,7 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Part:
-    """The features at one cut, to be written to a file: `pieces` must hold each example once."""
+    """The features at one cut, before they are written to a file. `pieces` must hold each example once."""
 
     width: int
     dtype: np.dtype[Any]
@@ -93,7 +93,7 @@ class FeaturesOnDisk:
         return FeaturesOnDisk([self._files[number] for number in numbers], self._rows)
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> FeaturesOnDisk:
-        """Apply `function` to all features, and return the results, which are in another scratch file.
+        """Apply `function` to all features, write the results to another scratch file, and return them.
 
         `function` maps float32 [n, D] to float32 [n, K].
         """

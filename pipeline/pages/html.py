@@ -31,7 +31,7 @@ def escaped(value: object) -> str:
 
 
 def isolated(value: object) -> str:
-    """Escape a name for HTML, and isolate its direction of writing from the text around it."""
+    """Escape a name for HTML. Right-to-left text in the name then does not reorder the text around it."""
     return f"<bdi>{escaped(value)}</bdi>"
 
 
@@ -43,7 +43,7 @@ def items(lines: Sequence[str], kind: str) -> str:
 def more(all: Sequence[object], shown: int, what: str = "") -> str:
     """Return a line with the number of elements of `all` that are not shown. If all are shown, return an empty string.
 
-    The first `shown` elements are shown. `what` follows the number, and names the elements.
+    The page shows the first `shown` elements. `what` is a word for the elements, and follows the number.
     """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
@@ -52,8 +52,8 @@ def more(all: Sequence[object], shown: int, what: str = "") -> str:
 def require_page(flag: str, file: Path, overwrite: bool = False, remedy: str = "give another name") -> None:
     """Raise an OptionError if no page can be written to `file`, the value of the option `flag`.
 
-    Without `overwrite`, an existing file must be a page of headstart. `remedy` ends the message about another file, and
-    says what the user can do.
+    Without `overwrite`, an existing file must be a page of headstart. If it is not, the message ends with `remedy`,
+    which says what the user can do.
     """
     require_place(flag, file)
     if file.is_symlink():

@@ -73,9 +73,9 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Compare a figure on val before and after fine-tuning. Return None if the run lacks the figures.
+    """Return a comparison of the val figures before and after fine-tuning. Return None if the run lacks the figures.
 
-    The compared figure is the figure that decided the best epoch. If that figure is unknown, the loss is compared.
+    The compared figure is the one that decided the best epoch. If the run lacks this figure, the loss is compared.
     """
     found = run.metrics().get("finetune", {})
     before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)

@@ -80,8 +80,9 @@ class Layout:
     def judged(self, item: Scored) -> dict[str, Any]:
         """Return the fields that say how far an answer can be trusted.
 
-        `unsure` and `labels`, a set of labels, are there if an option asks for them. `unlike` and `distance` are there
-        if the run can tell how far an image is from the training images; see `Trust.farthest`.
+        `unsure` is a field if `trust.abstain` is set. `labels`, a set of labels, is a field if `trust.set_threshold` is
+        set. `unlike` and `distance` are fields if the run can tell how far an image is from the training images; see
+        `Trust.farthest`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:
@@ -131,7 +132,7 @@ class Layout:
         return {"path": item.path, "label": label, "probability": probability, **top, **every, **self.judged(item)}
 
     def json(self, item: Item) -> dict[str, Any]:
-        """Return the JSON object of a prediction or a reject, as a file has it. The object names the model, too."""
+        """Return the JSON object of a prediction or a reject for a file. The object also names the model."""
         if isinstance(item, Reject):
             return {"path": item.path, "rejected": item.reason, "detail": item.detail, "model": self.model}
         return {**self.prediction(item), "model": self.model}

@@ -62,7 +62,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Answers:
-    """A model, and the views of an image over which its probabilities are averaged."""
+    """A model, and the views of each image. An answer is the mean of the probabilities over these views."""
 
     run: Run
     choice: Choice
@@ -238,7 +238,7 @@ def _features(
 
 
 def _stores(network: Network, bits: str) -> list[FeatureStore]:
-    """Return the store of each cut that `network` would have with the setting `bits`. Nothing is created on disk."""
+    """Return the stores of `network` with the setting `bits`, one per cut. Nothing is created on disk."""
     return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
 
 
@@ -273,10 +273,10 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Merge several iterators over pairs of an image's position and its row. All are sorted by position.
+    """Merge iterators over pairs. A pair is the position of an image and its row. Each iterator is sorted by position.
 
-    Yields pairs: a position that occurs in all `parts`, and a list with the row of each part at this position. A
-    position is missing in a part if the image could not be decoded there.
+    Yields pairs: a position that occurs in all `parts`, and a list with the row of each part at this position. A part
+    lacks a position if the image could not be decoded.
     """
     first, *others = parts
     held = [next(part, _END) for part in others]

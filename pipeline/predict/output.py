@@ -12,9 +12,10 @@ from headstart.pipeline.predict.parquet import open_parquet, parts_folder, requi
 
 
 def require_output(config: PredictConfig) -> None:
-    """Raise an error if predictions can't be written to `config.output`. Commands call this before they load a model.
+    """Raise an error if predictions can't be written to `config.output`. Nothing is loaded or written.
 
-    Raises OptionError if no file can be written to that path, and DataError if a file exists and `--append` is absent.
+    Raises OptionError if no file can be written to that path, or if the extra `parquet` is needed and missing. Raises
+    DataError if the file or its Parquet parts exist and `config.append` is false.
     """
     output = config.output
     if not output:

@@ -77,7 +77,10 @@ def _locked_parts(output: Path) -> Iterator[Path]:
 
 
 def _locked(output: Path, path: Path) -> ExitStack:
-    """Make the file `path` and its folder, and lock the file until the result is closed."""
+    """Make the file `path` and its folder, and lock the file. Closing the result unlocks the file.
+
+    For errors, and for `output`, see `lock_output`.
+    """
     while True:
         path.parent.mkdir(exist_ok=True)
         with ExitStack() as opened, suppress(FileNotFoundError):  # another process removed the folder just now
@@ -162,9 +165,9 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
     """Return whether the joined file already holds the rows of `part`.
 
-    This is so if a process was killed after it had joined the parts and before it removed them. `joined` has the paths
-    in the joined file. The first row of `part` decides, because all parts are joined together, and a part that is not
-    joined yet has no path of the joined file. A part without rows counts as joined.
+    Such a part is left over if a process was killed after it had joined the parts and before it removed them. `joined`
+    has the paths in the joined file. Only the first path of `part` is looked up: the joined file holds either all paths
+    of a part, or none. A part without rows counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined

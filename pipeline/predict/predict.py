@@ -109,7 +109,7 @@ class Predicting:
             raise DataError(f"none of {len(self.sources.files)} files could be used" + (f": {first}" if first else ""))
 
     def predictions(self) -> list[Prediction]:
-        """Classify the images, and return all predictions at once. Rejects are added to `rejects`."""
+        """Classify the images, and return all predictions at once. Rejects are added to the field `rejects`."""
         layout = self.layout()
         return [
             Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
@@ -149,7 +149,10 @@ def predict(
     places: NetworkPlaces = NetworkPlaces(),
     seed: int = 0,
 ) -> PredictResult:
-    """Classify images with the run at `path`, and return all predictions at once. See `predicting`."""
+    """Classify images with the run at `path`, and return all predictions at once.
+
+    Raises OptionError if `config.output` is set. For arguments and other errors, see `predicting`.
+    """
     if config.output:
         raise OptionError("output: `predict` returns predictions; `predict_to_file` writes them")
     begun = predicting(path, sources, config, places, seed)
@@ -194,7 +197,7 @@ def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, c
 
 
 def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
-    """Return two limits: the largest number of pixels of an image, and the pages of a file that are read."""
+    """Return two limits: the largest number of pixels that an image may have, and which pages of a file are read."""
     features, extraction = run.configs()
     return config.max_pixels or extraction.max_pixels, features.pages
 
@@ -221,9 +224,10 @@ def predict_to_file(
 ) -> Written:
     """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
-    `by_ray` may name a Ray cluster that classifies the images. For other arguments, see `predicting`. Raises DataError
-    if the file exists and `config.append` is false. With `config.append`, raises DataError if an existing file was not
-    written by `predict_to_file` with the same model and options.
+    `by_ray` may name a Ray cluster that classifies the images. For other arguments, see `predicting`. Raises
+    OptionError if `config.output` is not set. Raises DataError if the file exists and `config.append` is false. With
+    `config.append`, raises DataError if an existing file was not written by `predict_to_file` with the same model and
+    options.
     """
     if not config.output:
         raise OptionError("--ray: workers send predictions to a file; name it with --output")

@@ -109,8 +109,8 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 def _name(entry: bytes, end: bytes) -> str:
     """Return the path in `entry`, an entry of a list of paths. Return an empty text for a blank line.
 
-    `end` is the byte that ends each entry of the list. If `end` is NUL, the whole entry is the path. Otherwise, the
-    entry is a line, and loses the carriage returns at its end.
+    `end` is the byte after each entry of the list. If `end` is NUL, the whole entry is the path. Otherwise, the entry
+    is a line, and the path is the line without the carriage returns at its end.
     """
     if end == b"\0":
         return os.fsdecode(entry)

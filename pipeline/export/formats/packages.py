@@ -1,4 +1,4 @@
-"""Import the packages that the formats need, some of which are optional, and explain the errors of converters."""
+"""Import the packages that the formats need, and explain the errors of converters. Some packages are optional."""
 
 import importlib
 from collections.abc import Iterator

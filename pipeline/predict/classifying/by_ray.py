@@ -66,7 +66,10 @@ class PredictTask:
         return PredictJob(self)
 
     def require_same(self, met: tuple[str, Sequence[str]]) -> None:
-        """Raise a NodeError unless a worker has the driver's model and store. `met` is from `PredictJob.meet` there."""
+        """Raise a NodeError unless a worker has the driver's model and store.
+
+        `met` is what `PredictJob.meet` returned in the worker.
+        """
         name, fingerprints = met
         if name != self.name:
             raise NodeError(f"{self.run}: this node would answer by another model: {name}, the driver has {self.name}")
@@ -130,14 +133,17 @@ def _noise(folder: Path) -> ImageFile:
 
 
 def store_folders(store: Path | None) -> list[str]:
-    """Return the names of the folders of features in a store, sorted. Without a store, there are none."""
+    """Return the sorted names of the folders of features in `store`. If `store` is None, return an empty list."""
     return sorted(file.parent.name for file in store.glob("*/fingerprint.json")) if store else []
 
 
 def predict_task(
     answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
 ) -> PredictTask:
-    """Return a task for workers, by which they classify as `answers` does in the driver. `sample` is still empty."""
+    """Return a task for workers. Workers that do this task give the same answers as `answers` in the driver.
+
+    `PredictTask.sample` is empty. The caller must fill it.
+    """
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
     return PredictTask(
@@ -163,7 +169,8 @@ def classified_by(
 ) -> Classified:
     """Classify the files of `sources` by the workers of `crew`. Yield the same as `classified`, in the same order.
 
-    A file that a worker can't read is tried again in this process.
+    A file that a worker can't read is tried again in this process. A file becomes a reject if three workers died while
+    they classified it.
     """
     files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
     yield len(sources.files) - len(files), 0, []
@@ -214,15 +221,18 @@ def _unread(items: Sequence[Item]) -> list[str]:
 
 
 def _file(path: str, files: Container[str]) -> str:
-    """Return the one of `files` that holds the image at `path`. After `#`, `path` may have the number of a page."""
+    """Return the file in `files` that holds the image at `path`.
+
+    `path` is the path of the file, or this path, `#`, and the number of a page.
+    """
     return path if path in files else path.rpartition("#")[0]
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return two things: `items` with the names of their files as paths, and the number of files without an item.
+    """Return two things: `items` with other paths, and the number of files that have no item.
 
-    `given` has the path and the name of each file, in the order of `items`. If a file has several names, its items are
-    divided equally among these names.
+    `given` has the path and the name of each file, in the order of `items`. In the path of an item, the name of the
+    file replaces the path of the file. If a file has several names, its items are divided equally among these names.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

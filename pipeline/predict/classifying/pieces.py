@@ -26,10 +26,10 @@ def classified(
 ) -> Classified:
     """Inspect and classify the files of `sources`, in pieces.
 
-    Yields three values for each piece. The first is the number of images and rejects that are done already, by
-    `is_done`. The second is the number of files without an image. The third is an iterator over the predictions and
-    rejects of the piece, each as soon as it is known. When the caller asks for the next piece, file contents that were
-    kept in memory for this piece are dropped.
+    Yields three values for each piece. The first is the number of images and rejects that are done, which means that
+    `is_done` returns True for their path. The second is the number of files that were not named and hold no image. The
+    third is an iterator over all other predictions and rejects, each as soon as it is known. When the caller asks for
+    the next piece, file contents that were kept in memory for this piece are dropped.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
