@@ -32,7 +32,7 @@ class Graph:
         return tuple(self.operations[index].output.shape[1:])
 
     def merges(self, index: int) -> bool:
-        """Return whether the operation at `index` joins several tensors in another way than by multiplication."""
+        """Return whether the operation at `index` has several input tensors and is not a multiplication."""
         operation = self.operations[index]
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
@@ -133,9 +133,10 @@ def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Name the blocks that end at `ends`. Return a mapping from the name of each block to the index of its end.
 
     A block has the name of its last layer. If Keras made up this name, it contains a number that differs between
-    processes. Such a name is kept if `stable` is true. Otherwise, it is replaced: an activation at the network's end
-    gives `TOP`, and any other block gets the common start of the last two names in it that Keras did not make up, such
-    as `block5` or `stage_2_block_1`.
+    processes. Such a name is kept if `stable` is true. Otherwise, it is replaced. If the network ends with an
+    activation, the last block is called `TOP`. Any other block is called by the common start of two names: the last two
+    names in the block that Keras did not make up. Examples are `block5` and `stage_2_block_1`. Without a common start,
+    the name is `block` and the number of the block.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -159,9 +160,13 @@ def last_stage(model: keras.Model) -> int:
 
     Usually, the last stage consists of the blocks after the first block whose output has the lowest resolution. For
     example, `mixed8` is the first such block of InceptionV3. The two blocks after `mixed8` are the last stage, which
-    begins at operation 249. There are two exceptions. If only one block has the lowest resolution, this block is the
-    last stage. If most blocks have the lowest resolution, the last quarter of all blocks is the last stage. The last
-    operation with a kernel always belongs to the last stage.
+    begins at operation 249. There are three exceptions. If only one of several blocks has the lowest resolution, this
+    block is the last stage. If most blocks have the lowest resolution, the last quarter of all blocks is the last
+    stage. If the network is a single block, the last stage begins at the first operation whose output has the lowest
+    resolution.
+
+    The last operation with a kernel always belongs to the last stage. If `read_graph` returns None, the last stage
+    begins at this operation.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)

@@ -23,7 +23,7 @@ _LONGEST = 1000
 
 
 class NodeError(HeadstartError):
-    """The reason why a node can't take part. The message does not name the node."""
+    """The error of a node that can't take part. The message does not name the node."""
 
 
 class NodeMemoryError(NodeError):

@@ -69,7 +69,7 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """The images that are being extracted. An image's index is its number in the stream: `add` counts from 0."""
+    """Images that are being extracted. The index of an image is its number in the stream. `add` counts them from 0."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
@@ -160,7 +160,7 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, even if the unit comes after this call. Its features so far are written."""
+        """End a unit early, even if the unit comes after this call. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -171,7 +171,7 @@ class UnitStream:
             unit.shared = True
 
     def close(self) -> None:
-        """Let the thread end when it has finished the units that it has already."""
+        """Tell the thread to end when it has finished the units that it has already."""
         self._waiting.put(None)
 
     def _serve(self) -> None:

@@ -19,7 +19,7 @@ from headstart.features.images.files.fetched import read_kept
 
 @dataclass(frozen=True)
 class Built:
-    """What a worker reports of its network: the batch size, and the features of a few images.
+    """A worker's report on its network: the batch size, and the features of a few images.
 
     The driver compares the features of different workers. A job without a network reports the defaults.
     """
@@ -31,7 +31,7 @@ class Built:
 
     @property
     def kind(self) -> str:
-        """The kind of device for which the batch size is good: the name of a GPU, or `CPU`."""
+        """The kind of device: the name of a GPU, or `CPU`. Each kind has its own best batch size."""
         return self.device if self.device.startswith("GPU") else "CPU"
 
 
@@ -51,7 +51,7 @@ class Task(Protocol):
 
     @property
     def kept(self) -> Path | None:
-        """The folder in which the driver keeps bytes of remote images; see `fetched`."""
+        """The folder in which the driver keeps bytes of remote images; see `fetched`. None if the driver keeps none."""
 
     def job(self, before: Job | None) -> Job:
         """Return the job that does this task in a worker. This method is called in the worker's process.
