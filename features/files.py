@@ -89,7 +89,7 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
     """Yield a new folder in `parent`, and remove it at the end.
 
-    If a process has several scratch folders in `parent` at the same time, each needs another `name`.
+    If a process has several scratch folders in `parent` at the same time, each needs a different `name`.
     """
     remove_left_over(parent)
     folder = _partial(parent / name)

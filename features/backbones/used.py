@@ -140,7 +140,7 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """Return `config` with the weights and the rescaling of the only one of `known` that is at hand.
+    """If only one entry of `known` is at hand, return `config` with the weights and the rescaling of this entry.
 
     If none of `known` is at hand, return `config` unchanged. If several are at hand, see `with_used_weights`.
     `rescaled` says whether the user set the rescaling. If so, `config` keeps its rescaling.

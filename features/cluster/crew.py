@@ -125,10 +125,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If `count` is 0, raise a HeadstartError: at once if a node or slot was refused, else after a minute.
-
-        `count` is the number of slots that can have a worker.
-        """
+        """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
         if count:
             self._alone_since = None
             return
@@ -186,11 +183,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`. If `call` is a step, begin the member's next step.
-
-        If the worker has died, or an error is the node's fault, remove the member from the crew and return None. Any
-        other error is raised.
-        """
+        """Return the answer to `call`; None if the member is lost. If `call` is a step, begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)
@@ -210,12 +203,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """If the `error` of a worker is its node's fault, kill the member. Otherwise, raise the error.
-
-        A NodeError is the node's fault, and so is any HeadstartError before the member is ready. If a ready member
-        lacks memory, this counts as a death. If another member lacks memory, its slot is refused. After any other
-        fault, the node is refused.
-        """
+        """If `error` is the node's fault, refuse the node or slot, or count a death. Otherwise, raise `error`."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))

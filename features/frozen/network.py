@@ -192,11 +192,10 @@ def load_networks(
 
 
 def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether this process should load the networks of `config` by itself.
+    """Return whether no other process should build the networks of `config` before this process loads them.
 
-    If the result is false, time is saved by letting another process build the networks first. The result is true if the
-    store has the facts of all these networks already. The result is also true if this process must time the arithmetic
-    itself, must read the weights again, or uses a `.keras` file.
+    The result is true if the store has the facts of all these networks. It is also true if another process would save
+    no time, because this process must time the arithmetic itself, must read the weights again, or uses a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):
@@ -217,7 +216,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def remember_weights(networks: Sequence[Network]) -> None:
-    """Keep the weights of `networks` in their store, so that later commands find them; see `with_used_weights`."""
+    """List the weights of `networks` in their store, so that later commands find them; see `with_used_weights`."""
     for network in networks:
         config, backbone = network.config, network.backbone
         weights = config.weights if config.weights in KNOWN_WEIGHTS else os.path.abspath(config.weights)

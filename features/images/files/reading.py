@@ -128,7 +128,8 @@ def require_access_kept() -> None:
 def known_fault(image: ImageFile) -> Fault | None:
     """Return the fault with which `read_references` last failed to read an object, and forget this fault.
 
-    Return None for any other file. A caller then need not try again, which would take long if a server does not answer.
+    Return None for any other file. Reading the object again to find the fault could take long: its server may not
+    answer.
     """
     return _faults.pop(reference_of(image), None)
 
