@@ -77,7 +77,7 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """Return the cuts that `config` names, grouped by backbone. The cuts of one backbone keep the order given.
 
     A name such as `mixed8` selects the cut of that name in every backbone with such a cut. `backbone/mixed8` selects
-    the cut in one backbone only. A backbone for which no cut is named is cut at its last block. An unknown or repeated
+    the cut in one backbone only. A backbone without a selected cut is cut at its last block. An unknown or repeated
     backbone or cut raises an OptionError.
     """
     backbones = chosen_backbones(config)
@@ -96,9 +96,9 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
     Each value of `--cut` is one set; see `chosen_cuts`. If every cut in a value names its backbone, the set has no cuts
-    of other backbones. Otherwise, each backbone without a cut in the value adds its default cut. If one of the values
-    contains `all`, each single cut is a set instead, and sets may be joined. Without `--cut`, each backbone's default
-    cut is a set, and all default cuts together are one more set.
+    of other backbones. Otherwise, each backbone without a cut in the value adds its default cut, the last one. If one
+    of the values contains `all`, each single cut is a set instead, and sets may be joined. Without `--cut`, each
+    backbone's default cut is a set, and all default cuts together are one more set.
     """
     if not config.cut:
         cuts = chosen_cuts(config)

@@ -1,7 +1,8 @@
 """Reading a Keras model's graph: the ends of its blocks, the start of its last stage, and the cost of its layers.
 
 An *operation* is a node of the graph: a layer, or a function such as the sum that `x + y` makes. `model.operations`
-lists all operations in an order in which they can be computed. For most networks, this list equals `model.layers`.
+lists all operations, each of them after the operations whose outputs it reads. For most networks, this list equals
+`model.layers`.
 """
 
 import math
@@ -214,7 +215,7 @@ def is_depthwise(layer: keras.Layer) -> bool:
 
 
 def _positions(layer: keras.Layer) -> int:
-    """Return the number of positions at which a layer applies its kernel to one image. Unknown sides count as 1."""
+    """Return how often a layer applies its kernel to one image: once per output position. Unknown sides count as 1."""
     return math.prod(side or 1 for side in layer.output.shape[1:-1])
 
 
@@ -259,7 +260,7 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """Return the words with which all of `names` begin, joined by `_`.
+    """Return the words that all of `names` begin with, joined by `_`.
 
     If the result would be one of `names`, leave out its last word: `block5_sepconv3` and `block5_sepconv3_bn` give
     `block5`.

@@ -23,7 +23,7 @@ _LARGEST = 16 << 30  # bytes of a file of weights
 
 @dataclass(frozen=True)
 class Used:
-    """A backbone and the weights with which it made features in a store."""
+    """A backbone and its weights, as they were used to make features in a store."""
 
     backbone: str  # a name in `BACKBONES`, or the absolute path of a `.keras` file
     weights: str  # `imagenet`, `random`, or the absolute path of a file

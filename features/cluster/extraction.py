@@ -1,6 +1,6 @@
 """Extraction on a cluster: the driver gives units to the crew, and collects rejects.
 
-The workers write features into the stores, so that the stores show what is done.
+The workers write features into the stores, so that the stores show which images are done.
 """
 
 from __future__ import annotations

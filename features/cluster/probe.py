@@ -1,4 +1,4 @@
-"""Find out whether a node sees what the driver sees: the images, and a probe file in the store."""
+"""Find out whether a node sees the images and the store that the driver sees. The store has a probe file for this."""
 
 import os
 import re

@@ -56,7 +56,7 @@ class ScanJob(UnitJob):
         require_seen(self._task.sample)
 
     def do(self, items: Paths) -> Inspected:
-        """Inspect files."""
+        """Inspect the files of a unit."""
         return inspect_part(items, self._task.max_pixels, self._task.pages, self.advance, self.is_stopped)
 
 

@@ -1,4 +1,4 @@
-"""Units: the parts into which images are divided for workers. This module handles positions only, and needs no Ray."""
+"""The division of images into units for workers. This module handles positions only, and needs no Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Worker = TypeVar("Worker", bound=Hashable)
 
 @dataclass(eq=False)
 class Unit(Generic[Worker]):
-    """A unit: the positions of its images, and what has happened to it so far."""
+    """A unit: the positions of its images, and its history."""
 
     positions: Sequence[int]
     deaths: int = 0  # workers that died while they had this unit
@@ -62,7 +62,7 @@ class Units(Generic[Worker]):
         return self._next - sum(map(len, self._back)) - sum(map(len, held))
 
     def held_by(self, worker: Worker) -> list[Unit[Worker]]:
-        """Return the units that a worker has now, in the order in which it got them."""
+        """Return the units that a worker has now, the earliest first."""
         return list(self._held.get(worker, ()))
 
     def take(

@@ -47,7 +47,7 @@ class Task(Protocol):
 
     @property
     def takes_network(self) -> bool:
-        """Whether the job may take over a network that a job of `Worker.prepare` has built."""
+        """Whether the job may take over a network that `Worker.prepare` has built."""
 
     @property
     def kept(self) -> Path | None:

@@ -1,6 +1,6 @@
 """The files of 8-bit networks in a store. Each network has a folder in `int8/`.
 
-The folder holds the network, and the digests of the images on which the network was calibrated.
+The folder holds the network, and the digests of the images that were used to calibrate it.
 """
 
 import hashlib

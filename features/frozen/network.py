@@ -80,7 +80,7 @@ class Network:
     def calibrated(self, images: Sequence[ImageFile]) -> Network:
         """Return this network, ready for `freeze`. With int8, make the 8-bit form if the store lacks it.
 
-        The 8-bit form is made from some of `images`. Errors: see `int8.quantise`.
+        The 8-bit form is made from some of `images`. For errors, see `int8.quantise`.
         """
         if self.backbone.precision != "int8":
             return self
@@ -156,8 +156,8 @@ def load_networks(
     """Load one network for each backbone that `config` names.
 
     If `known` has the facts of a backbone, its model is built only when the model is needed. If `config` asks for
-    `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. Other errors: see `chosen_cuts`,
-    `resolve_precision` and `build_backbone`.
+    `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. For other errors, see
+    `chosen_cuts`, `resolve_precision` and `build_backbone`.
 
     `digest_of` takes a backbone in `BACKBONES`, the value of `--weights` for it, and the seed of random weights. It
     returns the digest of the weights. If `digest_of` is given, the weights of these backbones are not read, and the

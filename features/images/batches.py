@@ -254,7 +254,7 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 def why_all_undecodable(images: Sequence[ImageFile], stopped: Callable[[], bool] = lambda: False) -> list[Reject]:
     """Return a reject with the reason for each of `images`, which `decoded_batches` left out.
 
-    Many files are read at once. If `stopped` returns true, the rest is left out.
+    Many files are read at once. If `stopped` returns true, the remaining images get no rejects.
     """
     rejects: list[Reject] = []
     for start in range(0, len(images), _REASONS_AT_ONCE):

@@ -131,12 +131,12 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
 
 def kept_folder() -> Path | None:
-    """Return the absolute path of the folder in which bytes are kept now; None if no bytes are kept."""
+    """Return the absolute path of the folder that holds the kept bytes now; None if no bytes are kept."""
     return _kept.folder.absolute() if _kept and _kept.folder else None
 
 
 def read_kept(folder: Path | None) -> None:
-    """From now on, let `load` read the bytes that another process keeps in `folder`.
+    """Make `load` read, from now on, the bytes that another process keeps in `folder`.
 
     If `folder` is None, `load` stops reading such bytes. This process never writes into `folder`.
     """

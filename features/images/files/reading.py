@@ -72,7 +72,7 @@ def bytes_of(image: ImageFile) -> bytes:
 
 
 def reference_of(image: ImageFile) -> bytes:
-    """Return a reference to the file of an image, from which `read_references` can read the file.
+    """Return a reference to the file of an image, as `read_references` takes it.
 
     The reference to a local file is its path.
     """
@@ -110,7 +110,7 @@ def why_unread() -> str:
 
 
 def forget_unread() -> None:
-    """Forget what `why_unread` returns and what `require_access_kept` raises."""
+    """Forget the failure that `why_unread` returns, and the error that `require_access_kept` raises."""
     _failures.clear()
     _ends.clear()
 
