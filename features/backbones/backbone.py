@@ -21,7 +21,7 @@ OWN = "own"  # the name of `.keras` files in fingerprints
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network with its weights. Its Keras model is built when `model` is first asked for."""
+    """A pretrained network with its weights. Its Keras model is built when the property `model` is first read."""
 
     name: str  # in `BACKBONES`, or the path of a `.keras` file
     load: Callable[[], keras.Model]  # returns the same model each time

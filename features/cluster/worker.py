@@ -56,7 +56,9 @@ class Task(Protocol):
     def job(self, before: Job | None) -> Job:
         """Return the job that does this task in a worker. This method is called in the worker's process.
 
-        `before` is the worker's previous job. The new job may take over a network that `before` has built.
+        `before` is the worker's previous job, or None. If this task takes networks, and `Worker.prepare` has done a
+        task since the last such task, `before` is the job of `Worker.prepare` instead. The new job may take over a
+        network that `before` has built.
         """
 
     def require_same(self, met: Any) -> None:
@@ -83,7 +85,7 @@ class Job(Protocol):
         """Return how many images of the unit with the number `unit` are done."""
 
     def stop(self, unit: int) -> None:
-        """End the unit with the number `unit` early. This call may come before the unit."""
+        """End the unit with the number `unit` early, even if the job gets this unit after this call."""
 
     def share(self, unit: int) -> None:
         """Take note that, from now on, another worker also has the unit with the number `unit`."""

@@ -72,7 +72,7 @@ class Network:
         return {cut: FeatureStore(self.extraction.store, self.fingerprint(cut, view)) for cut in self.cuts}
 
     def quantised_folder(self) -> Path:
-        """Return the folder of the 8-bit form in the store. The folder need not exist."""
+        """Return the folder of this network's 8-bit form in the store. The folder need not exist."""
         names = [cut.name for cut in self.cuts]
         tokens = {"tokens": self.backbone.tokens} if any(self.has_tokens(cut) for cut in self.cuts) else {}
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared() | tokens)
@@ -228,7 +228,7 @@ def remember_weights(networks: Sequence[Network]) -> None:
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
     """Return `config` with the backbones, cuts and precision of `networks`.
 
-    If there is only one network, also set its image size and resizing.
+    If there is only one network, the result also has this network's image size and resizing.
     """
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     names = "+".join(network.backbone.name for network in networks)
