@@ -113,11 +113,11 @@ __all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 class _FeaturesPackage(ModuleType):
-    """The sub-package `headstart.features`, which can be called as the function `features` of the library.
+    """The sub-package `headstart.features`. It can also be called, as the library's function `features`.
 
-    The sub-package and the function have the same name, and an import of the sub-package binds the name to the
-    sub-package. Therefore, at run time, the name always means the sub-package, in whatever order things are imported,
-    and a call of the sub-package calls the function. For a type checker, the name means the function; see the imports
+    The sub-package and the function have the same name, and Python binds this name to the sub-package as soon as the
+    sub-package is imported. So, at run time, the name always means the sub-package, whatever the order of imports, and
+    a call of the sub-package calls the function. For a type checker, the name means the function; see the imports
     above.
     """
 

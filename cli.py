@@ -176,7 +176,7 @@ def sweep(
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Try many heads on cached features, and make a run of the head that is best on val."""
+    """Try many heads on cached features, and save the head that is best on val as a run."""
     from headstart.pipeline.sweep.sweep import sweep
 
     return sweep(data, study, run, features, extraction, config, overwrite, seed, reading, by_ray)
@@ -279,7 +279,7 @@ def serve(
     places: Places,
     seed: int = 0,
 ) -> Result:
-    """Serve a page on which photographs are labelled, and an HTTP interface for programs."""
+    """Serve a page that labels photographs, and an HTTP interface for programs."""
     from headstart.pipeline.serve.serve import serve
 
     return serve(run, config, places, seed)
@@ -353,7 +353,7 @@ def explain(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Count the images with features at the given settings, and show how the other features in the store differ."""
+    """Count the images with features at the given settings, and show how the store's other features differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed, reading)

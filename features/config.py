@@ -25,7 +25,7 @@ AskedPrecision = Literal["auto", "float32", "bfloat16", "int8"]
 class FeatureConfig:
     """The settings that decide a feature's value, as given on the command line.
 
-    An invalid size, number of bits or number of views raises an OptionError.
+    An invalid image size, seed, `bits` or number of views raises an OptionError.
     """
 
     backbone: str = option(
@@ -94,7 +94,7 @@ class FeatureConfig:
 class ExtractionConfig:
     """Where features are stored and how they are made. These settings do not change a feature's value.
 
-    An invalid number raises an OptionError.
+    An invalid number, a URL as `store`, or a `scratch` folder that does not exist raises an OptionError.
     """
 
     store: Path = option(Path("store"), "Folder of cached features.", env="HEADSTART_STORE")

@@ -46,7 +46,7 @@ def cores_of_groups(groups: str, root: Path) -> float:
 
     Args:
         groups: the content of `/proc/self/cgroup`, a line `number:controllers:path` per hierarchy.
-        root: the folder in which the hierarchies are mounted, `/sys/fs/cgroup`.
+        root: the folder that holds the mounted hierarchies, `/sys/fs/cgroup`.
     """
     limits = [math.inf]
     for line in groups.splitlines():

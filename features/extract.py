@@ -211,8 +211,9 @@ class _Extraction:
     def _portions(self, again: bool) -> Iterator[np.ndarray]:
         """Claim the open portions one by one. For each, yield the positions of its images without features, int64 [n].
 
-        The portions keep their order until another process turns out to have one of them. The order of the rest is then
-        drawn at random, so that two processes seldom want the same portion. For `again`, see `Claims.take`.
+        The portions keep their order until another process turns out to have one of them. The remaining portions are
+        then taken in a random order, so that two processes seldom want the same portion. For `again`, see
+        `Claims.take`.
         """
         waiting, self._open = deque(self._open), []
         drawn = False

@@ -31,7 +31,7 @@ SETTLED_NS = 2_000_000_000
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. On success flush the file and rename it to `path`, else remove it.
+    """Yield a temporary path to write to. On success, flush the file and rename it to `path`. On an error, remove it.
 
     The temporary file lies in the folder of `path`, which is created if missing.
     """
@@ -59,7 +59,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder to fill. On success flush it to disk and rename it to `path`, else remove it.
+    """Yield a temporary folder to fill. On success, flush it to disk and rename it to `path`. On an error, remove it.
 
     With `replace`, a folder at `path` is replaced. Without `replace`, a folder at `path` that is not empty raises a
     FileExistsError. No portable call exchanges two folders, so the old folder is moved away first. If the process is
@@ -89,7 +89,7 @@ def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Pat
 def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
     """Yield a new folder in `parent`, and remove it at the end.
 
-    If a process has several scratch folders in `parent` at the same time, each needs another `name`.
+    If a process has several scratch folders in `parent` at the same time, each needs a different `name`.
     """
     remove_left_over(parent)
     folder = _partial(parent / name)

@@ -21,7 +21,7 @@ OWN = "own"  # the name of `.keras` files in fingerprints
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network with its weights. Its Keras model is built when `model` is first asked for."""
+    """A pretrained network with its weights. Its Keras model is built when the property `model` is first read."""
 
     name: str  # in `BACKBONES`, or the path of a `.keras` file
     load: Callable[[], keras.Model]  # returns the same model each time
@@ -37,12 +37,12 @@ class Backbone:
 
     @property
     def model(self) -> keras.Model:
-        """The Keras model, without a classifier. The option `--from-layer` is an index into `model.operations`."""
+        """The Keras model, without a classifier. An index in `--from-layer` is an index into `model.operations`."""
         return self.load()
 
     @property
     def title(self) -> str:
-        """The name in fingerprints. It does not change when a `.keras` file is moved."""
+        """The backbone's name in fingerprints: `own` for every `.keras` file, wherever it is, and `name` otherwise."""
         return OWN if is_own(self.name) else self.name
 
     @cached_property
@@ -98,12 +98,13 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return, in ascending order, the indices of the operations whose outputs the frozen part must yield.
+        """Return the indices of the operations whose outputs the frozen part must yield, in ascending order.
 
-        The rest of the network computes all of `cuts` from these outputs. The frozen part consists of the operations
-        with indices below `from_layer`, and always includes operation 0, the input. If a cut lies in the frozen part,
-        the output at this cut is needed. For each other cut, all outputs of the frozen part are needed that later
-        operations read to compute the cut. A network that uses a layer twice raises an OptionError.
+        The frozen part consists of the operations with indices below `from_layer`, and always includes operation 0, the
+        input. The rest of the network computes `cuts` from the outputs of the returned operations. If a cut lies in the
+        frozen part, its operation is returned. Any other cut is computed by later operations, from outputs of the
+        frozen part. The operations that make these outputs are returned. A network that uses a layer twice raises an
+        OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras

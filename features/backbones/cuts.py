@@ -60,9 +60,9 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 
 
 def split_names(text: str) -> list[str]:
-    """Split `text` at each `+` after a name in `BACKBONES` or a path of a `.keras` file. A path may contain a `+`.
+    """Split `text` into backbones that are joined by `+`: names in `BACKBONES`, and paths of `.keras` files.
 
-    If some part of `text` is neither such a name nor such a path, split `text` at every `+`.
+    A path may contain a `+`. If `text` does not consist of such names and paths, it is split at every `+`.
     """
     names, part = [], ""
     for piece in text.split("+"):
@@ -77,7 +77,7 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """Return the cuts that `config` names, grouped by backbone. The cuts of one backbone keep the order given.
 
     A name such as `mixed8` selects the cut of that name in every backbone with such a cut. `backbone/mixed8` selects
-    the cut in one backbone only. A backbone for which no cut is named is cut at its last block. An unknown or repeated
+    the cut in one backbone only. A backbone without a selected cut is cut at its last block. An unknown or repeated
     backbone or cut raises an OptionError.
     """
     backbones = chosen_backbones(config)
@@ -95,9 +95,10 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    Each `--cut` is one set. If a set has a cut that is written without its backbone, each backbone without a cut in the
-    set adds its default cut. If a `--cut` contains `all`, each single cut is a set, and sets may be joined. Without
-    `--cut`, each backbone's default cut is a set, and all default cuts together are one more set.
+    Each value of `--cut` is one set; see `chosen_cuts`. If every cut in a value names its backbone, the set has no cuts
+    of other backbones. Otherwise, each backbone without a cut in the value adds its default cut, the last one. If one
+    of the values contains `all`, each single cut is a set instead, and sets may be joined. Without `--cut`, each
+    backbone's default cut is a set, and all default cuts together are one more set.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -134,7 +135,7 @@ def require_averaged(cuts: Sequence[Cut]) -> None:
 
 
 def require_maps(cuts: Sequence[Cut]) -> None:
-    """Raise an OptionError if a network yields no map at one of `cuts`."""
+    """Raise an OptionError if the output of a network at one of `cuts` is not a map, [H, W, D]."""
     for cut in cuts:
         if len(outline(cut.backbone).cuts[cut.block]) != 3:
             raise OptionError(f"--cut: {cut.backbone} has no map at {cut.block!r}. Received: {cut.name}")
@@ -178,7 +179,10 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split `texts` at each `+`, but not within the path of one of `backbones`. A path in `texts` may be relative."""
+    """Split each of `texts` at each `+` that is not in the path of one of `backbones`.
+
+    The paths in `backbones` are absolute. In `texts`, they may be relative.
+    """
     parts = []
     for text in texts:
         pieces = text.split("+")
@@ -193,9 +197,9 @@ def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """Return the backbone that a cut names: `backbone` for the text `backbone/cut`, and "" for the text `cut`.
+    """Return the backbone in the text of a cut: `backbone` for `backbone/cut`, and "" for `cut`.
 
-    The backbone has the form that `chosen_backbones` returns.
+    The path of a `.keras` file is returned as an absolute path, as `chosen_backbones` returns it.
     """
     named = text.rpartition("/")[0]
     return os.path.abspath(named) if is_own(named) else named

@@ -1,6 +1,6 @@
-"""Saved facts about backbones that were built before, so that a command need not build a network again.
+"""Facts about backbones. They are saved when a backbone is built, so that later commands need not build it.
 
-A command that finds all features cached would otherwise spend most of its time on building the network.
+Building the network would take most of the time of a command that finds all features in the store.
 """
 
 import json
@@ -88,9 +88,9 @@ class KnownBackbones:
         return None
 
     def recall_shapes(self, name: str, image_size: int) -> Mapping[str, tuple[int, ...]] | None:
-        """Return the shapes at the cuts of the network `name` for images of `image_size` pixels, whatever its weights.
+        """Return the shape at each cut of the network `name` for images of `image_size` pixels.
 
-        Return None if the network was never built at this size.
+        The shapes do not depend on the weights. Return None if the network was never built at this size.
         """
         for settings, entry in self._entries().items():
             with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -100,9 +100,10 @@ class KnownBackbones:
         return None
 
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
-        """Save `facts` of a backbone that was just built.
+        """Save `facts` of a backbone that was just built. A failure to write is only printed.
 
-        If the weights file may have changed while the backbone was built, save nothing.
+        Save nothing if the weights file is missing. Also save nothing if this file was changed after this object was
+        made, or in the two seconds before, because the facts may be those of the file's earlier content.
         """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():

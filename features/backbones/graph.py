@@ -1,7 +1,8 @@
 """Reading a Keras model's graph: the ends of its blocks, the start of its last stage, and the cost of its layers.
 
 An *operation* is a node of the graph: a layer, or a function such as the sum that `x + y` makes. `model.operations`
-lists all operations in an order in which they can be computed. For most networks, this list equals `model.layers`.
+lists all operations, each of them after the operations whose outputs it reads. For most networks, this list equals
+`model.layers`.
 """
 
 import math
@@ -32,7 +33,7 @@ class Graph:
         return tuple(self.operations[index].output.shape[1:])
 
     def merges(self, index: int) -> bool:
-        """Return whether the operation at `index` joins several tensors in another way than by multiplication."""
+        """Return whether the operation at `index` has several input tensors and is not a multiplication."""
         operation = self.operations[index]
         return len(keras.tree.flatten(operation.input)) > 1 and type(operation).__name__ != "Multiply"
 
@@ -133,9 +134,10 @@ def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Name the blocks that end at `ends`. Return a mapping from the name of each block to the index of its end.
 
     A block has the name of its last layer. If Keras made up this name, it contains a number that differs between
-    processes. Such a name is kept if `stable` is true. Otherwise, it is replaced: an activation at the network's end
-    gives `TOP`, and any other block gets the common start of the last two names in it that Keras did not make up, such
-    as `block5` or `stage_2_block_1`.
+    processes. Such a name is kept if `stable` is true. Otherwise, it is replaced. If the network ends with an
+    activation, the last block is called `TOP`. Any other block is called by the common start of two names: the last two
+    names in the block that Keras did not make up. Examples are `block5` and `stage_2_block_1`. Without a common start,
+    the name is `block` and the number of the block.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -159,9 +161,13 @@ def last_stage(model: keras.Model) -> int:
 
     Usually, the last stage consists of the blocks after the first block whose output has the lowest resolution. For
     example, `mixed8` is the first such block of InceptionV3. The two blocks after `mixed8` are the last stage, which
-    begins at operation 249. There are two exceptions. If only one block has the lowest resolution, this block is the
-    last stage. If most blocks have the lowest resolution, the last quarter of all blocks is the last stage. The last
-    operation with a kernel always belongs to the last stage.
+    begins at operation 249. There are three exceptions. If only one of several blocks has the lowest resolution, this
+    block is the last stage. If most blocks have the lowest resolution, the last quarter of all blocks is the last
+    stage. If the network is a single block, the last stage begins at the first operation whose output has the lowest
+    resolution.
+
+    The last operation with a kernel always belongs to the last stage. If `read_graph` returns None, the last stage
+    begins at this operation.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
@@ -209,7 +215,7 @@ def is_depthwise(layer: keras.Layer) -> bool:
 
 
 def _positions(layer: keras.Layer) -> int:
-    """Return the number of positions at which a layer applies its kernel to one image. Unknown sides count as 1."""
+    """Return how often a layer applies its kernel to one image: once per output position. Unknown sides count as 1."""
     return math.prod(side or 1 for side in layer.output.shape[1:-1])
 
 
@@ -254,7 +260,7 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """Return the words with which all of `names` begin, joined by `_`.
+    """Return the words that all of `names` begin with, joined by `_`.
 
     If the result would be one of `names`, leave out its last word: `block5_sepconv3` and `block5_sepconv3_bn` give
     `block5`.

@@ -60,7 +60,7 @@ def default_resize(name: str) -> Resize:
 
 
 def outline(name: str) -> Outline:
-    """Return the outline of a zoo network or of a `.keras` file. Errors: see `backbone_spec` and `own.load_own`."""
+    """Return the outline of a zoo network or of a `.keras` file. For errors, see `backbone_spec` and `own.load_own`."""
     if is_own(name):
         require_file(name, f"--backbone {name}")
         return _outline_of_own(name)
@@ -96,7 +96,10 @@ def place_of_weights(name: str) -> PlaceOfWeights:
 
 
 def cut_places(name: str, model: "keras.Model") -> dict[str, int]:
-    """Return a mapping from each cut's name in the network `name` to its index in `model.operations`, lowest first."""
+    """Return a mapping from the name of each cut to the index of the cut's operation in `model.operations`.
+
+    `model` is the Keras model of the network `name`. The lowest index comes first.
+    """
     from headstart.features.backbones.graph import cut_indices
 
     return cut_indices(model, is_own(name), {} if is_own(name) else BACKBONES[name].names)
@@ -109,7 +112,7 @@ def outline_of(
     file: str = "",
     url: str = "",
 ) -> Outline:
-    """Read the outline of `model` from its graph. Other arguments: see `graph.cut_indices` and `Outline`."""
+    """Read the outline of `model` from its graph. For the other arguments, see `graph.cut_indices` and `Outline`."""
     from headstart.features.backbones.graph import (
         cut_indices,
         is_depthwise,

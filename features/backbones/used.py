@@ -1,4 +1,4 @@
-"""The weights that were used with a store. The store lists them in `used.json`, so that users name them once."""
+"""The weights that were used with a store. The store lists them in `used.json`, so a user names them only once."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -23,7 +23,7 @@ _LARGEST = 16 << 30  # bytes of a file of weights
 
 @dataclass(frozen=True)
 class Used:
-    """A backbone and the weights with which it made features in a store."""
+    """A backbone and its weights, as they were used to make features in a store."""
 
     backbone: str  # a name in `BACKBONES`, or the absolute path of a `.keras` file
     weights: str  # `imagenet`, `random`, or the absolute path of a file
@@ -121,11 +121,11 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """Replace the backbone of `config`, which is the default, by the only backbone that was used with `store`.
+    """Return `config` with the only backbone that was used with `store`, in place of the default backbone.
 
-    The default backbone stays if several backbones were used, or if the default backbone's weights are on this machine.
-    A line on the console then lists the used backbones. If the default backbone is one of the used backbones, it stays,
-    and nothing is printed.
+    `config` must have the default backbone. If this backbone was used with `store`, or if none was, `config` is
+    returned unchanged, and nothing is printed. Otherwise, a line on the console says which backbone is taken. The
+    default backbone then stays in two cases: several others were used with `store`, or its weights are on this machine.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -140,7 +140,7 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """Return `config` with the weights and the rescaling of the only one of `known` that is at hand.
+    """If only one entry of `known` is at hand, return `config` with the weights and the rescaling of this entry.
 
     If none of `known` is at hand, return `config` unchanged. If several are at hand, see `with_used_weights`.
     `rescaled` says whether the user set the rescaling. If so, `config` keeps its rescaling.

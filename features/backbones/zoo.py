@@ -17,7 +17,7 @@ from headstart.features.images.pixels import Resize
 
 @dataclass(frozen=True)
 class Rescaling:
-    """The map from pixels in [0, 255] to the input of a network: `pixel * scale + offset`.
+    """The formula `pixel * scale + offset`. It turns pixels in [0, 255] into the input of a network.
 
     `scale` and `offset` have one value, or one value per channel, in the network's order of channels.
     """

@@ -1,4 +1,4 @@
-"""Settings of a Ray cluster. None changes a feature's value, except that `ray_mixed` may change the last bits."""
+"""Settings of a Ray cluster. They do not change a feature's value, but `ray_mixed` may change the last bits."""
 
 from dataclasses import dataclass
 

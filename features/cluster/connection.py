@@ -1,4 +1,4 @@
-"""The connection to Ray: a cluster that is started here, or one that runs already."""
+"""The connection to a Ray cluster. The cluster is started here, or runs already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The crew: actors of Ray on the nodes of a cluster, each with a `Worker`. Workers are checked before they get jobs."""
+"""The crew: Ray actors on the nodes of a cluster, each with a `Worker`. Workers are checked before they get jobs."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Crew:
         self._prepared: Any = None
 
     def prepare(self, task: Task) -> None:
-        """Give `task` to one worker on the driver's node, before all others. Without such a worker, do nothing."""
+        """Send `task` to one worker on the driver's node; see `Worker.prepare`. Without such a worker, do nothing."""
         for member in self.members.values():
             if member.node == self.here:
                 self._prepared = member.actor.prepare.remote(task)
                 break
 
     def prepared(self, seconds: float) -> None:
-        """Wait at most `seconds` until the task of `prepare` is done. Errors of this task are not raised."""
+        """Wait at most `seconds` until the task that `prepare` sent is done. Errors of this task are not raised."""
         if self._prepared is not None:
             self.ray.wait([self._prepared], timeout=seconds)
             self._prepared = None
@@ -125,7 +125,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If `count`, the number of usable slots, is 0, raise a HeadstartError after a refusal or a minute."""
+        """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
         if count:
             self._alone_since = None
             return
@@ -152,8 +152,8 @@ class Crew:
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
         """Wait at most `timeout` seconds for answers. Yield (member, key, result) for each job that has ended.
 
-        If a member died or was refused, yield (member, None, None). If a step of a member has ended, let the member
-        begin its next step. Errors that are not the node's fault are raised.
+        If a member died or was refused, yield (member, None, None). If a step of a member has ended, begin the member's
+        next step. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -183,7 +183,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`. After a step, begin the next step. If the node is faulty, kill the member."""
+        """Return the answer to `call`; None if the member is lost. If `call` is a step, begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)
@@ -203,7 +203,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """If an error is the node's fault, kill the member, and perhaps refuse the node. Otherwise, raise the error."""
+        """If `error` is the node's fault, refuse the node or slot, or count a death. Otherwise, raise `error`."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))
@@ -233,9 +233,9 @@ class Crew:
             self.blame(member, text)
 
     def blame(self, member: Member, why: str = "") -> None:
-        """Count a death of `member` against its node. After three deaths in a row, start no other worker there.
+        """Count a death of `member` against its node. After three deaths in a row, start no more workers on the node.
 
-        If no other node has workers, the node stays in use after the death of a ready worker.
+        If `member` was ready, and no other node has workers, the node stays in use nevertheless.
         """
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
@@ -266,7 +266,7 @@ class Crew:
             self._let_build(time.monotonic())
 
     def _let_build(self, now: float) -> None:
-        """Let members build their networks. While a member on a GPU tries batch sizes, others on GPUs wait."""
+        """Tell each member to build its network, if it may do so now; see `Reference.may_build`."""
         for member in self.members.values():
             if member.step == "met":
                 building = [one for one in self.members.values() if one.step == "build" and one.on_gpu]

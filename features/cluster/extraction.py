@@ -1,6 +1,6 @@
 """Extraction on a cluster: the driver gives units to the crew, and collects rejects.
 
-The workers write features into the stores, so that the stores show what is done.
+The workers write features into the stores, so that the stores show which images are done.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Cluster:
     begun: Callable[[], Crew]
 
     def scanner(self) -> Elsewhere | None:
-        """Return a function that lets workers inspect files. Return None if this machine is the whole cluster.
+        """Return a function that inspects files in the workers. Return None if this machine is the whole cluster.
 
         In this case, the threads of the driver inspect files just as fast as workers would.
         """
@@ -67,7 +67,7 @@ class Cluster:
         return partial(inspect_by, crew) if crew.is_elsewhere() else None
 
     def prepare(self) -> None:
-        """Wait at most two minutes for the worker that saves the facts of the networks in the store; see `cluster`."""
+        """Wait until a worker has saved the facts of the networks in the store, at most two minutes; see `cluster`."""
         self.begun().prepared(_PREPARED_SECONDS)
 
     def extract(
@@ -170,7 +170,7 @@ def _task(
 def _extracted(
     missing: Images, crew: Crew, advance: Callable[[int], None], renew_claims: Callable[[], None]
 ) -> Extracted:
-    """Let the crew extract the features of `missing`."""
+    """Extract the features of `missing` with the workers of `crew`. `renew_claims` is called several times a second."""
     sent = absolute(missing)
     rejects: dict[int, Reject] = {}  # by position
     work = defaultdict[Member, NodeWork](NodeWork)
@@ -216,7 +216,10 @@ def _extracted(
 
 
 def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
-    """Return the work of each node. The workers of a node run at the same time, so their speeds are added up."""
+    """Return the work of each node, by the node's name.
+
+    The workers of a node run at the same time. So the speed of a node is the sum of its workers' speeds.
+    """
     nodes: dict[str, NodeWork] = {}
     for name in sorted({member.name for member in work}):
         slots: dict[int, NodeWork] = defaultdict(NodeWork)  # a worker may have followed a dead one

@@ -81,7 +81,7 @@ class ExtractionTask:
 class FactsTask:
     """The task to build networks and to save their facts in the store.
 
-    The driver and other workers then read the facts, and need not build the networks to find them out.
+    The driver and the other workers then read the facts there, and need not build the networks.
     """
 
     config: FeatureConfig
@@ -226,7 +226,7 @@ class ExtractionJob:
         return self._in_use().tried(unit)
 
     def stop(self, unit: int) -> None:
-        """End a unit early. Its features so far are written."""
+        """End a unit early. The features extracted so far are written."""
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
@@ -245,9 +245,10 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """Return `network`. If one of `others` has the same backbone, the result shares its Keras model.
+    """Return `network`, with a Keras model that is already built, if there is one.
 
-    This Keras model is built already.
+    The model is that of the first network in `others` with the same backbone. Without such a network, return `network`
+    unchanged.
     """
     own = network.backbone
     for other in (one.backbone for one in others):

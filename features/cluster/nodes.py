@@ -17,8 +17,9 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
     `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them; `GPU` may be missing. If the node has at
     least `ray_gpus` GPUs, each slot has `ray_gpus` GPUs. Such a slot has `ray_cpus` CPUs or, if this number is 0, an
-    equal share of the CPUs. Any other node has a slot for every `ray_cpus` CPUs or, if this number is 0, one slot with
-    all CPUs. A node without CPUs, such as a head that only manages the cluster, has no slot.
+    equal share of the CPUs. There are as many slots as the GPUs and the CPUs suffice for. Any other node has a slot for
+    every `ray_cpus` CPUs or, if this number is 0, one slot with all CPUs. A node without CPUs, such as a head that only
+    manages the cluster, has no slot.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus >= config.ray_gpus:
@@ -31,7 +32,7 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
 
 class Reference:
-    """The report of a task's first worker, with which other workers are compared, and the batch sizes found so far."""
+    """The first worker's report on a task, for comparison with others, and the batch sizes that workers have found."""
 
     def __init__(self, task: Task) -> None:
         self.batch_sizes: dict[str, int] = {}  # by `Built.kind`
@@ -41,9 +42,9 @@ class Reference:
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
-        `building` has a number for each other worker with a GPU that is building its network: the seconds since it
-        began. If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs
-        wait for this batch size, for two minutes at most.
+        If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs wait
+        for this batch size, for two minutes at most. `building` holds a number of seconds for each other worker with a
+        GPU that is building its network: the time since it began.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
@@ -52,7 +53,8 @@ class Reference:
     def difference(self, name: str, built: Built) -> str:
         """Describe how the features of a worker on the node `name` differ from the first worker's features.
 
-        The first worker is the worker in the first call of this method. If all bits are equal, return "".
+        The first worker is the worker in the first call of this method. If all bits are equal, return "". The batch
+        size in `built` is added to `batch_sizes`, unless a batch size for the same kind of device is known.
         """
         if built.batch_size:
             self.batch_sizes.setdefault(built.kind, built.batch_size)
@@ -71,7 +73,7 @@ class Reference:
 
 
 def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
-    """Return a text: how a node's fingerprint, `there`, differs from the driver's, `here`, and what the user can do."""
+    """Describe how a node's fingerprint, `there`, differs from the driver's, `here`, and what the user can do."""
     differences = here.differences(there)
     its = "; ".join(f"{name} {str(values['there'])[:40]}" for name, values in differences.items())
     own = "; ".join(f"{name} {str(values['asked'])[:40]}" for name, values in differences.items())

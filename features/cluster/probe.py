@@ -1,4 +1,4 @@
-"""Find out whether a node sees what the driver sees: the images, and a probe file in the store."""
+"""Find out whether a node sees the images and the store that the driver sees. The store has a probe file for this."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _LONGEST = 1000
 
 
 class NodeError(HeadstartError):
-    """The reason why a node can't take part. The message does not name the node."""
+    """The error of a node that can't take part. The message does not name the node."""
 
 
 class NodeMemoryError(NodeError):

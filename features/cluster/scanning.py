@@ -41,7 +41,7 @@ class ScanTask:
         return ScanJob(self)
 
     def require_same(self, met: Any) -> None:
-        """Do nothing. All workers with one version of headstart get the same results from the same file."""
+        """Do nothing, because all workers with the same version of headstart get the same results from a file."""
 
 
 class ScanJob(UnitJob):
@@ -56,7 +56,7 @@ class ScanJob(UnitJob):
         require_seen(self._task.sample)
 
     def do(self, items: Paths) -> Inspected:
-        """Inspect files."""
+        """Inspect the files of a unit."""
         return inspect_part(items, self._task.max_pixels, self._task.pages, self.advance, self.is_stopped)
 
 
@@ -72,16 +72,19 @@ def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
 
 
 def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
-    """Return a sample of `files` for `require_seen`. `files` are absolute paths."""
+    """Return at most five of `files`, evenly spaced, each with its `size_and_time`; see `require_seen`.
+
+    `files` are absolute paths.
+    """
     return [(path, size_and_time(path)) for path in files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]]
 
 
 def why_blind(unread: Sequence[str], files: int) -> str:
-    """Return why a node must be refused, or "" if it need not be.
+    """Return the reason to refuse a node that can't read files, or "" if there is no such reason.
 
     `unread` holds the paths that a worker on the node could not read, and `files` is the number of files that the
-    worker tried. The node must be refused if most files could not be read there, and this process can read one of the
-    first five of them.
+    worker tried. There is a reason if more than half of the files could not be read, and this process can read one of
+    the first five paths in `unread`.
     """
     some = unread[:_SAMPLE] if 2 * len(unread) > files else ()
     seen_here = next(filter(_is_readable, some), "")
@@ -98,7 +101,7 @@ def _is_readable(path: str) -> bool:
 
 
 def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
-    """Let the workers of `crew` inspect local `files`; see `Elsewhere`.
+    """Inspect local `files` with the workers of `crew`; see `Elsewhere`.
 
     A file that a worker can't read is inspected again in this process.
     """
@@ -126,9 +129,10 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return a pair: `found` with other paths, and the positions of unread files, int64 [n], ascending.
+    """Return `found` with the paths in `files` in place of those in `sent`, and the positions of unread files.
 
-    `found` has the paths in `sent`. The result has the paths in `files` instead, and has no rejects for unread files.
+    `found` is the result for the files that were sent. The positions are int64 [n], ascending. The returned result has
+    no rejects for unread files.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = sorted({at for at, one in pairs if one.reason in UNREAD})

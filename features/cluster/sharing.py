@@ -101,7 +101,10 @@ class Sharing:
             raise
 
     def in_order(self) -> Iterator[Piece]:
-        """Do the same as `run`, but yield the units in the order of their items. `unread` must return nothing."""
+        """Do the same as `run`, but yield the units in the order of their items.
+
+        The field `unread` must return no positions.
+        """
         held: dict[int, Piece] = {}
         for piece in self.run():
             held[piece.positions[0]] = piece
@@ -132,7 +135,7 @@ class Sharing:
                 member.give(unit, "extract", self.items(unit.positions, unit.again or repeated), repeated)
 
     def _seconds_left(self, member: Member) -> float:
-        """Return for how many seconds a member has work. Without an estimate, return infinity."""
+        """Return an estimate of the seconds until a member has no work left; infinity if this can't be estimated."""
         if not member.jobs:
             return 0.0
         held = self._units.held_by(member)

@@ -69,7 +69,7 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """The images that are being extracted. An image's index is its number in the stream: `add` counts from 0."""
+    """Images that are being extracted. The index of an image is its number in the stream. `add` counts them from 0."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
@@ -160,7 +160,7 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, even if the unit comes after this call. Its features so far are written."""
+        """End a unit early, even if the unit comes after this call. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -171,7 +171,7 @@ class UnitStream:
             unit.shared = True
 
     def close(self) -> None:
-        """Let the thread end when it has finished the units that it has already."""
+        """Tell the thread to end when it has finished the units that it has already."""
         self._waiting.put(None)
 
     def _serve(self) -> None:
@@ -209,8 +209,8 @@ class UnitStream:
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
         """Add images of `unit`, and then of later units, to the stream. Yield the numbers of each portion, int64 [n].
 
-        Images that have features are left out. When no unit waits, the stream ends. This function never waits, because,
-        on a single core, it runs in the only thread in which TensorFlow decodes.
+        Images that have features are left out. When no unit waits, the stream ends. TensorFlow runs this function, on a
+        single core in the thread that also decodes. Therefore it never waits.
         """
         try:
             while unit:
@@ -248,7 +248,7 @@ class UnitStream:
     def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
         """Collect the features of the images with these `numbers`.
 
-        Write all collected features if a unit ends, or if the `ShardWriter` says that it is time.
+        Write all collected features if a unit ends, or if `ShardWriter.add` returns true.
         """
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
@@ -265,7 +265,7 @@ class UnitStream:
     def _pass(self, after: int, extracted: np.ndarray) -> None:
         """Count the images before number `after` as tried.
 
-        Images whose numbers are in `extracted` count as extracted, and the others as undecoded.
+        Images whose numbers are in `extracted` count as extracted, and all other images as undecoded.
         """
         done = set(extracted.tolist())
         for number in range(self._passed, after):

@@ -1,4 +1,4 @@
-"""Units: the parts into which images are divided for workers. This module handles positions only, and needs no Ray."""
+"""The division of images into units for workers. This module handles positions only, and needs no Ray."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Worker = TypeVar("Worker", bound=Hashable)
 
 @dataclass(eq=False)
 class Unit(Generic[Worker]):
-    """A unit: the positions of its images, and what has happened to it so far."""
+    """A unit: the positions of its images, and its history."""
 
     positions: Sequence[int]
     deaths: int = 0  # workers that died while they had this unit
@@ -62,7 +62,7 @@ class Units(Generic[Worker]):
         return self._next - sum(map(len, self._back)) - sum(map(len, held))
 
     def held_by(self, worker: Worker) -> list[Unit[Worker]]:
-        """Return the units that a worker has now, in the order in which it got them."""
+        """Return the units that a worker has now, the earliest first."""
         return list(self._held.get(worker, ()))
 
     def take(
@@ -78,9 +78,9 @@ class Units(Generic[Worker]):
 
         The first choice is a unit that was taken back from a worker. The second choice is a new unit of about a
         minute's work. New units get smaller when fewer than two units of this size are left per worker. If there is
-        neither, and `worker` has no unit, the third choice is a unit that another worker has had for long. This unit is
-        chosen only if `worker` would need less time for it than the other worker has already taken. The unit then has
-        two holders.
+        neither, and `worker` has no unit, the third choice is a unit that another worker has had for a long time. This
+        unit is chosen only if `worker` would need less time for it than the other worker has already taken. The unit
+        then has two holders.
 
         A unit is under suspicion if a worker has died with it. `worker` gets no second unit if one of the two would be
         under suspicion, because the death of `worker` would not show which unit was the cause. `worker` also gets no
@@ -149,7 +149,8 @@ class Units(Generic[Worker]):
     def die(self, worker: Worker, place: Hashable = None) -> bool:
         """Record that `worker` has died at `place`. Return whether one of its units was under suspicion before.
 
-        Each of its units is given out again, unless another worker still has the same unit.
+        Each of its units is given out again, unless another worker still has the same unit. A unit that three workers
+        have died with is halved or given up instead; see `Units`. For suspicion, see `take`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

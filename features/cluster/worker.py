@@ -19,7 +19,7 @@ from headstart.features.images.files.fetched import read_kept
 
 @dataclass(frozen=True)
 class Built:
-    """What a worker reports of its network: the batch size, and the features of a few images.
+    """A worker's report on its network: the batch size, and the features of a few images.
 
     The driver compares the features of different workers. A job without a network reports the defaults.
     """
@@ -31,7 +31,7 @@ class Built:
 
     @property
     def kind(self) -> str:
-        """The kind of device for which the batch size is good: the name of a GPU, or `CPU`."""
+        """The kind of device: the name of a GPU, or `CPU`. Each kind has its own best batch size."""
         return self.device if self.device.startswith("GPU") else "CPU"
 
 
@@ -47,16 +47,18 @@ class Task(Protocol):
 
     @property
     def takes_network(self) -> bool:
-        """Whether the job may take over a network that a job of `Worker.prepare` has built."""
+        """Whether the job may take over a network that `Worker.prepare` has built."""
 
     @property
     def kept(self) -> Path | None:
-        """The folder in which the driver keeps bytes of remote images; see `fetched`."""
+        """The folder in which the driver keeps bytes of remote images; see `fetched`. None if the driver keeps none."""
 
     def job(self, before: Job | None) -> Job:
         """Return the job that does this task in a worker. This method is called in the worker's process.
 
-        `before` is the worker's previous job. The new job may take over a network that `before` has built.
+        `before` is the worker's previous job, or None. If this task takes networks, and `Worker.prepare` has done a
+        task since the last such task, `before` is the job of `Worker.prepare` instead. The new job may take over a
+        network that `before` has built.
         """
 
     def require_same(self, met: Any) -> None:
@@ -83,7 +85,7 @@ class Job(Protocol):
         """Return how many images of the unit with the number `unit` are done."""
 
     def stop(self, unit: int) -> None:
-        """End the unit with the number `unit` early. This call may come before the unit."""
+        """End the unit with the number `unit` early, even if the job gets this unit after this call."""
 
     def share(self, unit: int) -> None:
         """Take note that, from now on, another worker also has the unit with the number `unit`."""

@@ -1,6 +1,6 @@
 """The files of 8-bit networks in a store. Each network has a folder in `int8/`.
 
-The folder holds the network, and the digests of the images on which the network was calibrated.
+The folder holds the network, and the digests of the images that were used to calibrate it.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
     """Return the folder of a backbone's 8-bit network in the store at `root`. The folder need not exist.
 
-    The other arguments decide the folder's name: the backbone's `name`, the names of its `cuts`, and `fields`, the
-    fields of the fingerprint that all cuts share.
+    The other arguments decide the folder's name: the backbone's `name`, the names of its `cuts`, and `fields`. The last
+    are the fields with the same value in the fingerprints of all cuts.
     """
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

@@ -34,8 +34,8 @@ def engine(backbone: Backbone) -> Engine | None:
     """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
 
     OpenVINO makes bfloat16 features if it is installed, if there is no GPU, and if the network has depthwise
-    convolutions. For networks without depthwise convolutions, TensorFlow is fast enough. So their bfloat16 features in
-    existing stores stay valid.
+    convolutions. For all other networks, TensorFlow is fast enough. TensorFlow also made their features in earlier
+    versions of headstart, so the features in existing stores stay valid.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None

@@ -85,7 +85,7 @@ def _is_plain(convolution: keras.Layer) -> bool:
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Return kernels and bias with which `convolution` alone gives the output of both layers at inference.
+    """Return kernels and bias that make `convolution` alone give the output of both layers at inference.
 
     The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), computed in float64.
     """

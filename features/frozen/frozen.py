@@ -128,7 +128,7 @@ def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
 
 
 def frozen_by_openvino(model: Any, backbone: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
-    """Return the fast form of `backbone` that runs `model`, which is the backbone converted for OpenVINO."""
+    """Build the fast form of `backbone` from `model`, the backbone's network as it was converted for OpenVINO."""
     size, arithmetic = backbone.image_size, "bf16" if backbone.precision == "bfloat16" else "f32"
     return FrozenBackbone(openvino_passes(model, len(cuts), size, batch_size, arithmetic), cuts, size, batch_size)
 
@@ -216,9 +216,9 @@ def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
     """Return the slots of a batch that yield the same bits for the same image, int64 [n], n <= `batch_size`.
 
-    A matrix product may sum the last rows of a batch in another order than the rows before. The last bits of these rows
-    then differ. If fewer than half of the slots agree, all slots are returned, and features of different slots differ
-    by rounding errors.
+    A matrix product may add up numbers in another order for the last rows of a batch than for the others. The last bits
+    of these rows then differ. If fewer than half of the slots agree, all slots are returned, and features of different
+    slots differ by rounding errors.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))

@@ -62,7 +62,7 @@ def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) ->
 def quantise(
     folder: Path, backbone: Backbone, cuts: Sequence[Cut], images: Sequence[ImageFile], config: ImageConfig
 ) -> None:
-    """Quantise `backbone` and write it to `folder`. Then measure and print how much its features change.
+    """Write the 8-bit form of `backbone` to `folder`. Then measure and print how much its features differ.
 
     The ranges of activations are measured on at most 300 images. The int8 and float32 features of up to 300 other
     images are compared. Images are taken in the order of their digests, which is as good as random. If none of the

@@ -30,7 +30,7 @@ _VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an iden
 
 @dataclass(frozen=True)
 class KeptNetwork:
-    """The place in a store of one network in the form that OpenVINO reads.
+    """The place of one network in a store. The network is kept there in the form that OpenVINO reads.
 
     `root` is the folder of the store. This class never creates `root`.
     """

@@ -72,7 +72,7 @@ class Network:
         return {cut: FeatureStore(self.extraction.store, self.fingerprint(cut, view)) for cut in self.cuts}
 
     def quantised_folder(self) -> Path:
-        """Return the folder of the 8-bit form in the store. The folder need not exist."""
+        """Return the folder of this network's 8-bit form in the store. The folder need not exist."""
         names = [cut.name for cut in self.cuts]
         tokens = {"tokens": self.backbone.tokens} if any(self.has_tokens(cut) for cut in self.cuts) else {}
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared() | tokens)
@@ -80,7 +80,7 @@ class Network:
     def calibrated(self, images: Sequence[ImageFile]) -> Network:
         """Return this network, ready for `freeze`. With int8, make the 8-bit form if the store lacks it.
 
-        The 8-bit form is made from some of `images`. Errors: see `int8.quantise`.
+        The 8-bit form is made from some of `images`. For errors, see `int8.quantise`.
         """
         if self.backbone.precision != "int8":
             return self
@@ -156,8 +156,8 @@ def load_networks(
     """Load one network for each backbone that `config` names.
 
     If `known` has the facts of a backbone, its model is built only when the model is needed. If `config` asks for
-    `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. Other errors: see `chosen_cuts`,
-    `resolve_precision` and `build_backbone`.
+    `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. For other errors, see
+    `chosen_cuts`, `resolve_precision` and `build_backbone`.
 
     `digest_of` takes a backbone in `BACKBONES`, the value of `--weights` for it, and the seed of random weights. It
     returns the digest of the weights. If `digest_of` is given, the weights of these backbones are not read, and the
@@ -192,11 +192,10 @@ def load_networks(
 
 
 def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether this process should load the networks of `config` by itself.
+    """Return whether no other process should build the networks of `config` before this process loads them.
 
-    If the result is false, time is saved by letting another process build the networks first. The result is true if the
-    store has the facts of all these networks already. The result is also true if this process must time the arithmetic
-    itself, must read the weights again, or uses a `.keras` file.
+    The result is true if the store has the facts of all these networks. It is also true if another process would save
+    no time, because this process must time the arithmetic itself, must read the weights again, or uses a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):
@@ -217,7 +216,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def remember_weights(networks: Sequence[Network]) -> None:
-    """Keep the weights of `networks` in their store, so that later commands find them; see `with_used_weights`."""
+    """List the weights of `networks` in their store, so that later commands find them; see `with_used_weights`."""
     for network in networks:
         config, backbone = network.config, network.backbone
         weights = config.weights if config.weights in KNOWN_WEIGHTS else os.path.abspath(config.weights)
@@ -229,7 +228,7 @@ def remember_weights(networks: Sequence[Network]) -> None:
 def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> FeatureConfig:
     """Return `config` with the backbones, cuts and precision of `networks`.
 
-    If there is only one network, also set its image size and resizing.
+    If there is only one network, the result also has this network's image size and resizing.
     """
     cuts = tuple(cut_names([cut for network in networks for cut in network.cuts]))
     names = "+".join(network.backbone.name for network in networks)

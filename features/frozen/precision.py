@@ -21,7 +21,7 @@ _CHOICES: Mapping[Any, Precision] = {"float32": "float32", "bfloat16": "bfloat16
 
 @dataclass(frozen=True)
 class Verdict:
-    """The precision that `auto` stands for in a store, and the machine on which it was found by timing."""
+    """The precision that `auto` stands for in a store, and the machine whose timing decided it."""
 
     precision: Precision
     machine: Mapping[str, Any] = field(default_factory=dict)  # see `_machine`; empty if an earlier version timed it
@@ -78,9 +78,9 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return, by name, everything on which the result of the timing depends, and the date.
+    """Return the facts that decide the result of the timing, by name, and the date.
 
-    The result depends on the processor, the number of cores, the GPU, and the version of TensorFlow.
+    The facts are the processor, the number of cores, the GPU, and the version of TensorFlow.
     """
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")

@@ -39,10 +39,10 @@ def decoded_dataset(
 ) -> tf.data.Dataset:
     """Decode `files`, a `tf.data.Dataset`, on all cores. Return a `tf.data.Dataset` of batches in the same order.
 
-    An element of `files` is a tuple (file, decoder, reading, ...); see `file_columns`. `finish` takes one decoded
-    image, uint8 [size, size, 3], and its further columns, and returns the columns of the result. By default, it returns
-    them unchanged. So a batch is a tuple (pixels, ...) with pixels uint8 [b, size, size, 3], where b is at most
-    `batch_size`.
+    An element of `files` is a tuple (file, decoder, reading, ...); see `file_columns`. `finish` takes the pixels of one
+    decoded image, uint8 [size, size, 3], and all columns of its element after `reading`. It returns the columns of the
+    result. By default, it returns its arguments unchanged. A batch is then a tuple (pixels, ...) with pixels uint8 [b,
+    size, size, 3], where b is at most `batch_size`.
 
     Images that TensorFlow can't decode are decoded by Pillow after the rest of their batch. If Pillow can't decode an
     image either, the image is left out if `skip` is true. If `skip` is false, an error is raised.
@@ -254,7 +254,7 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 def why_all_undecodable(images: Sequence[ImageFile], stopped: Callable[[], bool] = lambda: False) -> list[Reject]:
     """Return a reject with the reason for each of `images`, which `decoded_batches` left out.
 
-    Many files are read at once. If `stopped` returns true, the rest is left out.
+    Many files are read at once. If `stopped` returns true, the remaining images get no rejects.
     """
     rejects: list[Reject] = []
     for start in range(0, len(images), _REASONS_AT_ONCE):

@@ -88,9 +88,9 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return the number of a pixel's samples without alpha, if Pillow keeps only the higher bytes of the samples.
+    """Return the number of a pixel's samples without alpha, if Pillow keeps only the higher byte of each sample.
 
-    If Pillow keeps all bytes of the samples, return 0.
+    If Pillow keeps both bytes, return 0.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
@@ -109,7 +109,7 @@ def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if all images get the same pixels from `--bits 16` as from the value `asked`. Else return `asked`.
+    """Return `asked`, or `16` if `--bits 16` gives every image the same pixels as the value `asked` does.
 
     `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """

@@ -28,7 +28,7 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return the number of bits, 8 to 16, from which the 16-bit samples of an image are scaled to 8 bits.
+        """Return the number of bits in the 16-bit samples of an image that are scaled to 8 bits: 8 to 16.
 
         `bits` is the image's own number; see `formats.Header`. If it is 0, return 0.
         """

@@ -12,8 +12,8 @@ _MOST_TEXT = 1 << 20  # bytes; Pillow refuses a file with a compressed text that
 def without_texts(data: bytes) -> bytes:
     """Return the bytes of a PNG file without its texts and colour profiles. Return other data unchanged.
 
-    Pillow refuses an image whose texts are too long, or in which a compressed text unpacks to more than 1 MiB. A text
-    that may hold an EXIF orientation is kept, unless its size, packed or unpacked, is over 1 MiB.
+    Pillow refuses an image if its texts are too long, or if a compressed text unpacks to more than 1 MiB. A text that
+    may hold an EXIF orientation is kept, unless its size, packed or unpacked, is over 1 MiB.
     """
     if not data.startswith(_SIGNATURE):
         return data

@@ -42,7 +42,8 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Return whether the file still has the size and modification time that the scan found.
 
-        If so, the file is assumed to have the same digest. For a URL, the server is asked.
+        If so, the file is assumed to have the same digest. For a URL, the server is asked. If the server's answers do
+        not tell states of the object apart, the file counts as changed.
         """
         try:
             known = self.mtime_ns != 0 or not is_url(self.file)
@@ -69,7 +70,7 @@ class Reject:
 
 
 def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first") -> list[ImageFile | Reject]:
-    """Read the digest and header of one file. Return its image in a list, or a reject if the file can't be used.
+    """Read the digest and header of one file. Return a list with its image, or with a reject if it can't be used.
 
     If `pages` is `all`, the list holds one image or reject for each page of a TIFF. The list is empty if neither the
     name nor the content of the file shows that the file is an image.

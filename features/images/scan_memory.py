@@ -186,7 +186,10 @@ def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
 
 
 def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `array`. Raise a ValueError if its dtype or shape is another. In `shape`, -1 stands for any size."""
+    """Return `array`. Raise a ValueError if its dtype is not of the type `kind`, or its shape is not `shape`.
+
+    In `shape`, -1 stands for any size.
+    """
     fits = len(array.shape) == len(shape) and all(
         want in (-1, has) for has, want in zip(array.shape, shape, strict=True)
     )

@@ -31,7 +31,7 @@ class ImageNetTop:
     class_names: list[str]  # 1,000 names from WordNet
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 [N, 1000], of features at `top_act`, float32 [N, 1280]."""
+        """Return the logits, float32 [N, 1000], of features at the cut `top_act`, float32 [N, 1280]."""
         return np.asarray(features.astype(np.float32) @ self.kernel + self.bias)
 
 

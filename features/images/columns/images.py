@@ -70,7 +70,7 @@ class Images(Sequence[ImageFile]):
         )
 
     def at(self, files: Paths) -> Images:
-        """Return the same images, with other paths for their files."""
+        """Return the same images with `files` as the paths of their files."""
         return Images(files, self.digests, self._numbers)
 
     def numbers(self, field: str) -> np.ndarray:
@@ -131,7 +131,7 @@ def _codes(images: Sequence[ImageFile]) -> list[int]:
 
 
 def narrow(field: str, column: np.ndarray) -> np.ndarray:
-    """Return a column of `Images`, int [N], in the dtype of its field. If a number is too large for it, return int64.
+    """Return a column of `Images`, int [N], in the dtype of its field, or as int64 if some number needs it.
 
     `field` is a key of `NUMBERS`.
     """

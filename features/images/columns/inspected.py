@@ -129,7 +129,11 @@ def inspect_part(
     advance: Callable[[int], None] = lambda count: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Inspected:
-    """Inspect local files for `inspect_images` in another process. Stop early when `is_stopped` returns true."""
+    """Inspect local files as `inspect_images` does, but without a scan memory and without turns.
+
+    `advance` is called with the number of files that were just inspected. Inspection ends early when `is_stopped`
+    returns true.
+    """
     found = _Found(files, None)
     for positions, seen in _inspected(files, np.arange(len(files)), max_pixels, pages, remote=False):
         found.add(positions, seen)
@@ -151,7 +155,7 @@ def _inspected(
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield (part, whether it is the last).
 
-    Threads look up the sizes of files, but only a little ahead of the parts that were asked for.
+    Threads look up the sizes of the files. They are only a little ahead of the parts that the caller has asked for.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:

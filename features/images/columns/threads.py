@@ -21,8 +21,8 @@ def in_threads(
     """Cut `positions`, int64 [n], into pieces. Yield each piece and the result of `work` for it, in order.
 
     A piece has at most `size` positions. The first pieces are done in the calling thread. If a piece takes long,
-    because `work` waits for a disk or a network, other threads do the rest. If `remote` is true, there are more
-    threads.
+    because `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are
+    more threads.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

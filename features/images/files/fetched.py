@@ -47,7 +47,7 @@ class _Kept:
     def open(self) -> Path:
         """Make the folder, if it is missing, and return it.
 
-        At most every ten minutes, mark the folder as used by this process.
+        Also mark the folder as used by this process, unless this was done less than ten minutes ago.
         """
         with self.lock:
             is_new = self.folder is None
@@ -131,12 +131,12 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
 
 def kept_folder() -> Path | None:
-    """Return the absolute path of the folder in which bytes are kept now; None if no bytes are kept."""
+    """Return the absolute path of the folder that holds the kept bytes now; None if no bytes are kept."""
     return _kept.folder.absolute() if _kept and _kept.folder else None
 
 
 def read_kept(folder: Path | None) -> None:
-    """From now on, let `load` read the bytes that another process keeps in `folder`.
+    """Make `load` read, from now on, the bytes that another process keeps in `folder`.
 
     If `folder` is None, `load` stops reading such bytes. This process never writes into `folder`.
     """
@@ -231,7 +231,7 @@ def _is_used(folder: Path) -> bool:
 
 
 def _remove_forgotten(folder: Path) -> None:
-    """Remove the folders in `folder` that killed commands left, and that no command has used for a week."""
+    """Remove the folders in `folder` that no command has used for a week. Killed commands left them."""
     for one in folder.glob("*"):
         with suppress(OSError):
             if time.time() - one.stat().st_mtime > _FORGOTTEN_SECONDS:

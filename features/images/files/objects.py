@@ -34,7 +34,8 @@ _REDIRECTED = getattr(errno, "EREMCHG", errno.EINVAL)
 def number_of(tag: object) -> int:
     """Return a number of 60 bits made from `tag`; 0 if there is no tag.
 
-    The tag is an object's ETag, or what the object's service has in place of an ETag.
+    The tag is an object's ETag. If the object's service gives no ETag, the tag is another value that changes with the
+    object.
     """
     if not tag:
         return 0
@@ -88,7 +89,7 @@ def fault_of(error: Exception) -> Fault | None:
 
 
 def _asked(url: str, method: str, **more: int) -> Any:
-    """Call a method of the file system for the scheme of `url`, and return its result.
+    """Call the method with the name `method` of fsspec's file system for `url`, and return its result.
 
     Raises DataError if there are no credentials.
     """

@@ -72,7 +72,7 @@ def bytes_of(image: ImageFile) -> bytes:
 
 
 def reference_of(image: ImageFile) -> bytes:
-    """Return a reference to the file of an image, from which `read_references` can read the file.
+    """Return a reference to the file of an image, as `read_references` takes it.
 
     The reference to a local file is its path.
     """
@@ -110,7 +110,7 @@ def why_unread() -> str:
 
 
 def forget_unread() -> None:
-    """Forget what `why_unread` returns and what `require_access_kept` raises."""
+    """Forget the failure that `why_unread` returns, and the error that `require_access_kept` raises."""
     _failures.clear()
     _ends.clear()
 
@@ -128,7 +128,8 @@ def require_access_kept() -> None:
 def known_fault(image: ImageFile) -> Fault | None:
     """Return the fault with which `read_references` last failed to read an object, and forget this fault.
 
-    Return None for any other file. A caller then need not try again, which would take long if a server does not answer.
+    Return None for any other file. Reading the object again to find the fault could take long: its server may not
+    answer.
     """
     return _faults.pop(reference_of(image), None)
 
