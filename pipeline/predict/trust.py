@@ -1,8 +1,8 @@
 """Four ways to tell how far an answer can be trusted.
 
 Probabilities are calibrated. An answer with a low probability is marked `unsure`. An image that is far from the
-training images is marked `unlike`. Instead of one label, an answer can be a set of labels, which holds the true label
-with a wanted probability.
+training images is marked `unlike`. In addition to its label, an answer can have a set of labels, which holds the true
+label with a wanted probability.
 """
 
 from __future__ import annotations

@@ -91,11 +91,11 @@ def prepare(
     All images are read before the first is written. With `config.move`, files are removed from `source` only after all
     are in `data`, so an interrupted move can be repeated.
 
-    Raises OptionError if an option does not fit `source`: for example, `config.move` needs a folder of image files. Raises
-    DataError in these cases: `source` or `data` can't be used; `read_data` raises it; there are fewer than two classes; a
-    label can't be the name of a folder; a class lacks images in a split; an image is in another split of `data` than the
-    source says; `data` was made with other settings; the fraction of rejects exceeds `config.max_rejects`. Only the last
-    case writes a file: the list of rejects.
+    Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises DataError in these cases:
+    `source` or `data` can't be used; `read_data` raises it; there is one class only; a label can't name a folder; a
+    class lacks images in a split; an image is in another split of `data` than the source says; `data` was made with
+    other settings; the fraction of rejects is over `config.max_rejects`. Only the last case writes a file: the list of
+    rejects.
 
     Args:
         source: a folder, an archive or a manifest.

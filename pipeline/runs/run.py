@@ -9,7 +9,7 @@ RUN/
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
     calibration.json          temperature of each model, and the probabilities of the true labels on val
-    reference-<model>.npy     features of some training images; `predict` compares other images to them
+    reference-<model>.npy     features of some training images; `predict` compares other images with them
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
     confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
