@@ -57,7 +57,10 @@ def fit_baselines(
 
 
 def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
-    """Return the result of `rank` for logistic regression, or (inf, inf) if `baselines` has no logistic regression."""
+    """Return the rank that a head must beat: the result of `rank` for logistic regression.
+
+    If `baselines` has no logistic regression, return (inf, inf).
+    """
     ranks = (rank(choose_by, one.figures) for one in baselines if one.name == _LOGISTIC)
     return min(ranks, default=(float("inf"), float("inf")))
 

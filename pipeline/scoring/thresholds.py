@@ -57,11 +57,12 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 
 
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
+    """Return the highest threshold that, on average, finds the fraction `wanted` of new positive images.
 
-    If a threshold is chosen on some images, it finds a higher fraction of these images than of new images. So the rank
-    of the threshold among the probabilities of the positive images is corrected, as in split conformal prediction
-    (arXiv 2107.07511). With too few positive images (see `enough`), the threshold finds all of them.
+    The average is taken over random val sets. If a threshold is chosen on some images, it finds a higher fraction of
+    these images than of new images. So the rank of the threshold among the probabilities of the positive images is
+    corrected, as in split conformal prediction (arXiv 2107.07511). With too few positive images (see `enough`), the
+    threshold finds all of them.
 
     Args:
         chances: probabilities of the positive class, float [N].
