@@ -1,16 +1,17 @@
 """Forecast figures at larger numbers of images than there are, with bootstrap intervals.
 
-The bootstrap makes B replicates of the measured curve. For each replicate, val images and seeds are drawn with
-replacement. If all predictions on a small val are right, such a bootstrap gives an interval of width 0. So two made-up
-predictions join val first, one right and one wrong (Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550). Their
-effect is subtracted from the forecasts. Normal noise is added to the replicates and forecasts for two reasons:
+The bootstrap makes B replicates of the measured curve. For each replicate, val images and subsets of the training
+images are drawn with replacement. If all predictions on a small val are right, such a bootstrap gives an interval of
+width 0. So two made-up predictions join val first, one right and one wrong (Agresti & Coull 1998,
+doi:10.1080/00031305.1998.10480550). Their effect is subtracted from the forecasts. Normal noise is added to the
+replicates and forecasts for two reasons:
 
 - All subsets are drawn from the same n training images, which are a random draw themselves. The variance of this draw
   is estimated from the variance between small subsets. It falls with 1 / n, like the variance of a mean.
 - Future images will be a random draw as well.
 
 The size from which a law holds is not known. So for each replicate, the first size of the fit is chosen at random among
-the smaller sizes. The law that is better on the larger sizes is kept.
+the smaller sizes. Of two laws, the law that is better on the larger sizes is kept.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ def _write_run(
     """Train the winning trial `number` as the run `path`, unless another process has written this run or a better one.
 
     A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
-    too, if it was written before the time `began`, at which this search started.
+    too, if it was written before this search started. `began` is the time of this start, in seconds since 1970.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
