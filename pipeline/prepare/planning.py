@@ -41,7 +41,7 @@ class Placement:
 def read_images(
     members: Sequence[Member], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
-    """Read every member with a label once.
+    """Read every member that has a label. Each file is read only once.
 
     Returns three things: the images, the rejects, and the number of files that are not images.
 

@@ -1,4 +1,4 @@
-"""Charts: the training of both phases on one time line, ROC and precision-recall, and the reliability diagram."""
+"""Charts: head training and fine-tuning on one time line, ROC and precision-recall, and the reliability diagram."""
 
 from collections.abc import Callable
 from typing import Any

@@ -189,7 +189,7 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
     """Return the predictions on the examples in `taken`, which are some of the examples in `cached`.
 
-    If the run lacks the predictions of a model, or if its predictions are for other examples, the models are evaluated
+    The predictions are read from the run. If they lack a model, or are for other examples, the models are evaluated
     first.
     """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0

@@ -24,7 +24,7 @@ class Gallery:
     """The examples that the report shows, and their pictures.
 
     They are the most confident mistakes, and the examples that only one of the two models gets right. A mistake also
-    has its neighbours, the nearest training images, and a heat map.
+    has its neighbours, the nearest training images. A mistake of a fine-tuned classifier also has a heat map.
     """
 
     evidence: Evidence
@@ -86,7 +86,10 @@ def _draw_maps(made: Gallery, found: Predictions, predicted: np.ndarray) -> None
 
 
 def mistakes(made: Gallery) -> str:
-    """Return HTML of the most confident mistakes, each with its heat map and the nearest training images."""
+    """Return HTML of the most confident mistakes, each with the nearest training images.
+
+    A mistake of a fine-tuned classifier also has a heat map.
+    """
     evidence = made.evidence
     found = evidence.predictions
     if not found:

@@ -41,7 +41,7 @@ def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
 
 
 def moved(threshold: Threshold | None) -> bool:
-    """Return whether there is a threshold other than 0.5. If not, the more probable class is predicted."""
+    """Return whether `threshold` is given and is not 0.5. Otherwise, the more probable class is predicted."""
     return threshold is not None and threshold.value != 0.5
 
 
@@ -81,12 +81,12 @@ def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def enough(wanted: float) -> int:
-    """Return the least number of positive images with which `for_sensitivity` reaches `wanted` on average."""
+    """Return the least number of positive images that `for_sensitivity` needs to reach `wanted` on average."""
     return math.ceil(1 / (1 - wanted) - 1e-9) - 1
 
 
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
-    """Return the threshold at which the total cost of misses and false alarms is lowest.
+    """Return the threshold with the lowest total cost of misses and false alarms.
 
     If several thresholds have the lowest cost, the result is the threshold nearest to `alarm / (miss + alarm)`. That
     value is the best threshold for perfectly calibrated probabilities.

@@ -39,8 +39,8 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
     half of the sizes.
 
     A constant slope may promise too much. So the gain in accuracy over all classes is predicted in two ways: by the
-    slope of the accuracy, and by its law; see `kept_law`. If the law predicts a smaller gain than the slope, the gains
-    of all classes are multiplied by the ratio of the two predictions.
+    slope of the accuracy, and by a law that is fitted to the accuracy; see `kept_law`. If the law predicts a smaller
+    gain than the slope, the gains of all classes are multiplied by the ratio of the two predictions.
 
     The interval comes from two variances: the variance between the val images of the class, and the variance between
     the draws of training images. `train_labels` is int [N].

@@ -79,7 +79,7 @@ class Forecast:
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the figure to expect with each number in `images`.
+        """Return the expected figure for each number of images in `images`.
 
         The figure is the median over the replicates, without the effect of the made-up predictions.
         """
@@ -90,7 +90,8 @@ class Forecast:
     def gain(self, more: int, now: int) -> Estimate:
         """Return by how much the figure is expected to rise if `more` images join the `now` images at hand.
 
-        For the loss, return the fall. The value is the difference of the figures that `at` returns for both numbers.
+        The value is the difference of the figures that `at` returns for both numbers. For the loss, the value is the
+        expected fall.
         """
         errors = self._errors(np.array([now, now + more]))
         before, after = self._middle(errors).tolist()
@@ -112,7 +113,7 @@ class Forecast:
         return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
 
     def _needed(self, error: float) -> np.ndarray:
-        """Return the number of images at which the law of each replicate reaches `error`: float64 [B]."""
+        """Return the number of images that the law of each replicate needs to reach `error`: float64 [B]."""
         needed = np.empty(_REPLICATES)
         for law, rows, parameters in self._fitted:
             needed[rows] = law.images(parameters, error)
@@ -133,7 +134,7 @@ class Forecast:
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the error by the law of each replicate at each number in `images`, [M]: float64 [B, M]."""
+        """Return the error that the law of each replicate gives for each number in `images`, [M]: float64 [B, M]."""
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
             errors[rows] = law.errors(parameters, images)
