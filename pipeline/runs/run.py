@@ -251,7 +251,8 @@ class Run:
 def require_finite(values: np.ndarray, file: Path, remedy: str = REMEDY) -> np.ndarray:
     """Return `values`, the outputs of the model in `file`.
 
-    Raise a RunError if a value is not finite, or over 1e6 in absolute value, because metrics might overflow then.
+    Raise a RunError if a value is not finite, or is over 1e6 in absolute value. Such values might make metrics
+    overflow.
     """
     bad = int((~(np.abs(values) <= _LARGEST)).any(axis=-1).sum())
     if bad:

@@ -116,7 +116,7 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score classification by the nearest neighbours in cosine distance, with several numbers of neighbours.
+    """Score a classifier by nearest neighbours in cosine distance, with several numbers of neighbours.
 
     Each neighbour votes for its own class. Each class gets one extra vote, so that no probability is 0. The probability
     of a class is its share of all votes.

@@ -1,4 +1,4 @@
-"""Two simple models to compare an accuracy with: always the largest class, and logistic regression on the features."""
+"""Two simple models to compare an accuracy with: one predicts the largest class, the other is logistic regression."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ _MANY = 30  # classes; with more, all probabilities are given only to a request 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for: the number of likeliest classes, all probabilities, the number of nearest images."""
+    """The options of a request: how many likeliest classes, whether all probabilities, and how many nearest images."""
 
     top: int
     probabilities: bool

@@ -34,10 +34,10 @@ _MOST_FAILURES = 3  # failures of a node's workers, after which the node is left
 def search_by_ray(
     study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline] = ()
 ) -> None:
-    """Run trials on a Ray cluster until `config.trials` trials are finished, or until `config.timeout` is over.
+    """Run trials on a Ray cluster until `config.trials` trials are finished, no trial is left, or the time is over.
 
-    The search also ends if no trial is left, for example because the grid is used up. Raises HeadstartError if there is
-    no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
+    The time is `config.timeout`. Raises HeadstartError if there is no node for a worker, or if workers failed on all
+    nodes. Raises OptionError if the features are on disk.
     """
     parts = [data.labelled.features, *data.labelled.views]
     arrays = [part for part in parts if isinstance(part, np.ndarray)]

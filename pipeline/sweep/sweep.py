@@ -143,7 +143,8 @@ def _cache(
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the space.
 
-    Returns the examples and the scan's `list_digests`. Raises OptionError if the study has other data or settings.
+    Returns the examples, and the `list_digests` of the scan. Raises OptionError if the study has other data or
+    settings.
     """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
@@ -285,7 +286,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
+    """Return a check that raises DataError if classes, train or val have changed since `then`; see `list_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)
