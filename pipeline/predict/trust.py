@@ -1,6 +1,8 @@
-"""Say how far an answer can be trusted.
+"""Four ways to tell how far an answer can be trusted.
 
-There are four means: calibrated probabilities, the mark `unsure`, sets of labels, and the mark `unlike`.
+Probabilities are calibrated. An answer with a low probability is marked `unsure`. An image that is far from the
+training images is marked `unlike`. In addition to its label, an answer can have a set of labels, which holds the true
+label with a wanted probability.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from headstart.pipeline.scoring.unlike import Reference
 class Trust:
     """The values that decide how far answers are trusted.
 
-    They are the calibration and the reference of the model that answers, and two options of `predict`.
+    `calibration` and `reference` belong to the model that answers. The reference is a sample of the training images.
+    `abstain` is the option `--abstain`. `set_threshold` is computed from the option `--conformal`.
     """
 
     calibration: Calibration | None = None  # None: probabilities are not calibrated
@@ -47,18 +50,18 @@ class Trust:
         return self.calibration.probabilities(logits) if self.calibration else probabilities(logits)
 
     def labels(self, chances: np.ndarray) -> list[int]:
-        """Return the set of labels of an image, the most probable first.
+        """Return the labels whose probability is at least `set_threshold`, the most probable first.
 
-        The set has the labels whose probability is at least `set_threshold`. If `set_threshold` is None, the set has
-        all labels. `chances`, float64 [C], has the probabilities.
+        These labels are the set of labels of one image. If `set_threshold` is None, all labels are returned. `chances`,
+        float64 [C], has the probabilities of the image.
         """
         order = np.argsort(-chances, kind="stable")
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
 
     def decides(self) -> dict[str, Any]:
-        """Return everything in this object that decides the answers, as a JSON object.
+        """Return the values of this object that decide the answers, as a JSON object. If there are none, return {}.
 
-        `Answers.name` hashes these values together with all others that decide the answers.
+        The hash in `Answers.name` includes these values.
         """
         calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
         options = {"abstain": self.abstain, "set_threshold": self.set_threshold}
@@ -69,11 +72,11 @@ class Trust:
 
 
 def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
-    """Read the calibration of the model `choice`, and apply the options `config`.
+    """Return the `Trust` of the model that `choice` names, with the options in `config`.
 
-    Raises OptionError if `config.abstain` or `config.conformal` is given although the threshold is not 0.5. Also raises
-    OptionError if `config.conformal` is given and the run holds no calibration, or too few val images for the sets.
-    Without `config.conformal`, a missing calibration is only reported on the console.
+    Raises OptionError if `config.abstain` or `config.conformal` is given, and the threshold of the model is not 0.5.
+    Also raises OptionError if `config.conformal` is given, and the run has no calibration, or has too few val images
+    for sets of labels. Without `config.conformal`, a missing calibration is only reported on the console.
     """
     if moved(choice.threshold):
         require_likeliest(config)
@@ -96,7 +99,10 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
 
 
 def require_likeliest(config: PredictConfig) -> None:
-    """Raise an OptionError if `--abstain` or `--conformal` is given. Both need the likeliest class as the answer."""
+    """Raise an OptionError if `config` has `--abstain` or `--conformal`. Neither can be used with a threshold.
+
+    Both need the most probable class as the answer. With a threshold, the answer may be another class.
+    """
     why = {
         f"--abstain {config.abstain}": (config.abstain, "a label's probability does not say how sure it is"),
         f"--conformal {config.conformal}": (config.conformal, "a label may lie outside its own set of labels"),

@@ -53,5 +53,5 @@ class Written:
         yield self.spent
 
     def failure(self) -> DataError | None:
-        """Return the error to raise after the summary is shown, if too many files were rejected; otherwise None."""
+        """Return the error of too many rejected files, or None. The error is raised after the summary is shown."""
         return self.problem

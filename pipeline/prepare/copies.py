@@ -31,10 +31,11 @@ def compare(
 ) -> Compared:
     """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
-    Of several copies, the copies that are already in the data folder are kept. If none of them is there, the first copy
-    is kept. With neither option, all of `images` are kept as they are.
+    If several images are copies or near-duplicates, the images that are already in the data folder are kept. If none of
+    them is there, the first image is kept. With neither option, all of `images` are kept as they are.
 
-    `there` has the files of the data folder. Raises OptionError if an image is not a file on a disk, as in an archive.
+    `there` has the files of the data folder. With one of the options, raises OptionError if an image is not a file on a
+    disk, for example because it lies in an archive.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return Compared(images, [], 0, [])
@@ -89,10 +90,11 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 
 
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
-    """Choose the copies to drop. Return a dict from each dropped copy to the kept copy, as positions in `images`.
+    """Choose the copies and near-duplicates to drop.
 
-    Only the first `count` images, which are the images of the source, can be dropped. `groups` has the near-duplicates,
-    as positions in `images`.
+    Return a dict from each dropped image to the image that is kept in its place, as positions in `images`. Only the
+    first `count` images, which are the images of the source, can be dropped. `groups` has the near-duplicates, as
+    positions in `images`.
     """
     kept: dict[int, int] = {}
     for group in groups:
@@ -107,9 +109,9 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Return a list with one line, which counts the pairs of images with different labels; [] if there are none.
+    """Count the pairs whose two images have different labels. Return a list with one line, or [] if there are none.
 
-    The images of a pair are a dropped copy and the image that is kept in its place.
+    A pair is a dropped image, and the image that is kept in its place.
     """
     differing = [pair for pair in pairs if pair[0].label != pair[1].label]
     if not differing:

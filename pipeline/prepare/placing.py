@@ -18,9 +18,10 @@ _NO_REFLINKS = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno
 class Placer:
     """Places files as reflinks, hard links or copies. `ways` counts the files placed in each way.
 
-    A reflink is preferred, because either file may later be changed without an effect on the other. A hard link is a
-    second name of the same file, so the file is made read-only. A file is copied if the disk allows neither, or if
-    `copy` is set. With `move`, files are hard-linked and stay writable, because the caller later removes the old names.
+    A reflink is preferred: both files share their bytes on the disk, but either file can later be changed without an
+    effect on the other. A hard link is a second name of the same file, so the file is made read-only. A file is copied
+    if the disk allows neither, or if `copy` is set. With `move`, files are hard-linked and stay writable, because the
+    caller later removes the old names.
     """
 
     def __init__(self, copy: bool = False, move: bool = False) -> None:
@@ -79,7 +80,7 @@ class Placer:
         return True
 
     def lines(self, source: Path, data: Path) -> list[str]:
-        """Return a list with one line, which counts the files of `data` that are hard links to files of `source`.
+        """Count the files of `data` that are hard links to files of `source`. Return a list with one line.
 
         The list is empty if there are no hard links, or with `move`.
         """

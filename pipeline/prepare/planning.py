@@ -41,7 +41,7 @@ class Placement:
 def read_images(
     members: Sequence[Member], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
-    """Read every member with a label once.
+    """Read every member that has a label. Each file is read only once.
 
     Returns three things: the images, the rejects, and the number of files that are not images.
 
@@ -98,9 +98,9 @@ def choose_splits(
 ) -> Chosen:
     """Choose the split of each of `images`, which are the images of a source.
 
-    `others` are images of the data folder that the source lacks, and that are in a group with some of `images`. `there`
-    has the files of the data folder. Raises DataError if an image is in another split of the data folder than the
-    source allows; see `_split_held`.
+    `others` are images of the data folder. They are not in the source, but each of them is in a group with an image of
+    the source. `there` has the files of the data folder. Raises DataError if an image of the source is already in the
+    data folder, but in a split that the source does not allow; see `_split_held`.
     """
     given = {one.split for one in images if one.split}
     fractions = {"val": config.val, "test": config.test}
@@ -131,19 +131,21 @@ def choose_splits(
 
 
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
-    """Return the splits that the source allows for an image. If the source gives it no split, return an empty set.
+    """Return the splits that the source allows for an image. An empty set means that all splits are allowed.
 
-    With `from_train`, val is drawn from train, so an image of train may be in train or in val.
+    The set is empty if the source gives the image no split. With `from_train`, val is drawn from train, so an image of
+    train may be in train or in val.
     """
     return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return a split that an image has in the data folder and that the source allows. If there is none, return "".
+    """Return the split of an image in the data folder if the source allows this split. Otherwise, return "".
 
-    `there` has the split and path of each file of the image in the data folder. `allowed` has the splits that the
-    source allows for the image or for a copy of it. Raises DataError if the source allows no split in `there` for the
-    image, and at least one split in `there` is not in `allowed`, either.
+    `there` has the split and path of each file of the image in the data folder. If the source allows several of these
+    splits, the last one is returned. `allowed` has the splits that the source allows for the image or for a copy of it.
+    Raises DataError if the source allows none of the splits in `there` for the image itself, and one of the splits in
+    `there` is not in `allowed`, either.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -159,10 +161,10 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
 def require_full_splits(
     source: Path, read: Reading, images: Sequence[Placement], splits: Sequence[str], config: PrepareConfig
 ) -> list[str]:
-    """Raise a DataError if a class has no images in a split that training needs, or that `config` asks for.
+    """Raise a DataError if a class has no images in a split that the source gives, or that is drawn.
 
-    A test split that the source gives is allowed to lack classes. Returns a list with one line, which names these
-    classes, or [] if there are none.
+    There is one exception: in a test split that the source gives, classes may have no images. Returns a list with one
+    line, the number and the names of these classes, or [] if there are none.
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

@@ -91,10 +91,10 @@ def prepare(
     All images are read before the first is written. With `config.move`, files are removed from `source` only after all
     are in `data`, so an interrupted move can be repeated.
 
-    Raises OptionError if `config.move` is set and `source` is an archive. Raises DataError in these cases: `read_data`
-    raises it; there are fewer than two classes; a label can't be the name of a folder; a class lacks images in a split;
-    an image is in another split of `data` than the source says; `data` was made with other settings; the fraction of
-    rejects exceeds `config.max_rejects`. Only the last case writes a file: the list of rejects.
+    Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises DataError in these cases:
+    `source` or `data` can't be used; `read_data` raises it; there is one class only; a label can't name a folder; a
+    class lacks images in a split; an image is in another split of `data` than the source says; `data` was made with
+    other settings; the fraction of rejects is over `config.max_rejects`. Only the last case writes a file, the rejects.
 
     Args:
         source: a folder, an archive or a manifest.
@@ -138,7 +138,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield two things: all files of `source`, and their `Reading`, whose lists have the same order."""
+    """Yield two things: all files of `source`, and their `Reading`. Its lists have the same order as the files."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if is_manifest(source):

@@ -51,8 +51,8 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     An archive is a zip, or a tar, which may be compressed.
 
     If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
-    below a folder named after its archive. Until the context ends, unpacked data lie on the disk of `data`, in
-    temporary files without a name. Prints the number of ignored files, and how the names in archives were read.
+    below a folder named after its archive. Unpacked data are kept in temporary files on the disk of `data`, until the
+    context ends. These files have no name. Prints the number of ignored files, and how the names in archives were read.
 
     Raises DataError if a folder or archive can't be read, if an archive has no files, or if no images are found because
     archives are nested more deeply. Raises OptionError if `zip_encoding` is not an encoding, does not fit the names, or
@@ -73,9 +73,10 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
 @contextmanager
 def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
-    """Within the block, convert a DataError if `members` are samples: pairs of an image and its label; see `data.tars`.
+    """If `members` are samples, add advice to a DataError that is raised within the block.
 
-    The new DataError says that `prepare` does not take samples, and how to use them.
+    A sample is a pair of an image and its label; see `data.tars`. A new DataError replaces the old one. It says that
+    `prepare` does not take samples, and how to use them.
     """
     try:
         yield

@@ -22,8 +22,8 @@ _SHOWN = 60  # letters of a label
 def claimed(data: Path) -> Iterator[None]:
     """Lock the folder `data` for the block, so that no other `prepare` fills the folder meanwhile.
 
-    A missing folder is made, with its parents. At the end, those of the new folders that are still empty are removed.
-    Raises DataError if another process has locked `data`, or if `data` can't be made.
+    A missing folder is made, with its parents. At the end, each new folder that is still empty is removed. Raises
+    DataError if another process has locked `data`, or if `data` can't be made.
     """
     made = [path for path in (data, *data.parents) if not path.exists()]
     try:
@@ -91,10 +91,10 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 
 
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """Return `target`. If another image has this path, add part of the digest to the name.
+    """Return `target`. If another image has this path, return the path with part of the digest added to its name.
 
-    `taken` maps the paths of other images to their digests. This function adds the returned path to `taken`, and also
-    each path that it tried and at which a file exists.
+    `taken` maps paths to the digests of the images that have these paths. The function adds the returned path to
+    `taken`. It also adds each path that it tried, if a file exists there.
     """
     if target not in taken and target.is_file():
         taken[target] = sha256_of(target)

@@ -1,4 +1,4 @@
-"""Charts: the training of both phases on one time line, ROC and precision-recall, and the reliability diagram."""
+"""Charts: head training and fine-tuning on one time line, ROC and precision-recall, and the reliability diagram."""
 
 from collections.abc import Callable
 from typing import Any
@@ -159,7 +159,11 @@ def calibration(evidence: Evidence) -> str:
 
 
 def _trust(evidence: Evidence) -> str:
-    """Return two HTML tables about the model that `predict` uses: its accuracy by coverage, and its sets of labels."""
+    """Return two HTML tables about the model that `predict` uses.
+
+    The first table has the accuracy on the most probable answers, for several shares of all answers. The second table
+    is about sets of labels. It says how often they hold the true label, and how many labels they have on average.
+    """
     found, model = evidence.predictions, evidence.answering
     assert found
     rule = moved(evidence.run.threshold(model))
@@ -209,7 +213,7 @@ def _thinned(start: int, end: int) -> np.ndarray:
 
 
 def _number(text: str) -> float:
-    """Return the figure in a cell of `history.csv`, or NaN for other text and for figures that can't be drawn."""
+    """Return the number in a cell of `history.csv`, or NaN for other text, or for a number too large to draw."""
     try:
         value = float(text)
     except ValueError:

@@ -98,10 +98,10 @@ class Evidence:
 
     @cached_property
     def temperatures(self) -> dict[str, float]:
-        """Return the temperature of each scored model, if it is known.
+        """Return the temperature of each scored model. A model whose temperature is unknown is left out.
 
-        The temperature is read from the run's calibration. For a model without a calibration, the temperature is fitted
-        to the predictions on val.
+        The temperature is read from the run's calibration. If a model has no calibration, its temperature is fitted to
+        its predictions on val. If these are missing, too, the temperature is unknown.
         """
         kept = {model: read_calibration(self.run, model) for model in self.models}
         known = {model: one.temperature for model, one in kept.items() if one}
@@ -140,8 +140,9 @@ class Evidence:
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. If `split` has no predictions yet, it is evaluated first.
 
-    If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so. But
-    if `places` is given, the error is raised instead, as by `evaluate`. Raises RunError if there is no run at `path`.
+    If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so. If
+    `places` names a place, a missing part is an error instead, as in `evaluate`. Raises RunError if there is no run at
+    `path`.
     """
     run, missing = Run.open(path), list[str]()
     try:
@@ -173,9 +174,10 @@ def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | No
 
 
 def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
-    """Return the predictions on val. `trained` has the run's own data, or is None if they are missing.
+    """Return the predictions on the val split of the run's own data.
 
-    If `trained` is None, the predictions are read from the run. Raises DataError if the data have no val split.
+    `trained` has these data. If `trained` is None, the data are missing, and the predictions are read from the run.
+    Raises DataError if the data have no val split.
     """
     if trained is None:
         return read_predictions(run, "val")
@@ -187,7 +189,7 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
     """Return the predictions on the examples in `taken`, which are some of the examples in `cached`.
 
-    If the run lacks the predictions of a model, or if its predictions are for other examples, the models are evaluated
+    The predictions are read from the run. If they lack a model, or are for other examples, the models are evaluated
     first.
     """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0

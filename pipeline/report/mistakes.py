@@ -21,7 +21,11 @@ _SEARCHED = 20_000  # training images among which neighbours are searched
 
 @dataclass
 class Gallery:
-    """The pictures of the report: mistakes with neighbours and maps, and changed examples."""
+    """The examples that the report shows, and their pictures.
+
+    They are the most confident mistakes, and the examples that only one of the two models gets right. A mistake also
+    has its neighbours, the nearest training images. A mistake of a fine-tuned classifier also has a heat map.
+    """
 
     evidence: Evidence
     mistakes: list[int]  # positions in the predictions, the most confident first
@@ -82,7 +86,10 @@ def _draw_maps(made: Gallery, found: Predictions, predicted: np.ndarray) -> None
 
 
 def mistakes(made: Gallery) -> str:
-    """Return HTML of the most confident mistakes, each with its map and the nearest training images."""
+    """Return HTML of the most confident mistakes, each with the nearest training images.
+
+    A mistake of a fine-tuned classifier also has a heat map.
+    """
     evidence = made.evidence
     found = evidence.predictions
     if not found:

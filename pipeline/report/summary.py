@@ -113,7 +113,10 @@ def _by_threshold(evidence: Evidence) -> str:
 
 
 def _by_folds(evidence: Evidence) -> str:
-    """Return a sentence on the accuracy by cross-validation. Without cross-validation, return `Evidence.advice`."""
+    """Return a sentence on the accuracy by cross-validation.
+
+    If the run has no result of cross-validation, return `Evidence.advice` as a sentence, or "" if there is no advice.
+    """
     if not (found := evidence.folds):
         return f"{escaped(evidence.advice)}." if evidence.advice else ""
     low, high = found.accuracy_interval

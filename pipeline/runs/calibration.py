@@ -1,7 +1,8 @@
 """Write and read the calibration and the reference of each model of a run.
 
-The reference holds features of some training images, to which `predict` compares other images. A run may come from
-elsewhere, so its files are checked when they are read. A run of an earlier version has no calibration and no reference.
+The reference of a model holds the features of some training images. `predict` compares other images with them. A run
+may come from elsewhere, so its files are checked when they are read. A run of an earlier version has no calibration and
+no reference.
 """
 
 from pathlib import Path

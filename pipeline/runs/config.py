@@ -111,7 +111,10 @@ def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
 
 
 def remedy(values: Mapping[str, Any]) -> str:
-    """Return a text with the version of headstart that wrote the settings `values`, this version, and advice."""
+    """Return a text that says what to do if the settings `values` can't be used.
+
+    The text also names two versions of headstart: the version that wrote `values`, and the version that runs now.
+    """
     from importlib.metadata import version
 
     by, here = _written_by(values), version("headstart")
@@ -163,7 +166,7 @@ def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed
 def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
     """Raise a ValueError if `values` has a name that is not a field of one of the dataclasses `kinds`.
 
-    The error names the first such name, after `where`.
+    The error names the first such name in alphabetical order. It begins with `where`.
     """
     unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
     if unknown:

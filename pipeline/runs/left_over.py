@@ -23,8 +23,8 @@ def clear_left_over(path: Path) -> None:
 def _clear_early_versions(path: Path) -> None:
     """Remove the runs that killed processes of earlier versions left beside `path`.
 
-    Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. If there
-    is no run at `path`, the last of the old runs is put back there.
+    Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. If there is
+    no run at `path`, the old run that was moved last is put back there.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

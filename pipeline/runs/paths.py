@@ -14,17 +14,20 @@ from headstart.features.paths import absolute_path, relative_path
 
 
 def with_relative_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of the content of `config.json` in which paths are relative to the run's `folder`, if possible."""
+    """Return a copy of `config`, the content of `config.json`, with paths relative to `folder` if possible."""
     return _changed(config, lambda path: relative_path(path, folder))
 
 
 def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of the content of the `config.json` in `folder` in which all paths are absolute."""
+    """Return a copy of `config`, the content of the `config.json` in `folder`, with absolute paths."""
     return _changed(config, lambda path: absolute_path(path, folder))
 
 
 def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Return a copy of `config` with `change` applied to each path: data, store, weights, `.keras` files, study."""
+    """Return a copy of `config` in which each path is replaced by the result of `change`.
+
+    The paths name the data, the store, the weights, `.keras` files, and the study.
+    """
     features = {"backbone": "inception_v3", "weights": "imagenet", **config["features"]}
     names = split_names(features["backbone"])
     own = {name: change(name) for name in names if is_own(name)}

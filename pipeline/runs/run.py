@@ -9,7 +9,7 @@ RUN/
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
     calibration.json          temperature of each model, and the probabilities of the true labels on val
-    reference-<model>.npy     features of some training images, to which `predict` compares other images
+    reference-<model>.npy     features of some training images; `predict` compares other images with them
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
     confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
@@ -189,7 +189,10 @@ class Run:
         self.update(self.metrics_file, **phases)
 
     def _read(self, file: Path, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """Return the result of `checked` for the content of a JSON file. The result is kept until the file changes."""
+        """Read a JSON file, and return the result of `checked` for its content.
+
+        The result is kept in RAM, and is returned again until the file changes.
+        """
         before = file.stat() if file.exists() else None  # if it is missing, `read_json` raises the error
         state = before and (before.st_ino, before.st_size, before.st_mtime_ns)
         if file not in self._contents or self._contents[file][0] != state:
@@ -248,7 +251,8 @@ class Run:
 def require_finite(values: np.ndarray, file: Path, remedy: str = REMEDY) -> np.ndarray:
     """Return `values`, the outputs of the model in `file`.
 
-    Raise a RunError if a value is not finite, or over 1e6 in absolute value, because metrics might overflow then.
+    Raise a RunError if a value is not finite, or is over 1e6 in absolute value. Such values might make metrics
+    overflow.
     """
     bad = int((~(np.abs(values) <= _LARGEST)).any(axis=-1).sum())
     if bad:

@@ -57,7 +57,10 @@ def fit_baselines(
 
 
 def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
-    """Return the result of `rank` for logistic regression, or (inf, inf) if `baselines` has no logistic regression."""
+    """Return the rank that a head must beat: the result of `rank` for logistic regression.
+
+    If `baselines` has no logistic regression, return (inf, inf).
+    """
     ranks = (rank(choose_by, one.figures) for one in baselines if one.name == _LOGISTIC)
     return min(ranks, default=(float("inf"), float("inf")))
 
@@ -113,7 +116,7 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score classification by the nearest neighbours in cosine distance, with several numbers of neighbours.
+    """Score a classifier by nearest neighbours in cosine distance, with several numbers of neighbours.
 
     Each neighbour votes for its own class. Each class gets one extra vote, so that no probability is 0. The probability
     of a class is its share of all votes.

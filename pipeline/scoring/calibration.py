@@ -18,7 +18,7 @@ _PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1, it gave the low
 
 @dataclass(frozen=True)
 class Calibration:
-    """Values that are computed on val for a model, and then give calibrated probabilities and sets of labels."""
+    """Values of a model that were computed on val. They give calibrated probabilities and sets of labels."""
 
     temperature: float  # logits are divided by it
     true_probabilities: list[float]  # of val images: the probability of the true label, ascending, at most `MOST_KEPT`
@@ -38,7 +38,7 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def set_threshold(self, alpha: float) -> float | None:
-        """Return the least probability with which a label belongs to the set of labels of an image.
+        """Return the least probability that puts a label into the set of labels of an image.
 
         The set then lacks the true label with a probability of at most `alpha`. This is split conformal prediction with
         the score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
@@ -110,11 +110,11 @@ def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the mean `calibration_error` of a perfectly calibrated model.
+    """Return the `calibration_error` that a perfectly calibrated model has on average.
 
-    `chances`, float [N, C], has the probabilities of the model. The mean is taken over random draws. In a draw, each
-    prediction is right with the probability of its label. By chance, the accuracy of N images differs from their
-    confidence, so even this error is over 0.
+    `chances`, float [N, C], has the probabilities of the model. The average is taken over random draws. In each draw, a
+    prediction is right with a probability equal to its confidence, the probability of the predicted class. The fraction
+    of right predictions then differs by chance from the mean confidence, so the result is over 0.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

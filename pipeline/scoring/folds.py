@@ -23,11 +23,11 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw about `most` rows, in which each stratum has its proportion. Return the rows ascending, int64 [n].
+    """Draw about `most` rows, so that each stratum keeps its share of the rows. Return the rows ascending, int64 [n].
 
-    `strata`, int [N], has the stratum of each row. A stratum with one row gives this row. Every other stratum gives at
-    least two rows, so with many small strata, more than `most` rows are drawn. If `most` is N or more, all rows are
-    returned.
+    `strata`, int [N], has the stratum of each row. If a stratum has one row, this row is drawn. From every other
+    stratum, at least two rows are drawn. So with many small strata, more than `most` rows are drawn. If `most` is N or
+    more, all rows are returned.
     """
     if len(strata) <= most:
         return np.arange(len(strata))
@@ -39,7 +39,7 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw about `most` rows, in which each class of each fold has its proportion; see `stratified`.
+    """Draw about `most` rows, so that each class of each fold keeps its share of the rows; see `stratified`.
 
     `labels` is int64 [N]. Returns two things: the drawn rows, int64 [n], ascending, and the folds of these rows. The
     new folds hold positions in the array of the drawn rows.

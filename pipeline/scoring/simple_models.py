@@ -1,4 +1,4 @@
-"""Two simple models to compare an accuracy with: always the largest class, and logistic regression on the features."""
+"""Two simple models to compare an accuracy with: one predicts the largest class, the other is logistic regression."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class SimpleModels:
     def of(
         cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
     ) -> "SimpleModels":
-        """Return the scores on examples with the labels `labels`, int64 [N].
+        """Score the model that always predicts the largest class on examples with the labels `labels`, int64 [N].
 
-        `logistic` becomes the field `logistic_regression`.
+        `logistic` and `note` become the fields `logistic_regression` and `note`.
         """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
@@ -58,9 +58,10 @@ class SimpleModels:
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a list with one line: that `model` is not surely better than always predicting the largest class.
+        """Return a warning if `model` is not surely better than always predicting the largest class.
 
-        `interval` is the [low, high] of the accuracy of `model`. If `is_beaten_by(interval)` is true, return [].
+        `interval` is the [low, high] of the accuracy of `model`. The result is a list with one line, or [] if
+        `is_beaten_by(interval)` is true.
         """
         if self.is_beaten_by(interval):
             return []
@@ -74,9 +75,9 @@ class SimpleModels:
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
     """Choose the training images to which logistic regression is fitted. Return their rows, int64 [n], ascending.
 
-    If a fit to all `count` images is quick, all images are chosen. Otherwise, a random sample is chosen that is as
-    large as a quick fit allows. If the sample would have under ten images per class on average, no image is chosen.
-    `width` is the number of features of an image.
+    If a fit to all `count` images is quick, all images are chosen. Otherwise, a random sample is chosen, as large as a
+    quick fit allows. If the sample would have under ten images per class on average, no image is chosen. `width` is the
+    number of features of an image.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))
@@ -87,7 +88,11 @@ def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarr
 
 
 class Logistic:
-    """Logistic regression. Its penalty is chosen by cross-validation within the images of the fit."""
+    """Logistic regression. Its penalty is chosen by cross-validation on the images to which it is fitted.
+
+    With over 1,000 images, only one of the folds is scored. If a class has only one group, there are no folds, and the
+    inverse penalty is 0.01.
+    """
 
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0

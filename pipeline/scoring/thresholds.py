@@ -41,7 +41,7 @@ def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
 
 
 def moved(threshold: Threshold | None) -> bool:
-    """Return whether there is a threshold other than 0.5. If not, the more probable class is predicted."""
+    """Return whether `threshold` is given and is not 0.5. Otherwise, the more probable class is predicted."""
     return threshold is not None and threshold.value != 0.5
 
 
@@ -57,11 +57,12 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 
 
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
+    """Return the highest threshold that, on average, finds the fraction `wanted` of new positive images.
 
-    If a threshold is chosen on some images, it finds a higher fraction of these images than of new images. So the rank
-    of the threshold among the probabilities of the positive images is corrected, as in split conformal prediction
-    (arXiv 2107.07511). With too few positive images (see `enough`), the threshold finds all of them.
+    The average is taken over random val sets. If a threshold is chosen on some images, it finds a higher fraction of
+    these images than of new images. So the rank of the threshold among the probabilities of the positive images is
+    corrected, as in split conformal prediction (arXiv 2107.07511). With too few positive images (see `enough`), the
+    threshold finds all of them.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -80,12 +81,12 @@ def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def enough(wanted: float) -> int:
-    """Return the least number of positive images with which `for_sensitivity` reaches `wanted` on average."""
+    """Return the least number of positive images that `for_sensitivity` needs to reach `wanted` on average."""
     return math.ceil(1 / (1 - wanted) - 1e-9) - 1
 
 
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
-    """Return the threshold at which the total cost of misses and false alarms is lowest.
+    """Return the threshold with the lowest total cost of misses and false alarms.
 
     If several thresholds have the lowest cost, the result is the threshold nearest to `alarm / (miss + alarm)`. That
     value is the best threshold for perfectly calibrated probabilities.

@@ -1,4 +1,4 @@
-"""Find images that are unlike the training images: their features are far from those of a sample of training images."""
+"""Find unlike images: their features are far from the features of a sample of the training images."""
 
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ _USUAL = 0.99  # fraction of the val images within the usual distance
 
 
 class Reference:
-    """A sample of the training images, to which other images are compared.
+    """A sample of the training images. Other images are compared with this sample by their features.
 
     `features`, float16 [R, D], has a row of unit length for each image of the sample. R is at most 1,000, and the array
     has at most 8 MB. A sample of twice this size detects unlike images no better.
@@ -25,9 +25,9 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference that has the training images with these `features`, float [R, D].
+        """Return the reference whose sample has these `features`, float [R, D].
 
-        `reference_rows` chooses the training images.
+        For the choice of the sample, see `reference_rows`.
         """
         return cls(unit_length(features).astype(np.float16))
 

@@ -21,7 +21,7 @@ _HEADERS = {
 
 
 def policy(script: str = "'none'", style: str = "'none'") -> str:
-    """Return a content security policy. `script` and `style` are the sources of a page's script and style.
+    """Return a content security policy. `script` and `style` say which scripts and styles the page may use.
 
     A browser that gets this policy loads nothing from other servers, connects to no other server, and does not show the
     page within another page.
@@ -33,14 +33,15 @@ def policy(script: str = "'none'", style: str = "'none'") -> str:
 
 
 class Guard:
-    """Refuses requests that a browser makes for a page of another site, and adds headers to every response.
+    """Adds headers to every response, and refuses requests that other sites could misuse.
 
     The header `Host` must have an IP address or one of the names `hosts`. Otherwise, the request is refused. Without
-    this check, the owner of any name could let the name point to this machine, and a page at the name could read the
+    this check, the owner of any name could direct the name to this machine, and a page at the name could read the
     answers (DNS rebinding).
 
-    A page is the server's own if its host and port are those in `Host`, or if its name is one of `pages`. The second
-    rule is for a server behind a proxy, which may put another name into `Host`.
+    A request that a browser makes for a page of another site is refused, too, unless its method is GET, HEAD or
+    OPTIONS. A page is the server's own if its host and port are those in `Host`, or if its name is one of `pages`. The
+    second rule is for a server behind a proxy, which may put another name into `Host`.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:
@@ -79,7 +80,7 @@ class Guard:
             raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        """Return whether a page at `origin` is the server's own. A proxy may have replaced the name in `host`."""
+        """Return whether a page at `origin` is the server's own. `host` is the header `Host`; see `Guard`."""
         try:
             parts = urlsplit(origin)
             return parts.netloc.lower() == host.lower() or (parts.hostname or "") in self._pages

@@ -86,10 +86,10 @@ class Nearest:
 
 
 def find(example: Example, data: Path | None) -> ImageFile | None:
-    """Return the image of `example`, or None if its file is gone or has other bytes, or if it has a URL.
+    """Return the image of `example`. If no file has its bytes, or if the image has a URL, return None.
 
-    The file is searched at its path, and then below the folder `data`, at the last few names of its path. A run may
-    come from anywhere, so a file is taken only if its bytes have the digest of `example`.
+    The file is searched at its path. Then the last one to four names of the path are tried below the folder `data`. A
+    run may come from anywhere, so a file is taken only if its bytes have the digest of `example`.
     """
     places = [example.path]
     if data and is_local(example.path):

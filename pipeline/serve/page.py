@@ -30,5 +30,5 @@ class Page:
 
 
 def _source(text: str) -> str:
-    """Return the source by which a content security policy allows a script or style with exactly this text."""
+    """Return an entry for a content security policy. The entry allows the script or style `text`, and no other."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -33,7 +33,7 @@ class Connection(HttpToolsProtocol):
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin the connection."""
+        """Start the clock. If too many connections are open, refuse this one."""
         super().connection_made(transport)
         self._start_clock()
         if len(self.connections) > MOST_CONNECTIONS:
@@ -41,7 +41,7 @@ class Connection(HttpToolsProtocol):
             self._tell(503, "Service Unavailable", f"{MOST_CONNECTIONS} connections are open; try again")
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of requests."""
+        """Take bytes of requests. Refuse a request whose head is too large."""
         if self._refused:  # reading on until the client has read the answer; closing at once could lose it
             return
         self._unused += len(data)
@@ -50,7 +50,10 @@ class Connection(HttpToolsProtocol):
             self._tell(431, "Request Header Fields Too Large", f"the head of a request has at most {_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note that a request begins. If the previous one is not answered yet, a ValueError ends the reading."""
+        """Note that a request begins.
+
+        If the previous request is not answered yet, raise a ValueError, which ends the reading.
+        """
         if self._in_work:
             raise ValueError("a request came before the last one was answered")
         super().on_message_begin()
@@ -73,17 +76,17 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Wait for the client to take the answer, and for the next request."""
+        """Start the clock. The client must take the answer, and send the next request, in time."""
         super().on_response_complete()
         self._start_clock()
 
     def pause_writing(self) -> None:
-        """Note that the client takes an answer slowly."""
+        """Start the clock anew, because the client takes an answer slowly."""
         super().pause_writing()
         self._start_clock()
 
     def resume_writing(self) -> None:
-        """Note that the client took most of an answer."""
+        """Start the clock anew, because the client took most of an answer."""
         super().resume_writing()
         self._start_clock()
 
@@ -126,9 +129,10 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Send an error, and read no further requests. Then the client closes the connection, or its time runs out.
+        """Send an error, and read no further requests.
 
-        If an earlier request has arrived whole, or its answer has begun, the answer to it is sent instead of the error.
+        The connection ends when the client closes it, or when its time is over. If an earlier request has arrived
+        whole, or if its answer has begun, this answer is sent instead of the error.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
@@ -147,6 +151,6 @@ class Connection(HttpToolsProtocol):
 
 
 def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Handle an error of the loop. Too many open files are ignored, because new connections wait until others end."""
+    """Handle an error of the event loop. Ignore too many open files: new connections wait until others end."""
     if "socket.accept() out of system resource" not in str(context.get("message")):
         loop.default_exception_handler(context)

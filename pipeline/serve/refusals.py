@@ -23,7 +23,7 @@ class RefusalError(Exception):
 
 
 def status_of(faults: list[Fault]) -> int:
-    """Return the status of a request if none of its files could be used.
+    """Return the HTTP status for a request without a usable file. `faults` has the fault of each file.
 
     413 means that all files are too large, and 415 means that no file is an image of a known format. Otherwise, the
     status is 422.

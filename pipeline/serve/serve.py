@@ -1,4 +1,4 @@
-"""Serve a run or an export: the command."""
+"""`headstart serve`: load the model of a run or an export, and answer requests."""
 
 from __future__ import annotations
 

@@ -156,6 +156,6 @@ def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
 
 @contextmanager
 def one_at_a_time(header: Header) -> Iterator[None]:
-    """Let only one thread at a time decode a large image, because this takes much memory."""
+    """Within the block, hold a lock if the image is large. Decoding a large image takes much memory."""
     with _large if header.width * header.height > _LARGE else nullcontext():
         yield

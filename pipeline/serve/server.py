@@ -22,7 +22,7 @@ _LAST_SECONDS = 5.0  # time for the last answers to be sent
 
 
 class ServeError(HeadstartError):
-    """An address at which the server can't listen."""
+    """The server can't listen at an address."""
 
 
 def listen(host: str, port: int) -> socket.socket:

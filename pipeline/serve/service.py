@@ -25,7 +25,7 @@ _MANY = 30  # classes; with more, all probabilities are given only to a request 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for: the number of likeliest classes, all probabilities, the number of nearest images."""
+    """The options of a request: how many likeliest classes, whether all probabilities, and how many nearest images."""
 
     top: int
     probabilities: bool
@@ -54,10 +54,10 @@ class Service:
 
     @contextmanager
     def admitted(self, size: int) -> Iterator[None]:
-        """Admit a request of `size` bytes for the block.
+        """Count a request of `size` bytes as admitted within the block.
 
-        Raises a RefusalError if the server stops. Also raises a RefusalError if too many requests, or requests with too
-        many bytes, are admitted and not yet answered.
+        Raises a RefusalError in three cases: the server is stopping; too many requests are admitted and not yet
+        answered; these requests and the new one have too many bytes together.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})

@@ -38,9 +38,9 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
     The gain from twice the images is log(2) times the slope of recall against log(n). The slope is fitted to the larger
     half of the sizes.
 
-    A constant slope may promise too much. So the gain in accuracy over all classes is predicted in two ways: by its
-    slope, and by its law; see `kept_law`. If the law predicts a smaller gain than the slope, the gains of all classes
-    are multiplied by the ratio of the two predictions.
+    A constant slope may promise too much. So the gain in accuracy over all classes is predicted in two ways: by the
+    slope of the accuracy, and by a law that is fitted to the accuracy; see `kept_law`. If the law predicts a smaller
+    gain than the slope, the gains of all classes are multiplied by the ratio of the two predictions.
 
     The interval comes from two variances: the variance between the val images of the class, and the variance between
     the draws of training images. `train_labels` is int [N].
@@ -65,9 +65,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return the rise of `Curve.right` that is expected from twice as many training images: float64 [S, V].
+    """Return how much `Curve.right` is expected to rise with twice as many training images: float64 [S, V].
 
-    A right prediction counts 1, and a wrong one 0. For the method, see `class_gains`.
+    The result has a row for each of the S subsets of a size, and a column for each val image. A right prediction counts
+    1, and a wrong one 0. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

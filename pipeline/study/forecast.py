@@ -1,16 +1,17 @@
 """Forecast figures at larger numbers of images than there are, with bootstrap intervals.
 
-The bootstrap makes B replicates of the measured curve. For each replicate, val images and seeds are drawn with
-replacement. If all predictions on a small val are right, such a bootstrap gives an interval of width 0. So two made-up
-predictions join val first, one right and one wrong (Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550). Their
-effect is subtracted from the forecasts. Normal noise is added to the replicates and forecasts for two reasons:
+The bootstrap makes B replicates of the measured curve. For each replicate, val images and subsets of the training
+images are drawn with replacement. If all predictions on a small val are right, such a bootstrap gives an interval of
+width 0. So two made-up predictions join val first, one right and one wrong (Agresti & Coull 1998,
+doi:10.1080/00031305.1998.10480550). Their effect is subtracted from the forecasts. Normal noise is added to the
+replicates and forecasts for two reasons:
 
 - All subsets are drawn from the same n training images, which are a random draw themselves. The variance of this draw
   is estimated from the variance between small subsets. It falls with 1 / n, like the variance of a mean.
 - Future images will be a random draw as well.
 
 The size from which a law holds is not known. So for each replicate, the first size of the fit is chosen at random among
-the smaller sizes. The law that is better on the larger sizes is kept.
+the smaller sizes. Of two laws, the law that is better on the larger sizes is kept.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Forecast:
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the figure to expect with each number in `images`.
+        """Return the expected figure for each number of images in `images`.
 
         The figure is the median over the replicates, without the effect of the made-up predictions.
         """
@@ -89,7 +90,8 @@ class Forecast:
     def gain(self, more: int, now: int) -> Estimate:
         """Return by how much the figure is expected to rise if `more` images join the `now` images at hand.
 
-        For the loss, return the fall. The value is the difference of the figures that `at` returns for both numbers.
+        The value is the difference of the figures that `at` returns for both numbers. For the loss, the value is the
+        expected fall.
         """
         errors = self._errors(np.array([now, now + more]))
         before, after = self._middle(errors).tolist()
@@ -111,7 +113,7 @@ class Forecast:
         return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
 
     def _needed(self, error: float) -> np.ndarray:
-        """Return the number of images at which the law of each replicate reaches `error`: float64 [B]."""
+        """Return the number of images that the law of each replicate needs to reach `error`: float64 [B]."""
         needed = np.empty(_REPLICATES)
         for law, rows, parameters in self._fitted:
             needed[rows] = law.images(parameters, error)
@@ -132,7 +134,7 @@ class Forecast:
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the error by the law of each replicate at each number in `images`, [M]: float64 [B, M]."""
+        """Return the error that the law of each replicate gives for each number in `images`, [M]: float64 [B, M]."""
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
             errors[rows] = law.errors(parameters, images)

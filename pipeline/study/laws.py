@@ -1,7 +1,8 @@
-"""Laws by which errors fall as images are added, fitted to many curves at once.
+"""Laws that say how errors fall as images are added. A law is fitted to many curves at once.
 
-An error is the loss, or 1 minus the figure of another metric. In shapes, B is the number of curves, K the number of
-sizes of each, P the number of parameters of a law, and M a number of sizes at which a law is evaluated.
+An error is the loss, or 1 minus the figure of another metric. In shapes, B is the number of curves, and K is the number
+of sizes of each curve. P is the number of parameters of a law, and M is the number of sizes for which a law gives
+errors.
 """
 
 from __future__ import annotations

@@ -149,8 +149,8 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all examples if they are no more than `most`. Otherwise, return a random sample of `most` examples.
 
-    The sample has the classes in proportion, and at least one example of each class. It has more than `most` examples
-    if the classes require this.
+    In the sample, each class keeps its share of the examples, and has at least one example. For this, the sample may
+    have more than `most` examples.
     """
     if len(examples) <= most:
         return examples

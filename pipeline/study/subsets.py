@@ -1,4 +1,4 @@
-"""Nested subsets of the training images, with each class in its proportion."""
+"""Nested subsets of the training images. In every subset, each class keeps its share of the images."""
 
 from collections.abc import Hashable, Sequence
 

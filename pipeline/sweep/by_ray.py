@@ -34,10 +34,10 @@ _MOST_FAILURES = 3  # failures of a node's workers, after which the node is left
 def search_by_ray(
     study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline] = ()
 ) -> None:
-    """Run trials on a Ray cluster until `config.trials` are finished, or until the time `config.timeout` is over.
+    """Run trials on a Ray cluster until `config.trials` trials are finished, no trial is left, or the time is over.
 
-    Raises HeadstartError if there is no node for a worker, or if workers failed on all nodes. Raises OptionError if the
-    features are on disk.
+    The time is `config.timeout`. Raises HeadstartError if there is no node for a worker, or if workers failed on all
+    nodes. Raises OptionError if the features are on disk.
     """
     parts = [data.labelled.features, *data.labelled.views]
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
@@ -128,7 +128,7 @@ class _Searchers:
         self._calls[actor.hello.remote()] = node["NodeID"], slot
 
     def end(self) -> None:
-        """Let no worker claim a further trial. Dismiss workers without a trial, such as workers that wait for CPUs."""
+        """Refuse all further claims of trials. Dismiss workers without a trial, such as workers that wait for CPUs."""
         with self._owner_named():
             held = self.ray.get(self.owner.end.remote())
         self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
@@ -169,8 +169,8 @@ class _Searchers:
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
         """Forget a worker that died. Refuse its node after `_MOST_FAILURES` deaths.
 
-        The count begins anew with a worker that had finished a trial. If several workers died with the same head, only
-        the first death counts, because the head may be the cause.
+        If the worker had finished a trial, earlier deaths on the node no longer count. If several workers died with the
+        same head, only the first death counts, because the head may be the cause.
         """
         del self._workers[place]
         with self._owner_named():
@@ -216,7 +216,7 @@ class _Searchers:
         self._dismiss(list(self._workers))
 
     def _dismiss(self, places: Sequence[tuple[str, int]]) -> None:
-        """End the workers at `places`, after a moment in which they remove their files."""
+        """End the workers at `places`. They first get a short time to remove their files."""
         workers = [self._workers.pop(place) for place in places]
         self._calls = {call: place for call, place in self._calls.items() if place in self._workers}
         calls = [worker.actor.remove_files.remote() for worker in workers if worker.name in self._met]

@@ -34,7 +34,7 @@ class Choice:
         return " or ".join(map(str, self.values))
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """Let an Optuna trial choose a value, and return it. The value becomes the trial's parameter `name`."""
+        """Return the value that an Optuna trial chooses. The value becomes the trial's parameter `name`."""
         if not self.between:
             return trial.suggest_categorical(name, self.values)
         low, high = self.values
@@ -56,7 +56,10 @@ class Choice:
         return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
-        """Return all `values`. For a range, return three points at equal distances or, with `log`, at equal ratios."""
+        """Return all `values`. For a range, return up to three points.
+
+        The points have equal distances or, with `log`, equal ratios.
+        """
         if not self.between:
             return list(self.values)
         low, high = self.values

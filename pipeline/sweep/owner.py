@@ -14,7 +14,7 @@ from headstart.pipeline.sweep.study import Study, remove_curves
 
 @dataclass(frozen=True)
 class Left:
-    """What the owner knows of a worker that has left."""
+    """What the owner counted for a worker that has ended or died."""
 
     finished: int  # number of trials that the worker finished
     deaths: int  # workers that died with the same head, this worker included; 0 if it did not die in a trial
@@ -37,11 +37,11 @@ class StudyOwner:
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
         """Claim a trial for `worker`. Return three values: the trial, and two counts of trials.
 
-        For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
+        The trial is its number and its parameters, or None if no trial can be claimed. The first count is of the trials
+        that other workers run now. The second count is of the finished trials. After `end`, the three values are None,
+        0 and 0.
 
-        The trial is a number and parameters, or None if no trial can be claimed. The first count is of the trials that
-        other workers run now; see `Study.claim`. The second count is of the finished trials. After `end`, the three
-        values are None, 0 and 0.
+        For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
         """
         if self._over:
             return None, 0, 0

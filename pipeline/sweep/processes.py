@@ -22,7 +22,7 @@ from headstart.pipeline.sweep.worker import run_pickled
 
 
 def search(study: Study, data: SearchData, config: SweepConfig, baselines: Sequence[Baseline] = ()) -> None:
-    """Run trials until `config.trials` trials are finished, or until the time `config.timeout` is over.
+    """Run trials until `config.trials` trials are finished, no trial is left, or the time `config.timeout` is over.
 
     Meanwhile, the best trials and `baselines` are shown. Raises HeadstartError if worker processes failed before the
     search was done.

@@ -1,4 +1,8 @@
-"""Two rules stop a trial early: other trials are better after as many epochs, or the trial stops improving."""
+"""Two rules that stop a trial early.
+
+A trial is pruned if it is not among the best trials after some epochs or folds. The training of a head ends if the head
+no longer improves on val.
+"""
 
 import math
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ class SweepResult:
 
     @property
     def pruned(self) -> int:
-        """Return the number of trials that were stopped early."""
+        """Return the number of pruned trials. A trial whose loss is not finite counts as pruned, too."""
         return sum(trial.state == TrialState.PRUNED for trial in self.finished)
 
     def fields(self) -> dict[str, Any]:

@@ -79,7 +79,10 @@ class Space:
     own: OwnHead | None = None  # defines the layers of every head
 
     def suggest(self, trial: BaseTrial) -> tuple[HeadConfig, list[Cut]]:
-        """Let an Optuna trial choose a head and its cuts. A setting with one value is not a parameter of the trial."""
+        """Return the head and the cuts that an Optuna trial chooses.
+
+        A setting with one value is not a parameter of the trial.
+        """
         return self._chosen_by(lambda name, choice: choice.suggest(trial, name))
 
     def _chosen_by(self, choose: Choose) -> tuple[HeadConfig, list[Cut]]:

@@ -134,7 +134,7 @@ class Study:
         self.optuna.tell(trial, value, TrialState.PRUNED if value is None else None)
 
     def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
-        """Let `pruner` decide which trials are pruned."""
+        """Set the pruner, which decides which trials are pruned."""
         self.optuna.pruner = pruner
 
     def give_back(self, trial: optuna.Trial) -> None:

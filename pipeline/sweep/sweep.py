@@ -255,7 +255,7 @@ def _write_run(
     """Train the winning trial `number` as the run `path`, unless another process has written this run or a better one.
 
     A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
-    too, if it was written before the time `began`, at which this search started.
+    too, if it was written before this search started. `began` is the time of this start, in seconds since 1970.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val differ from `then`, an earlier `list_digests`."""
+    """Return a check that raises DataError if classes, train or val have changed since `then`; see `list_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

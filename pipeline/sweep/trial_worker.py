@@ -29,7 +29,7 @@ class ServedTrial(FixedTrial):
         return self._prune
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep an attribute for the owner."""
+        """Keep an attribute. The owner gets it with the result of the trial."""
         self.attributes[key] = value
 
 
@@ -89,7 +89,10 @@ class TrialWorker:
         self._files: Path | None = None
 
     def hello(self) -> str:
-        """Return the version of headstart here. Another version could not read the arguments of `run`."""
+        """Return the version of headstart on this node.
+
+        If the driver has another version, this worker may be unable to read the arguments of `run`.
+        """
         return version("headstart")
 
     def run(self, space: Any, seed: int, data: Any, most: int) -> None:

@@ -73,7 +73,8 @@ class Trials(Protocol):
 def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
     """Run trials until all processes together have finished `most` trials, or until the time `until`.
 
-    `until` is in seconds since 1970. Calls `tick` after each trial, and regularly while trials of other processes run.
+    Also returns if no trial is left, for example because the grid is used up. `until` is in seconds since 1970. Calls
+    `tick` after each trial, and regularly while trials of other processes run.
     """
     study.prune_by(successive_halving(data.training_sizes))
     while time.time() < until:

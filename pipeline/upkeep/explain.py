@@ -72,8 +72,8 @@ def explain(
 ) -> Explanation:
     """Count the images of `data` that have features in `extraction.store`, for each cut of `config`.
 
-    The weights that `config` names need not be on this machine. Weights that were never used with the store
-    count as different from the weights of all features in the store.
+    The weights that `config` names need not be on this machine. If these weights were never used with the store, all
+    features in the store count as made with other weights.
 
     Raises StoreError if the store holds no features, DataError if `data` has no images, and OptionError if the settings
     can't be used.

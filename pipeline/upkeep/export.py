@@ -54,8 +54,8 @@ def export(
     """Read the features of the images in `data` from the store at `root`, and write them to `file` with labels.
 
     The file holds `features` float32 [N, *shape], `labels` int64 [N], and the texts `splits`, `paths`, `digests` and
-    `class_names`. The ending of its name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced.
-    `seed` decides the split if `data` has no split folders.
+    `class_names`. The ending of the file's name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is
+    replaced. `seed` decides the split if `data` has no split folders.
 
     Raises OptionError for another ending, or if `config` does not select exactly one store. Raises DataError if too
     many images lack features. Raises StoreError if `root` holds no features.

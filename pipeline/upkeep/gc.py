@@ -84,7 +84,7 @@ def _digests_in(root: Path, data: Path, reading: DataConfig) -> set[str]:
 
 @dataclass(frozen=True)
 class Compaction:
-    """The folder of each fingerprint, and its number of shards before and after compaction."""
+    """The number of shards before and after compaction, for the folder of each fingerprint."""
 
     folders: list[tuple[str, int, int]]
 

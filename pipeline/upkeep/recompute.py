@@ -48,11 +48,12 @@ class Recomputation:
 def recompute(
     stores: Sequence[FeatureStore], data: Path, config: VerifyConfig, seed: int = 0, reading: DataConfig = DataConfig()
 ) -> Recomputation:
-    """Compare the stored features of up to `config.recompute` images of `data` with a fresh forward pass.
+    """Compare stored features of images of `data` with the features of a fresh forward pass.
 
-    `seed` decides which images are compared. If `data` is a list of images, `reading` decides how the list is read.
-    Stores that can't be compared, for example because of other weights, are reported on the console. Raises StoreError
-    if no store can be compared. Raises DataError if `data` has no images.
+    Stores that differ only in the cut are compared together, on up to `config.recompute` images. `seed` decides which
+    images are compared. If `data` is a list of images, `reading` decides how the list is read. Stores that can't be
+    compared, for example because of other weights, are reported on the console. Raises StoreError if no store can be
+    compared. Raises DataError if `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(kind_of(data)))
     images = {example.image.digest: example.image for example in found.examples}
@@ -95,8 +96,8 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
     """Return `config` with the weights that made the features of `store`.
 
-    `config` is returned unchanged in two cases: it names other weights than the default, `imagenet`, or the weights of
-    `store` are unknown or no longer on this machine.
+    If `config` names other weights than the default, `imagenet`, it is returned unchanged. It is also returned
+    unchanged if the weights of `store` are unknown, or are no longer on this machine.
     """
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
