@@ -156,9 +156,9 @@ def _batches(
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
     """Yield the content of `shards` in batches of up to `rows` rows. Only a batch of a single shard can have more rows.
 
-    Each batch has three parts: the shards that were read, their digests, and the features of these digests. Digests are
-    `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, only digests in `wanted` are yielded.
-    Features are [n, *shape] in the stored dtype.
+    Each batch has three parts: some of `shards`, the digests in these shards, and the features of these digests.
+    Digests are `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, digests that are not in `wanted`
+    are left out. Features are [n, *shape] in the stored dtype.
     """
     sources: list[Path] = []
     digests: list[np.ndarray] = []
