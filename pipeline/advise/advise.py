@@ -106,7 +106,8 @@ def _judged(
 ) -> tuple[list[Judged], Similarity | None]:
     """Judge all candidates. Return two things: the judgements, and how similar the images are to ImageNet's.
 
-    The similarity is None if no candidate has the features that it needs; see `can_compare`.
+    Only some features allow a comparison with ImageNet; see `can_compare`. If no candidate has them, the similarity is
+    None.
     """
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
@@ -135,13 +136,13 @@ def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: in
 
 
 def _depth(fingerprint: Fingerprint) -> int:
-    """Return a number by which the cuts of one network can be sorted by depth. It is larger for a deeper cut."""
+    """Return a number that is larger for a deeper cut. Only numbers of cuts of one network can be compared."""
     blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether the cut of `fingerprint` is the default one, after the last block of its network."""
+    """Return whether the cut of `fingerprint` is the last cut of a network of the zoo. This is the default cut."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 
@@ -162,10 +163,9 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the value of `--backbone` that stands for the network of a fingerprint.
+    """Return the name of the network of `fingerprint`, as `--backbone` takes it: a backbone, or a `.keras` file's path.
 
-    The value is the name of a backbone, or the path of a `.keras` file. `known` maps the digests of weights to the
-    backbones that were used with the store.
+    `known` holds the backbones that were used with the store. Its keys are the digests of their weights.
     """
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 
