@@ -64,7 +64,7 @@ class DataConfig:
             )
 
     def fitted(self, kind: Kind) -> "DataConfig":
-        """Return these settings. A setting without a meaning for this kind of data gets its default value."""
+        """Return these settings. A setting that means nothing for this kind of data gets its default value."""
         default = DataConfig()
         return replace(self, **{name: getattr(default, name) for name in self._unfit(kind)})
 
@@ -73,7 +73,7 @@ class DataConfig:
         return replace(self.fitted(kind), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, kind: Kind) -> None:
-        """Raise an OptionError if a setting without a meaning for this kind of data was changed."""
+        """Raise an OptionError if a setting was changed that means nothing for this kind of data."""
         if unfit := self._unfit(kind):
             option = unfit[0].replace("_", "-")
             raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")

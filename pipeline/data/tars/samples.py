@@ -43,9 +43,9 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     the tar is damaged or ends early, if a label can't be read, or if it is not clear which field is the label.
 
     Args:
-        label_field: the field of `key.json` that holds the label. Then `key.cls` is used only if there is no
-            `key.json`. If "", the label is the text of `key.cls`. Without a `key.cls`, it is a field with a usual name
-            such as `label`.
+        label_field: the field of `key.json` that holds the label. If there is no `key.json`, the label is the text of
+            `key.cls`. If `label_field` is "", the label is the text of `key.cls`. If there is no `key.cls`, the label
+            is in a field of `key.json` with a usual name such as `label`.
     """
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
