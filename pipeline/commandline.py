@@ -270,7 +270,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether `error` means a full disk or quota. Errors of some libraries only quote the system's message."""
+    """Whether `error` means a full disk or quota. Some libraries raise errors that only quote the system's message."""
     quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
     words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
     return quotes and any(text in str(error) for text in words)

@@ -44,9 +44,9 @@ def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int
     """Compact a store of more than `MANY_SHARDS` small shards, unless that disturbs another process.
 
     Nothing is done while another process has a claim on the store. Compaction ends early in three cases. First, another
-    process makes a claim. Second, replaced shards take half of the disk's free space. Third, time is up: the longer of
-    one minute and a tenth of `extraction_seconds`. A later call continues. If a shard is damaged or can't be written, a
-    message is printed, and no error is raised.
+    process makes a claim. Second, replaced shards take half of the disk's free space. Third, one minute has passed, or
+    a tenth of `extraction_seconds`, whichever is longer. A later call continues. If a shard is damaged or can't be
+    written, a message is printed, and no error is raised.
     """
     try:
         small = _small_shards(store, large)
@@ -133,8 +133,8 @@ def _rewrite(
     """Rewrite `shards` as shards of up to `large` bytes.
 
     Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard,
-    `is_disturbed` is called with the number of bytes of features that were rewritten so far. Rewriting ends when
-    `is_disturbed` returns true.
+    `advance` is called with the number of shards that it replaces, and `is_disturbed` with the total number of bytes of
+    features that were rewritten. Rewriting ends when `is_disturbed` returns true.
     """
     replaced = 0
     try:

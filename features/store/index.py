@@ -185,8 +185,8 @@ def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
 class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
-    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. A new segment in memory is
-    merged with the segment before it, unless that segment is more than twice as long. So long segments are seldom
+    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. A new segment is merged
+    with the segment in memory before it, unless that segment is more than twice as long. So long segments are seldom
     merged.
     """
 

@@ -48,8 +48,8 @@ def index_folders(entries: Iterable[str]) -> frozenset[str]:
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
     """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of `shards`.
 
-    A damaged segment is ignored, because the shards hold the same digests. A store from elsewhere may have such a
-    segment.
+    A damaged segment is ignored, because the shards hold the same digests. A store from elsewhere may have damaged
+    segments.
     """
     for _ in range(_TRIES):
         places = _current(folder)

@@ -1,6 +1,6 @@
 """Portions: the parts into which the work is divided if several processes extract the same images.
 
-Each process divides the images without asking the others. All processes find the same portions.
+Each process divides the images without asking other processes. All processes find the same portions.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,7 +24,7 @@ class Portions:
     starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
 
     def positions(self, portion: int) -> np.ndarray:
-        """Return where the digests of one portion are in `digests`, as positions, int64 [n].
+        """Return the positions of one portion's digests in `digests`, int64 [n].
 
         `portion` is the number of the portion.
         """

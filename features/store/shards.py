@@ -197,7 +197,7 @@ def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tu
 
     `dtype` and `shape` are the expected dtype and the expected shape of a row. `file_bytes` is the size of the file.
     Raises _NotAShardError if the dataset is missing, has another dtype or shape, has no checksums, or lacks rows.
-    Raises it also if reading the dataset could open other files, run code, or take more than `file_bytes` of memory.
+    It is also raised if reading the dataset could open other files, run code, or take more than `file_bytes` of memory.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")

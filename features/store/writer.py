@@ -80,7 +80,7 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def lacking(self) -> set[str]:
-        """Return the digests without features in at least one store, as the stores were when they were last searched.
+        """Return the digests that had no features in at least one store when the stores were last searched.
 
         Digests whose features were collected since then are left out.
         """

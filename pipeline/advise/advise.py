@@ -44,9 +44,9 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    A candidate is a network at one cut. There are two kinds of candidates. Some are networks whose features are in the
-    store. The others are networks to try, whose features are extracted for a sample of the images. All candidates are
-    judged on train and val, never on test.
+    A candidate is a network at one cut. There are two kinds of networks: networks with features in the store, and
+    networks to try. Networks to try extract features of a sample of the images. All candidates are judged on train and
+    val, never on test.
 
     Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
     `config` names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
@@ -121,7 +121,7 @@ def _judged(
 
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
-    """Read the features of the images on which candidates are judged: float32 [N, D]."""
+    """Read the features that `store` holds of the images in `found`, float32 [N, D]."""
     return store.read(found.examples.digests).astype(np.float32, copy=False)
 
 

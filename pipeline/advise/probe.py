@@ -30,7 +30,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much accuracy twice as many training images bring, with its 95 % interval."""
+    """The gain in accuracy from twice as many training images, with its 95 % interval."""
 
     value: float
     low: float
@@ -99,7 +99,7 @@ def held_out(
 
 
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
-    """Return the accuracy that a linear probe gains from twice as many training images.
+    """Return the gain in accuracy of a linear probe from twice as many training images.
 
     For each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of
     them. If the half of any fold has images of only one class, the gain is 0, with an interval from -1 to 1.

@@ -74,8 +74,9 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    All archives together must keep the limits of `require_within_limits`. Unpacked data lie in temporary files without
-    a name, on the disk of `folder`. `folder` need not exist yet. `zip_encoding` is the value of `--zip-encoding`.
+    All archives together must keep the limits of `require_within_limits`. Unpacked data lie in one temporary file
+    without a name, on the disk of `folder`. `folder` need not exist yet. `zip_encoding` is the value of
+    `--zip-encoding`.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:

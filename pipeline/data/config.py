@@ -69,7 +69,7 @@ class DataConfig:
         return replace(self, **{name: getattr(default, name) for name in self._unfit(kind)})
 
     def of_every_image(self, kind: Kind) -> "DataConfig":
-        """Return these settings without classes and groups, so that every image of the list or folder is read."""
+        """Return these settings for this kind of data, without labels and groups. Then every image is read."""
         return replace(self.fitted(kind), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, kind: Kind) -> None:
@@ -92,7 +92,7 @@ class DataConfig:
 
     @property
     def class_list(self) -> list[str]:
-        """Return the folder names in the text `classes`, in which commas separate the names."""
+        """Return the folder names in `classes`, which is a text with commas between the names."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

@@ -1,7 +1,7 @@
 """Find the splits and classes of a data set from the names of its folders and files.
 
 The functions are pure: their input is a list of names. Clear names are read as a person would read them, and lines of
-text describe the reading. If names allow several readings, a DataError shows these, and the options that choose one.
+text describe the reading. If names allow several readings, a DataError shows them, and the options that choose one.
 """
 
 from collections import Counter
@@ -276,7 +276,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder if its subfolders have the names of all folders beside it, so that it holds copies."""
+        """Leave out a folder if its subfolders have the names of all folders beside it. They are taken for copies."""
         folders = images.folders
         repeated = {
             name

@@ -69,7 +69,7 @@ def is_clutter_folder(folder: Path) -> bool:
 
 
 def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Return whether `wanted` returns true for any file below `folder`. It takes a path relative to `folder`.
+    """Return whether `wanted` returns true for any file below `folder`. `wanted` takes a path relative to `folder`.
 
     Clutter folders are left out. The search ends at the first file for which `wanted` returns true. For links, see
     `list_files`.

@@ -218,7 +218,7 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
-    """Read tars of samples. If no `.cls` or `.json` has a label, the labels are in the names, as in a folder."""
+    """Read tars of samples. If no `.cls` or `.json` has a label, find labels in the names, as in a folder."""
     there = shards.tars_of(data)
     tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)

@@ -20,7 +20,7 @@ def fill(
     """Move groups until there is a group for each pair (class, split) in `due`. Changes `splits`.
 
     Moves are preferred if no class loses its last group in a split. Among these moves, the move that brings the sizes
-    of splits nearest to `wanted` is made. If no move helps, the class gets no group in the split.
+    of splits nearest to `wanted` is made. If no move helps a pair, it stays without a group.
 
     Args:
         splits: the split of each group.
@@ -68,8 +68,8 @@ class _Filling:
         """Move a group of a class to a split that has no group of this class. Return whether that was possible.
 
         `pair` is (class, split). If the moved group was the last group of another class in its old split, a group of
-        this other class must move there. This may need a further move, and so on. A chain has at most `depth` further
-        moves.
+        this other class must move there. That move may need another, and so on. At most `depth` moves can follow one
+        another in this way.
         """
         label, split = pair
         held = {at for at, _ in self._moves}

@@ -247,7 +247,7 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should have. The keys are pairs (label, split).
+    """Return the numbers of different images that val and test should have of each class, by pairs (label, split).
 
     Train keeps at least one image of each class. `sizes` maps each label to its number of different images, and
     `groups` maps each label to its number of groups.

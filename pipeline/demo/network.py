@@ -21,9 +21,9 @@ signal.alarm(0)
 def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
     """Return the settings of the demo's network, and print a line that names the network.
 
-    If the environment variable HEADSTART_WEIGHTS names a file, the network is InceptionV3 with these weights. If it is
-    not set, the network is InceptionV3 with ImageNet weights, if Keras loads or downloads them within `seconds`.
-    Otherwise the network is EfficientNet-Lite0, because its ImageNet weights come with headstart. Raises OptionError if
+    If the environment variable HEADSTART_WEIGHTS names a file, the network is InceptionV3 with these weights.
+    Otherwise, the network is InceptionV3 if Keras can load or download its ImageNet weights within `seconds`. If Keras
+    can't, the network is EfficientNet-Lite0, because its ImageNet weights come with headstart. Raises OptionError if
     HEADSTART_WEIGHTS asks for random weights.
     """
     weights = os.environ.get("HEADSTART_WEIGHTS") or "imagenet"

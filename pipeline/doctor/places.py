@@ -123,9 +123,9 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the step, in nanoseconds, to which the disk rounds the time of a file.
+    """Return the step, in nanoseconds, of file times on a disk. The disk rounds the time of `file` to this step.
 
-    Return None if the disk sets no times.
+    Return None if the time of `file` can't be set.
     """
     wanted = 1_234_567_891_111_111_111
     try:

@@ -130,7 +130,7 @@ def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Return the settings that may explain why runs differ. A name has a part and a setting, such as `head.epochs`."""
+    """Return the settings that may explain why runs differ. They have names such as `head.epochs`."""
     config, unchanged = run.config(), run.metrics().get("finetune", {}).get("best_epoch") == 0
     return {
         f"{part}.{name}": value

@@ -19,8 +19,8 @@ _FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
 class ThresholdConfig:
     """How the threshold between two classes is set.
 
-    At most one of the fields except `positive` sets it. If none does, the threshold that the run keeps is used. Raises
-    OptionError if several fields set the threshold, or if a value is out of range.
+    Each field except `positive` sets the threshold. If none is given, the threshold that the run keeps is used. Raises
+    OptionError if several are given, or if a value is out of range.
     """
 
     threshold: float | None = option(

@@ -135,9 +135,9 @@ def _split_in(path: str) -> str:
 
 
 def _holds_tars_alone(folder: Path) -> bool:
-    """Return whether `folder` holds tars and no images. No file in `folder` may have the suffix of an image.
+    """Return whether `folder` holds tars and no images. Images are recognised by their first bytes.
 
-    An image is recognised by its first bytes.
+    No file in `folder` may have the suffix of an image.
     """
     if not some_file(folder, is_tar):
         return False
