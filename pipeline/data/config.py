@@ -69,7 +69,7 @@ class DataConfig:
         return replace(self, **{name: getattr(default, name) for name in self._unfit(kind)})
 
     def of_every_image(self, kind: Kind) -> "DataConfig":
-        """Return these settings for this kind of data, without labels and groups. Then every image is read."""
+        """Return these settings with the layout `none` and without groups. Then no image needs a label."""
         return replace(self.fitted(kind), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, kind: Kind) -> None:
