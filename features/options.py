@@ -9,9 +9,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
     Args:
         default: the default value of the field and of the option.
-        more: may hold `flag`, the name of the option, which is otherwise made from the name of the field; `env`, the
-            name of an environment variable; `metavar` and `parser`, see Typer; and `alone`, the value of the option if
-            it is given without a value.
+        more: settings of the option. `flag` is its name; by default, the name is made from the name of the field. `env`
+            is the name of an environment variable. `alone` is the value of the option if the user gives no value. For
+            `metavar` and `parser`, see Typer.
     """
     return field(default=default, metadata={"help": help, **more})
 

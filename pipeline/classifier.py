@@ -32,9 +32,9 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """Build the upper part of a classifier: the layers of `backbone` from index `from_layer` on, and `head`.
 
-    The inputs of the result are the outputs of the operations that `backbone.crossing` lists, each float32 [B, H, W,
-    D]. The output is logits. The result shares its layers with `backbone` and `head`, so training the result also
-    trains these two. `head` takes the features at `cuts`.
+    The result takes outputs of the layers below, each float32 [B, H, W, D]. `backbone.crossing` lists the operations
+    with these outputs. The result returns logits. It shares its layers with `backbone` and `head`, so training the
+    result also trains these two. `head` takes the features at `cuts`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -45,10 +45,10 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 def build_streamed(
     backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
 ) -> list[keras.Model]:
-    """Build one model from each of `tops`. `build_top` must have made them with the same `from_layer` and `cuts`.
+    """Build one model from each of `tops`. `build_top` must have made `tops` with the same `from_layer` and `cuts`.
 
-    Each model maps pixels, uint8 [B, H, W, 3], to the outputs of its top. All models share their lower part: the layers
-    of `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
+    Each model maps pixels, uint8 [B, H, W, 3], to the output of its top. All models share one lower part: the layers of
+    `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     below = frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)

@@ -109,10 +109,10 @@ def command(
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
-    If the type of a parameter is a dataclass, each field of the dataclass becomes an option. If a field and another
-    parameter have the same name, the field gets the value of that parameter. For example, the argument STORE of `store
-    explain STORE` sets the field `store`. The option of such a field is hidden, and only accepts the same value. Every
-    command gets `--json` and `--seed`.
+    If the type of a parameter of the function is a dataclass, each field of the dataclass becomes an option. If another
+    parameter has the name of a field, its value becomes the value of the field. For example, the argument STORE of
+    `store explain STORE` sets the field `store`. The option `--store` is then hidden, and accepts only the value of
+    STORE. Every command gets `--json` and `--seed`.
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
@@ -172,9 +172,9 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Return the parameter `<prefix>_<field>`, an option of the command line for a `field` of the dataclass `config`.
+    """Return the parameter `<prefix>_<field>`. It is the command-line option for a `field` of the dataclass `config`.
 
-    If `given` is True, another parameter sets the field. The option is then hidden, and its default is None.
+    If `given` is True, another parameter sets the field. Then the option is hidden, and its default is None.
     """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
@@ -201,8 +201,8 @@ def _flag(field: Field[Any]) -> str:
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a command. `values` come from Typer, with one value for each field of a dataclass.
 
-    The values of one dataclass become one argument, an instance of the dataclass. `configs` maps the names of such
-    arguments to their dataclasses. If an option contradicts an argument, an OptionError is raised.
+    `configs` maps the name of an argument to its dataclass. All values for the fields of this dataclass become one
+    instance of it, which is the argument. If an option contradicts another argument, an OptionError is raised.
     """
     arguments = dict(values)
     for name, config in configs.items():
@@ -241,9 +241,9 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Replace the default backbone, weights and rescaling by those that were used with the store before.
+    """Set the backbone, weights and rescaling to values that were used with the store before; see `with_used_weights`.
 
-    Options that the user gave stay as they are. See `with_used_weights`.
+    Options that the user gave stay unchanged.
     """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():
@@ -270,7 +270,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether `error` means a full disk or quota. Some libraries quote the system's message in errors of their own."""
+    """Whether `error` means a full disk or quota. Some libraries raise errors that only quote the system's message."""
     quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
     words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
     return quotes and any(text in str(error) for text in words)

@@ -38,8 +38,8 @@ def thumbnails(
 
     Args:
         mode: the mode of the thumbnails; see `Mode`.
-        side: the side, in pixels, of the square to which each image is stretched.
-        keep_shape: if true, each image keeps the ratio of its sides. Its longer side then has `side` pixels.
+        side: the width and height of each thumbnail, in pixels. The image is stretched to this square.
+        keep_shape: if true, the image is not stretched, and `side` is the longer side of the thumbnail.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         make = partial(_thumbnail, mode=mode, side=side, keep_shape=keep_shape)

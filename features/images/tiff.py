@@ -72,8 +72,8 @@ class PageStream(io.BytesIO):
     """A stream that reads from `data`, the bytes of a file. The bytes are not copied.
 
     If `first` is given, `data` is a TIFF. Then `read` returns the TIFF with a changed header, so that the directory at
-    the offset `first` comes first. `getvalue` still returns `data` unchanged. Pillow passes the result of `getvalue`,
-    and the offset of the directory, to libtiff.
+    the offset `first` comes first. `getvalue` still returns `data` unchanged, because libtiff needs no changed header:
+    Pillow gives it the unchanged data and the offset of the directory.
     """
 
     def __init__(self, data: bytes, first: int | None = None) -> None:
@@ -99,7 +99,8 @@ def count_pages(data: bytes) -> int:
 def at_page(data: bytes, page: int) -> bytes:
     """Return a copy of the TIFF `data` in which the page with the number `page` comes first. Pages count from 1.
 
-    For page 1, `data` itself is returned, and can have any format. A page that does not exist raises a ValueError.
+    If `page` is 1, `data` itself is returned. Then `data` need not be a TIFF. A page that does not exist raises a
+    ValueError.
     """
     if page == 1:
         return data
@@ -233,9 +234,9 @@ def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Director
 def _entries(data: bytes, layout: _Layout, start: int, count: int) -> tuple[dict[int, int], list[int]]:
     """Read the `count` entries of a directory. The first entry lies at the offset `start`.
 
-    Return two things: the tags of the directory, and the offsets of its sub-directories. Only `_TAGS` are read. Each
-    tag maps to the first integer of its value, or to 0 if the value has no integers. Raises struct.error if `data` is
-    too short.
+    Return two things: the tags of the directory, and the offsets of its sub-directories. Only the tags in `_TAGS` are
+    read. Each tag maps to the first integer of its value, or to 0 if the type of the value is not an integer. Raises
+    struct.error if `data` is too short.
     """
     width = struct.calcsize("=" + layout.offset)
     size = 4 + 2 * width

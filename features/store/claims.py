@@ -61,11 +61,12 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
-        The answer is `DONE` if another process has just extracted the portion. With `again`, the answer is never
-        `DONE`. The answer is `BUSY` if another process has a claim on the portion, unless this claim is void. A claim
-        is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is void after
-        a minute. This process takes over the portion of a void claim. After `release_all`, the answer is always `BUSY`
-        or `DONE`.
+        The answer is `DONE` if another process has just extracted the portion. If `again` is true, the answer is never
+        `DONE`. The answer is `BUSY` if another process has a claim on the portion that is not void. Otherwise, this
+        process should extract the portion, and the answer is `MINE`, or `TAKEN_OVER` if there was a void claim.
+
+        A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is
+        void after a minute. After `release_all`, the answer is always `BUSY` or `DONE`.
         """
         with self._lock:
             if not again and self._is_done(portion):

@@ -44,9 +44,9 @@ def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int
     """Compact a store of more than `MANY_SHARDS` small shards, unless that disturbs another process.
 
     Nothing is done while another process has a claim on the store. Compaction ends early in three cases. First, another
-    process makes a claim. Second, replaced shards take half of the disk's free space. Third, time is up: the longer of
-    one minute and a tenth of `extraction_seconds`. A later call continues. If a shard is damaged or can't be written, a
-    message is printed, and no error is raised.
+    process makes a claim. Second, replaced shards take half of the disk's free space. Third, one minute has passed, or
+    a tenth of `extraction_seconds`, whichever is longer. A later call continues. If a shard is damaged or can't be
+    written, a message is printed, and no error is raised.
     """
     try:
         small = _small_shards(store, large)
@@ -133,8 +133,8 @@ def _rewrite(
     """Rewrite `shards` as shards of up to `large` bytes.
 
     Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard,
-    `is_disturbed` is called with the number of bytes of features that were rewritten so far. Rewriting ends when
-    `is_disturbed` returns true.
+    `advance` is called with the number of shards that it replaces, and `is_disturbed` with the total number of bytes of
+    features that were rewritten. Rewriting ends when `is_disturbed` returns true.
     """
     replaced = 0
     try:
@@ -156,9 +156,9 @@ def _batches(
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
     """Yield the content of `shards` in batches of up to `rows` rows. Only a batch of a single shard can have more rows.
 
-    Each batch has three parts: the shards that were read, their digests, and the features of these digests. Digests are
-    `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, only digests in `wanted` are yielded.
-    Features are [n, *shape] in the stored dtype.
+    Each batch has three parts: some of `shards`, the digests in these shards, and the features of these digests.
+    Digests are `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, digests that are not in `wanted`
+    are left out. Features are [n, *shape] in the stored dtype.
     """
     sources: list[Path] = []
     digests: list[np.ndarray] = []

@@ -48,7 +48,10 @@ class Fingerprint:
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that are not None, and the fields in `later`, as JSON values."""
+        """Return the fields that are not None, as JSON values. The fields in `later` are among them.
+
+        `later` holds the fields that a later version of headstart wrote, and this version does not know.
+        """
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
         return found

@@ -18,7 +18,7 @@ _AT_ONCE = 1 << 18  # digests that a merge of segments holds in memory
 
 @dataclass(frozen=True)
 class Slab:
-    """Some rows of one shard that are read together."""
+    """Rows of one shard, which are read together."""
 
     shard: Path
     rows: np.ndarray  # int32 [n], ascending
@@ -123,7 +123,7 @@ class Segment:
         return bool(found.all())
 
     def counts(self) -> np.ndarray:
-        """Return the number of entries that name each shard, int64 [shards]. Errors: see `find`."""
+        """Return, for each shard, the number of its entries, int64 [shards]. Errors: see `find`."""
         starts = range(0, len(self.entries.digests), _AT_ONCE)
         parts = (np.bincount(self.cut(start, start + _AT_ONCE).shards, minlength=len(self.names)) for start in starts)
         return sum(parts, np.zeros(len(self.names), np.int64))
@@ -185,8 +185,9 @@ def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
 class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
-    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest, and each of them is less
-    than half as long as the one before it. So the digests of new shards seldom have to be merged with a long segment.
+    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. A new segment is merged
+    with the segment in memory before it, unless that segment is more than twice as long. So long segments are seldom
+    merged.
     """
 
     folder: Path  # of the shards
@@ -232,7 +233,7 @@ class Index:
         return Index(self.folder, [one for segment in self.segments if (one := _left(segment, left)).in_use.any()])
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Return which of `digests` (`DIGEST` [N]) are in a shard, bool [N]. Errors: see `Segment.find`."""
+        """Return which of `digests`, `DIGEST` [N], are in any shard, bool [N]. Errors: see `Segment.find`."""
         found = np.zeros(len(digests), bool)
         for segment in self.segments:
             for positions, _, _ in segment.find(digests):

@@ -41,15 +41,15 @@ _TRIES = 3
 
 
 def index_folders(entries: Iterable[str]) -> frozenset[str]:
-    """Return the names that may belong to segments' folders. `entries` are all names in a store's folder."""
+    """Return those of `entries` that have the form of a segment's name. `entries` are all names in a store's folder."""
     return frozenset(name for name in entries if name.startswith("index-"))
 
 
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
-    """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of them.
+    """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of `shards`.
 
-    A damaged segment is ignored, because the shards hold the same digests. A store from elsewhere may have such a
-    segment.
+    A damaged segment is ignored, because the shards hold the same digests. A store from elsewhere may have damaged
+    segments.
     """
     for _ in range(_TRIES):
         places = _current(folder)
@@ -100,11 +100,11 @@ def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) 
 
 
 def keep_index(folder: Path, form: ShardFormat) -> None:
-    """Bring the kept index of the store in `folder` up to date, if the store is large and many shards are new.
+    """Bring the kept index of the store in `folder` up to date, if the store is large.
 
-    The memory that this takes does not grow with the number of digests. Nothing is done if another process does the
-    same, or if the folder can't be written to. A full disk raises an OSError. A damaged shard, or a segment that does
-    not fit its shards, raises a StoreError.
+    New shards are added once they are many. Memory use does not grow with the number of digests. Nothing is done if
+    another process is updating the index, or if the folder can't be written to. A full disk raises an OSError. A
+    damaged shard, or a segment that does not fit its shards, raises a StoreError.
     """
     if not os.access(folder, os.W_OK):  # else shards would be read in vain
         return
@@ -149,8 +149,10 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
-    `segments` must be sorted, the longest first. A segment stays if two conditions hold. It is more than twice as long
-    as all shorter segments together. Most of its digests are in shards that are in use.
+    `segments` must be sorted, the longest first. The length of a segment is its number of digests in shards that are in
+    use. A segment stays if three conditions hold. First, most of its digests are in shards that are in use. Second, it
+    is more than twice as long as all shorter segments together. A segment that fails the first condition counts as
+    shorter. Third, no longer segment fails the second condition.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
@@ -234,9 +236,9 @@ def _counts_fit(segment: Segment) -> bool:
 
 
 def read_segment(place: Path) -> Segment | None:
-    """Map the segment in the folder `place`. Its entries are not read. If its files are damaged, return None.
+    """Map the segment in the folder `place` into memory. If its files are damaged, return None.
 
-    A link to a folder counts as damaged.
+    Whether the entries are right is not checked. A link to a folder counts as damaged.
     """
     if not _is_folder(place):
         return None

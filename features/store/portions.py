@@ -1,6 +1,6 @@
 """Portions: the parts into which the work is divided if several processes extract the same images.
 
-Each process divides the images without asking the others. All processes find the same portions.
+Each process divides the images without asking other processes. All processes find the same portions.
 """
 
 from collections.abc import Collection, Sequence
@@ -24,7 +24,10 @@ class Portions:
     starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
 
     def positions(self, portion: int) -> np.ndarray:
-        """Return the positions in `digests` of the digests of the portion with the number `portion`, int64 [n]."""
+        """Return the positions of one portion's digests in `digests`, int64 [n].
+
+        `portion` is the number of the portion.
+        """
         return np.arange(self.starts[portion], self.starts[portion + 1])
 
     def portion_of(self, position: int) -> int:
@@ -36,9 +39,9 @@ def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[s
     """Cut `digests` into portions of successive digests. Then keep only the digests that are in `missing`.
 
     `digests` are hexadecimal, or an array of dtype `DIGEST`. They are all different, and there is at least one. A
-    digest ends a portion if its first bits are 0. So all processes with the same digests find the same portions, even
-    if they start with different `missing` digests. If one process has a few digests more, most portions are still the
-    same. A portion is named after the digest that ends it.
+    portion ends at each digest whose first bits are 0, and at the last digest. The portion is named after this digest.
+    So all processes with the same `digests` find the same portions, even if their `missing` digests differ. If one
+    process has a few more `digests` than another process, most of their portions are still the same.
     """
     size = np.clip(len(digests) / _FEWEST_PORTIONS, _SMALLEST_PORTION, LARGEST_PORTION)
     bits = int(np.log2(size))

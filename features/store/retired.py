@@ -38,9 +38,9 @@ def in_use(entries: Collection[str]) -> list[str]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Remove the `.retired` marker of a `shard` that was just written.
+    """Remove the `.retired` marker of a `shard` that was just written. Return whether the shard is in use now.
 
-    Return False if another process removed the shard meanwhile. The caller must then write the shard again.
+    If another process removed the shard meanwhile, return False. The caller must then write the shard again.
     """
     try:
         shard.with_name(f"{shard.name}.retired").unlink()

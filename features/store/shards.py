@@ -195,9 +195,9 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
     """Check the dataset `name`. Return its number of rows.
 
-    Raises _NotAShardError if the dataset is missing, or does not have the given `dtype` and `shape` of a row. The error
-    is also raised if the dataset has no checksums or lacks rows, or if reading it could open other files, run code, or
-    take more memory than `file_bytes`, the size of the file.
+    `dtype` and `shape` are the expected dtype and the expected shape of a row. `file_bytes` is the size of the file.
+    Raises _NotAShardError if the dataset is missing, has another dtype or shape, has no checksums, or lacks rows.
+    It is also raised if reading the dataset could open other files, run code, or take more than `file_bytes` of memory.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")

@@ -36,7 +36,8 @@ _AT_A_TIME = 1 << 16  # digests that are looked up
 def create_folder(folder: Path, root: Path | None = None) -> None:
     """Make the folder of a store if it is missing, and remove what killed processes left in it.
 
-    `root` is the store that contains `folder`, if there is one. A failure raises a StoreError.
+    `root` is the folder that error messages name as the store. By default, it is `folder`. If `folder` can't be made or
+    written to, a StoreError is raised.
     """
     try:
         with writable(root or folder):
@@ -49,7 +50,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """Raise a StoreError that names the store at `root` if the system forbids the block to write."""
+    """If the system does not allow the block to write, raise a StoreError. The message names the store `root`."""
     try:
         yield
     except OSError as error:
@@ -116,15 +117,15 @@ class FeatureStore:
         return hex_digests(self._refreshed().digests())
 
     def missing(self, digests: Collection[str]) -> list[str]:
-        """Return the `digests` (hexadecimal SHA-256) that have no features yet, each once, in the order given."""
+        """Return those of `digests` (hexadecimal) that have no features yet, each once, in the order given."""
         asked = list(dict.fromkeys(digests))
         return [asked[position] for position in np.flatnonzero(self.lacking(raw_digests(asked)))]
 
     def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
         """Return which of `digests`, `DIGEST` [N], have no features yet, bool [N].
 
-        If `listed` is false, the folder is not listed again. Features that came after the last listing are then not
-        seen.
+        If `listed` is false, the folder is not listed again. Features that were written after the last listing then
+        count as lacking.
         """
         index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
         for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared
@@ -133,10 +134,10 @@ class FeatureStore:
         return lacking
 
     def write_shard(self, digests: Sequence[str], features: np.ndarray) -> Path:
-        """Write n >= 1 hexadecimal digests and features [n, *shape] as one shard, atomically. Return its path.
+        """Write digests and features as one shard, atomically. Return the path of the shard.
 
-        Features are cast to the stored dtype. If a value is then not finite, or if the store's folder is gone, a
-        StoreError is raised. Features of another shape raise a ValueError.
+        `digests` are n >= 1 hexadecimal digests. Features are [n, *shape], and are cast to the stored dtype. Raises
+        ValueError for another shape. Raises StoreError if a cast value is not finite, or the store's folder is gone.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")

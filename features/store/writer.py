@@ -50,9 +50,9 @@ class _Collected:
 class ShardWriter(Generic[Key]):
     """Collects features and writes them as shards. `stores` maps each cut to its store.
 
-    `add` collects features, and says when the caller should call `write`: when the number, size or age of the collected
-    features reaches a limit. So a killed process loses few features. A thread writes, so that forward passes continue
-    meanwhile.
+    `add` collects features. It returns True if the number, size or age of the collected features has reached a limit.
+    The caller should then call `write`, so that a killed process loses few features. A thread writes the shards, so
+    that forward passes continue meanwhile.
     """
 
     def __init__(
@@ -60,8 +60,7 @@ class ShardWriter(Generic[Key]):
     ) -> None:
         """Prepare to collect the features of `digests`.
 
-        `expected` is the number of images whose features all processes together will write. If it is large, shards are
-        larger.
+        `expected` is the number of images that all processes together will extract. If it is large, shards are larger.
         """
         raw = raw_digests(digests)
         self._parts = {
@@ -81,11 +80,14 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def lacking(self) -> set[str]:
-        """Return the digests that had no features in at least one store when the stores were last searched."""
+        """Return the digests that had no features in at least one store when the stores were last searched.
+
+        Digests whose features were collected since then are left out.
+        """
         return set().union(*(part.lacking for part in self._parts.values()))
 
     def bytes_to_come(self) -> int:
-        """Return an upper bound, in bytes, of the total size of all shards still to be written."""
+        """Return an estimate of the number of bytes that the features of all lacking digests will take on disk."""
         sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
@@ -105,8 +107,9 @@ class ShardWriter(Generic[Key]):
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
         """Return which of `digests` still lack features in at least one store, bool [N].
 
-        Listing a large folder takes long. So if `at_once` is false, folders that were listed a short time ago are not
-        listed again. Features that other processes have written since then are not seen.
+        A digest whose features were collected does not count as lacking, even before they are written. Listing a large
+        folder takes long. So if `at_once` is false, folders that were listed a short time ago are not listed again.
+        Features that other processes have written since then are not seen.
         """
         start, raw = time.monotonic(), raw_digests(digests)
         listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)

@@ -44,9 +44,9 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    A candidate is a network at one cut. There are two kinds of candidates. Some are networks whose features are in the
-    store. The others are networks to try, whose features are extracted for a sample of the images. All candidates are
-    judged on train and val, never on test.
+    A candidate is a network at one cut. There are two kinds of networks: networks with features in the store, and
+    networks to try. Networks to try extract features of a sample of the images. All candidates are judged on train and
+    val, never on test.
 
     Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
     `config` names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
@@ -106,7 +106,8 @@ def _judged(
 ) -> tuple[list[Judged], Similarity | None]:
     """Judge all candidates. Return two things: the judgements, and how similar the images are to ImageNet's.
 
-    The similarity is None if no candidate has the features that it needs; see `can_compare`.
+    Only some features allow a comparison with ImageNet; see `can_compare`. If no candidate has them, the similarity is
+    None.
     """
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
@@ -120,7 +121,7 @@ def _judged(
 
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
-    """Read the features of the images on which candidates are judged: float32 [N, D]."""
+    """Read the features that `store` holds of the images in `found`, float32 [N, D]."""
     return store.read(found.examples.digests).astype(np.float32, copy=False)
 
 
@@ -135,13 +136,13 @@ def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: in
 
 
 def _depth(fingerprint: Fingerprint) -> int:
-    """Return a number by which the cuts of one network can be sorted by depth. It is larger for a deeper cut."""
+    """Return a number that is larger for a deeper cut. Only numbers of cuts of one network can be compared."""
     blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether the cut of `fingerprint` is the default one, after the last block of its network."""
+    """Return whether the cut of `fingerprint` is the last cut of a network of the zoo. This is the default cut."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 
@@ -162,10 +163,9 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the value of `--backbone` that stands for the network of a fingerprint.
+    """Return the name of the network of `fingerprint`, as `--backbone` takes it: a backbone, or a `.keras` file's path.
 
-    The value is the name of a backbone, or the path of a `.keras` file. `known` maps the digests of weights to the
-    backbones that were used with the store.
+    `known` holds the backbones that were used with the store. Its keys are the digests of their weights.
     """
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 

@@ -43,11 +43,11 @@ class Candidates:
 def find_candidates(
     scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
 ) -> Candidates:
-    """Draw a sample of the train and val images in `scanned`, and find the stores with features of this sample.
+    """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores with its features.
 
-    First, the features of the networks to try are extracted. If the features of the sample would need too much memory,
-    a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the errors of
-    `cache_features`.
+    The networks to try first extract their features of the sample. If the features of one store would need too much
+    memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the errors
+    of `cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -91,8 +91,8 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
     """Return two things: the stores that can be judged, and a line for each store with features of too few `examples`.
 
-    A store can be judged although it lacks the features of some images, because some images can't be decoded. The share
-    of such images is at most `--max-rejects`.
+    A store can be judged although it lacks the features of a few images, because some images can't be decoded. The
+    share of the images that it lacks must be at most `--max-rejects`, and at most a half.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -137,9 +137,9 @@ def _named(network: str) -> str:
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    If `name` is a backbone of `config`, the settings keep the weights, the rescaling and the cuts of `config`.
-    Otherwise, they have ImageNet weights and the default rescaling. If `config` gives no cuts of the network, `_cuts`
-    chooses them.
+    If `name` is a backbone of `config`, the weights, the rescaling and the cuts are those in `config`. If `config` has
+    no cuts of this backbone, `_cuts` chooses the cuts. If `name` is another network, it gets ImageNet weights, the
+    default rescaling, and the cuts that `_cuts` chooses.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)
@@ -151,7 +151,7 @@ def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
 
 
 def _cuts(backbone: str) -> list[Cut]:
-    """Return the cuts at which a network is tried: at most five, spread evenly from its middle to its last block."""
+    """Return the cuts to try: at most five cuts of `backbone`, spread evenly from its middle to its last block."""
     blocks = list(outline(backbone).cuts)
     places = np.linspace(len(blocks) // 2, len(blocks) - 1, _MOST_CUTS)
     return [Cut(backbone, blocks[place]) for place in sorted({int(place) for place in np.rint(places)})]

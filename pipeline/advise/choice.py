@@ -25,11 +25,11 @@ class Best:
 
 
 def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
-    """Choose the candidate with the lowest loss among all whose accuracy is not significantly below the best accuracy.
+    """Choose the candidate with the lowest loss. Candidates significantly less accurate than the best are left out.
 
     If few predictions are wrong, the loss distinguishes candidates better than the accuracy does. If the choice is
-    unsure, a candidate with a default cut is preferred, but only if its accuracy is not significantly below the best
-    accuracy. `defaults` holds the indices of the candidates with a default cut.
+    unsure, the candidate with the lowest loss among those with a default cut is chosen instead, unless all of these are
+    left out. `defaults` holds the indices of the candidates with a default cut.
     """
     right = np.stack([one.probe for one in judged])
     best = int(right.mean(axis=1).argmax())

@@ -16,7 +16,7 @@ _BATCH, _STEPS = 16, 4  # the first step is not timed, because it builds the gra
 def training_speed(network: Network, examples: Sequence[Example], classes: int) -> float:
     """Fine-tune `network` for a few steps on some of `examples`. Return the speed in images per second.
 
-    The steps are those of `headstart finetune` with default settings.
+    The settings are the defaults of `headstart finetune`. The head is a new dense layer.
     """
     backbone, cuts = network.backbone, network.cuts
     from_layer = backbone.boundary(cuts)

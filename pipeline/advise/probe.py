@@ -30,7 +30,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Gain:
-    """The accuracy gained from twice the images, with its interval at 95 %."""
+    """The gain in accuracy from twice as many training images, with its 95 % interval."""
 
     value: float
     low: float
@@ -40,9 +40,9 @@ class Gain:
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
     """Divide `examples` into folds, stratified by class. `data` names the data in messages.
 
-    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds. If a class
-    has fewer different images or groups, there are only as many folds, but at least two. Raises DataError if a fold is
-    empty, or if the images outside a fold are all of one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds. If the
+    smallest class has fewer than five different images or groups, their number is the number of folds. But there are
+    at least two folds. Raises DataError if a fold is empty, or if the images outside a fold are all of one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -56,9 +56,9 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
 
 
 def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
-    """Return whether a fold can be judged. It needs images, and the training images need at least two classes.
+    """Return whether the fold has images, and the training images have at least two classes.
 
-    `train` are the labels of the training images, and `held` are the labels of the fold's images.
+    `held` are the labels of the fold's images, and `train` are the labels of the training images.
     """
     return bool(len(held)) and len(np.unique(train)) > 1
 
@@ -99,10 +99,10 @@ def held_out(
 
 
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
-    """Return the accuracy that a linear probe gains from twice as many training images.
+    """Return the gain in accuracy of a linear probe from twice as many training images.
 
-    A probe that is fitted to all training images of a fold is compared with a probe that is fitted to half of them. If
-    this half has images of only one class, the gain is 0, with an interval from -1 to 1.
+    For each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of
+    them. If the half of any fold has images of only one class, the gain is 0, with an interval from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):

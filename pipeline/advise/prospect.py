@@ -83,8 +83,8 @@ def prospect(
         train: the examples for training.
         val: the number of images for validation.
         gains: the result of `expected_gain`.
-        better_than_guessing: whether the linear probe is surely better than always saying the largest class. If false,
-            the answer is "unknown".
+        better_than_guessing: whether the linear probe is surely better than a guess that is always the largest class.
+            If false, the answer is "unknown".
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None

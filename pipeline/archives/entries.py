@@ -40,7 +40,7 @@ class Entry:
     def read(self) -> bytes | Fault:
         """Return the content, or a `Fault` with the reason why the content can't be read.
 
-        If neither the name nor the first bytes are those of an image, only the first bytes are returned.
+        If the file is not an image, by its name and by its first bytes, only the first bytes are returned.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:
@@ -79,9 +79,9 @@ def require_within_limits(archive: str, count: int, size: int, packed: int) -> N
 
     Args:
         archive: the name of the archive in the message.
-        count: the number of its files.
-        size: the number of bytes that its files have when they are unpacked.
-        packed: the size of the archive in bytes.
+        count: the number of files in the archive.
+        size: the number of bytes of these files when they are unpacked.
+        packed: the number of bytes of the archive.
     """
     if count > MAX_ENTRIES or size > MAX_TOTAL_BYTES or is_bomb(size, packed):
         raise DataError(

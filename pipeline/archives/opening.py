@@ -1,7 +1,7 @@
 """Open an archive. The first bytes of the file decide the kind of the archive.
 
 A compressed tar can only be read from its beginning, but images are read twice, and in any order. So the tar is
-decompressed once, into a temporary file without a name. The system frees such a file when the process ends, even if the
+decompressed once, into a temporary file without a name. The system frees this file when the process ends, even if the
 process is killed.
 """
 
@@ -74,8 +74,9 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    All archives together must keep the limits of `require_within_limits`. Unpacked data lie in temporary files without
-    a name, on the disk of `folder`. `folder` need not exist yet. `zip_encoding` is the value of `--zip-encoding`.
+    All archives together must keep the limits of `require_within_limits`. Unpacked data lie in one temporary file
+    without a name, on the disk of `folder`. `folder` need not exist yet. `zip_encoding` is the value of
+    `--zip-encoding`.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, zip_encoding: str | None) -> None:
@@ -89,7 +90,7 @@ class Archives:
         self.zips = 0  # number of zips opened so far
 
     def open(self, path: Path) -> list[Entry]:
-        """List the files of the archive at `path`. Raises DataError or OptionError if it can't be read."""
+        """List the files of the archive at `path`. Raises DataError or OptionError if the archive can't be read."""
         file = self._files.part(path)
         self._outermost, self._given = str(path), self._given + file.size
         return self._entries(file, str(path))
@@ -107,9 +108,9 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Add `size` to the unpacked bytes of all archives. Raises DataError if they exceed the limits of one archive.
+        """Add `size` to the unpacked bytes of all archives. `files` is the number of unpacked files.
 
-        `files` is the number of unpacked files.
+        Raises DataError if these bytes, or `files`, exceed the limits of `require_within_limits`.
         """
         self._total += size
         require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)

@@ -96,7 +96,7 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entr
 def _blocks(file: Part, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
     """Yield the content of a file of `size` bytes.
 
-    `pieces` are the parts of the content that the tar stores, as (offset in the file, length). They lie one after
+    The tar stores only `pieces` of the content, each given as (offset in the file, length). The pieces lie one after
     another in the tar, beginning at byte `start`. A sparse file has several pieces, and the bytes between them are 0.
     """
     done = 0

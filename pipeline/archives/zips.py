@@ -43,11 +43,11 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError if a zip should have another number of entries than `found`.
+    """Raise a DataError if Python found `found` entries in a zip, but the zip has another number of entries.
 
     At a damaged entry in the zip's list of files, Python raises no error, but ignores the rest of the list. So `found`
-    is compared with the number in the record at the end of the zip. In this record, 65,535 also stands for any larger
-    number.
+    is compared with the number of entries in the record at the end of the zip. In this record, 65,535 also stands for
+    any larger number.
     """
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")

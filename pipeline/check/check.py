@@ -33,7 +33,7 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 def check(
     data: Path, config: CheckConfig = CheckConfig(), seed: int = 0, reading: DataConfig = DataConfig()
 ) -> CheckResult:
-    """Find problems in `data`: reasons for training to refuse it, rejects, copies, near-duplicates and tiny images.
+    """Find problems in `data`: reasons why training will refuse it, rejects, copies, near-duplicates and tiny images.
 
     If `config.html` is set, an HTML page is written to it. Images with features are not decoded here, because
     extraction has decoded them.
@@ -95,10 +95,11 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Return the store with features of the most images, among the stores whose name begins with `wanted`.
+    """Return the store with features of the most images. Only stores with names that begin with `wanted` are compared.
 
     `digests` are the digests of the images. In a tie, the store with the deepest cut of its network is returned. The
-    result is None if no store has features of any image. Raises OptionError if no name begins with `wanted`.
+    result is None if none of these stores has features of any image. Raises OptionError if no name begins with
+    `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
@@ -115,7 +116,8 @@ def _cut_number(store: FeatureStore) -> int:
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode the images that have no features in `stores`. Return a reject for each failure.
 
-    Of several copies, only one is decoded. Features that were made with other settings do not count.
+    Of several copies, only one is decoded. A store counts only if the images of its features were decoded by the same
+    rules, and with the same value of `--truncated`.
     """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}

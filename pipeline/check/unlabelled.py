@@ -12,8 +12,8 @@ from headstart.pipeline.data.reading import read_data
 def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
     """Find out why training will refuse the labels of `data`. Return the reason in a list, or [] if there is none.
 
-    `scanned` may have images without labels. Two kinds of data obviously have no classes, and are no problem: data read
-    with `--layout none`, and unlabelled images that all lie in one folder.
+    `scanned` may have images without labels. They are no problem in two cases. First, the layout is `none`. Second, no
+    image has a label, and all images lie in one folder.
     """
     without = [example.image.file for example in scanned.examples if example.label < 0]
     if not without or config.layout == "none" or (not scanned.class_names and _in_one_folder(scanned, data)):

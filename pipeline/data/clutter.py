@@ -48,7 +48,7 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
     `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
     the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it, because cameras
-    write both. Stores and runs of headstart are recognised by the files in them, under any folder name.
+    write both. Stores and runs of headstart are clutter. They are recognised by the files in them, not by their name.
     """
     files = Paths.of(paths)
     positions: dict[str, np.ndarray] = {}

@@ -64,16 +64,16 @@ class DataConfig:
             )
 
     def fitted(self, kind: Kind) -> "DataConfig":
-        """Return these settings. A setting without a meaning for this kind of data gets its default value."""
+        """Return these settings. A setting that means nothing for this kind of data gets its default value."""
         default = DataConfig()
         return replace(self, **{name: getattr(default, name) for name in self._unfit(kind)})
 
     def of_every_image(self, kind: Kind) -> "DataConfig":
-        """Return these settings without classes and groups, so that every image of the list or folder is read."""
+        """Return these settings with the layout `none` and without groups. Then no image needs a label."""
         return replace(self.fitted(kind), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, kind: Kind) -> None:
-        """Raise an OptionError if a setting without a meaning for this kind of data was changed."""
+        """Raise an OptionError if a setting was changed that means nothing for this kind of data."""
         if unfit := self._unfit(kind):
             option = unfit[0].replace("_", "-")
             raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")
@@ -92,7 +92,7 @@ class DataConfig:
 
     @property
     def class_list(self) -> list[str]:
-        """Return the folder names in the text `classes`, in which commas separate the names."""
+        """Return the folder names in `classes`, which is a text with commas between the names."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

@@ -30,7 +30,7 @@ def conflicting(groups: Iterable[list[Example]]) -> list[list[Example]]:
 
 
 def tell_conflicts(examples: Sequence[Example], class_names: Sequence[str]) -> None:
-    """Print a warning if copies of an image are in several classes. The warning names the first three such images."""
+    """Print a warning if any image has copies in several classes. The warning names the first three of these images."""
     groups = conflicting(same_image(examples))
     files = (", ".join(f"{one.image.path} as {class_names[one.label]}" for one in group) for group in groups[:3])
     more = "; ... the run's examples.csv has all" if len(groups) > 3 else ""

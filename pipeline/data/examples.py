@@ -45,7 +45,7 @@ class Example:
 
     @property
     def together(self) -> str:
-        """Return the group, or the digest if there is no group. Examples with equal values get into one fold."""
+        """Return the group, or the digest if there is no group. Examples with the same result belong in one fold."""
         return self.group or self.image.digest
 
 
@@ -195,7 +195,7 @@ def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject
 
 
 def _items(files: Files, seen: Inspected) -> Items:
-    """Return the images of `files` as items to be split. The images are in `seen`."""
+    """Return the images in `seen` as items to be split. Their labels, groups and splits come from `files`."""
     reading, at = files.reading, seen.of_image
     number = {name: number for number, name in enumerate(reading.class_names)}
     labels = Coded.of(reading.labels)
@@ -217,7 +217,7 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return the group of each image. If a file has no group, its pages form one, named after the path of the file."""
+    """Return the group of each image. If a file has several pages but no group, its path becomes their group."""
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
     if not len(paged):
@@ -230,7 +230,7 @@ def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]
 
 
 def _listed_in_vain(path: str) -> Reject:
-    """Return the reject for the file at `path`. A manifest names this file, but it is missing or no image."""
+    """Return the reject for the file at `path`. The file is named in a manifest, but is missing or not an image."""
     if is_url(path) or os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
@@ -287,7 +287,8 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 def _reject_copy(reject: Reject, path: str) -> Reject:
     """Return the reject for the file at `path`, which is the file of `reject` or a copy of it.
 
-    Copies are not decoded. So if the file of `reject` could not be read, the reject of a copy says so.
+    Copies are not decoded, so the reject of a copy has the reason of `reject`. If the file of `reject` could not be
+    read, the copy may be good. Then the reject of the copy names the file that could not be read.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)

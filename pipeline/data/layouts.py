@@ -1,7 +1,7 @@
 """Find the splits and classes of a data set from the names of its folders and files.
 
 The functions are pure: their input is a list of names. Clear names are read as a person would read them, and lines of
-text describe the reading. If names allow several readings, a DataError shows these, and the options that choose one.
+text describe the reading. If names allow several readings, a DataError shows them, and the options that choose one.
 """
 
 from collections import Counter
@@ -80,7 +80,7 @@ def read_layout(
         layout: `outer` or `inner` if classes are the outermost or innermost folders, `names` for file names such as
             `cat.0.jpg`, `none` for unlabelled images, `auto` to choose by the names.
         classes: names of the class folders, at any depth. If empty, `layout` decides.
-        empty: folders without files. Beside class folders, such a folder is a class without images.
+        empty: folders without files. If one of them lies beside class folders, it is a class without images.
         label_from: a regular expression with a group `label`; see `labels_matched`. Folders then give splits only.
     """
     paths = Paths.of(paths)
@@ -239,9 +239,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Descend while a single subfolder holds nearly all images, but not into a class folder. Return the tree there.
+        """Enter subfolders while a single one holds nearly all images, and it is no class. Return the last tree.
 
-        If `in_split` is False, splits have not been looked for yet. Then a val or test folder is not entered either.
+        `in_split` is False as long as no splits have been looked for. Then val and test folders are not entered.
         """
         while True:
             folders = images.folders
@@ -258,7 +258,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images. Raises DataError if such a folder may be a class."""
+        """Leave out folders of masks beside folders of images. Raises DataError if a folder may be a class instead."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -276,7 +276,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder that holds a copy of the folders beside it: its subfolders have the same names."""
+        """Leave out a folder if its subfolders have the names of all folders beside it. They are taken for copies."""
         folders = images.folders
         repeated = {
             name

@@ -1,4 +1,4 @@
-"""Read a data folder as versions before 0.2 did. Runs of these versions need this, and so does `--layout v1`.
+"""Read a data folder as versions before 0.2 did. This serves runs of these versions, and `--layout v1`.
 
 The rules of this module never change. So the runs of these versions still read the same examples.
 """

@@ -69,9 +69,10 @@ def is_clutter_folder(folder: Path) -> bool:
 
 
 def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:
-    """Return whether `wanted` is true for the path of a file below `folder`. Paths are relative to `folder`.
+    """Return whether `wanted` returns true for any file below `folder`. `wanted` takes a path relative to `folder`.
 
-    Clutter folders are left out. The search ends at the first such file. For links, see `list_files`.
+    Clutter folders are left out. The search ends at the first file for which `wanted` returns true. For links, see
+    `list_files`.
     """
     visits = _visited(folder, clutter=False)
     return any(visit.files is not None and any(map(wanted, visit.files)) for visit in visits)
@@ -139,7 +140,7 @@ def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iter
 
 
 def _entries(folder: str, prefix: str) -> tuple[list[str], list[str]]:
-    """Return two lists: the names of the files and of the folders in `folder`. `prefix` is put before each name."""
+    """Return two lists of names in `folder`: the files, and the folders. Each name gets the prefix `prefix`."""
     files: list[str] = []
     folders: list[str] = []
     with os.scandir(folder) as entries:

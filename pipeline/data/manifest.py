@@ -38,11 +38,15 @@ class Entry:
 def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list[Entry]:
     """Read a manifest. Rows with the same path, label and split become one entry.
 
-    Raises DataError if the file can't be read in the format of its suffix, has no rows, or lacks a column. Raises
-    DataError if a row has no path, an unknown split, or another label or split than an earlier row of the same path.
-    Raises DataError for a row without a label if `labelled` is true, unless `config` finds labels in names or wants
-    none. Raises DataError for a URL of an unknown kind. Raises DataError if a path leads out of the manifest's folder,
-    unless `config.allow_outside` is set. Raises OptionError for an unknown encoding.
+    Labels are needed if `labelled` is true, `config.label_from` is empty, and `config.layout` is not `none`.
+
+    Raises OptionError for an unknown encoding. Raises DataError in these cases:
+
+    - The file can't be read in the format of its suffix, has no rows, or lacks a column.
+    - A row has no path, an unknown split, or no label although labels are needed.
+    - A row has another label or split than an earlier row of the same path.
+    - A path is a URL of an unknown kind.
+    - A path leads out of the manifest's folder, and `config.allow_outside` is not set.
     """
     entries: dict[str, Entry] = {}
     labelled = labelled and not config.label_from and config.layout != "none"
@@ -60,9 +64,10 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
 
 def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: bool, folder: str) -> Entry:
-    """Return the entry of `row`, a dict from columns to values. For a bad row, raise DataError as `read_manifest` does.
+    """Return the entry of `row`, a dict from columns to values. Raises DataError for the same rows as `read_manifest`.
 
-    `where` names the row in messages. `folder` is the absolute path of the manifest's folder.
+    `labelled` says whether labels are needed. `where` names the row in messages. `folder` is the absolute path of the
+    manifest's folder.
     """
     path = _text(row, config.path_column) if not config.path_format else _formatted(where, row, config.path_format)
     if not path:
@@ -102,7 +107,7 @@ def _text(row: _Row, column: str) -> str:
 
 
 def _formatted(where: str, row: _Row, pattern: str) -> str:
-    """Return `pattern` with each `{column}` in it replaced by the row's value. Raises DataError for an empty value."""
+    """Replace each `{column}` in `pattern` by the row's value of this column. Raises DataError for an empty value."""
 
     def value(match: re.Match[str]) -> str:
         text = _text(row, match[1])

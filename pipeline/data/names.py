@@ -69,16 +69,19 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
 
 
 def _shared(names: Collection[str]) -> int:
-    """Return the length of the longest beginning that all `names` share. It must end with `-`, `_`, `.` or a space.
+    """Return the length of the longest text that begins all `names`, and ends with `-`, `_`, `.` or a space.
 
-    If there is none, return 0.
+    Capital and small letters count as equal. If there is no such text, return 0.
     """
     shared = os.path.commonprefix([name.lower() for name in names])  # noqa: RUF071 of characters, not of folders
     return max(shared.rfind(mark) for mark in "-_ .") + 1
 
 
 def splits_in_words(names: Collection[str]) -> dict[str, str]:
-    """Map each name with the name of a split as one of its words to this split: `train_v2` and `trainA` to `train`."""
+    """Find the names that contain a split as one of their words. Map each of these names to its split.
+
+    For example, `train_v2` and `trainA` are mapped to `train`.
+    """
     words = {name: _WORDS.findall(_JOINTS.sub("_", name)) for name in names}
     found = {name: next(filter(None, map(split_named, parts)), None) for name, parts in words.items()}
     return {name: split for name, split in found.items() if split}
@@ -100,9 +103,9 @@ def are_parts(names: Collection[str]) -> bool:
 
 
 def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
-    """Return a list of the labels in names such as `cat.0.jpg`. The label of a name of another form is None.
+    """Return the labels in names such as `cat.0.jpg`. A name of another form has the label None.
 
-    If fewer than 95 % of the names have a label, return None instead of a list.
+    If fewer than 95 % of the names have this form, return None instead of a list.
     """
     matches = [_NUMBERED.match(name) for name in names]
     if not names or sum(match is not None for match in matches) < 0.95 * len(names):
@@ -168,7 +171,7 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError inside the `with` block if `found` has not grown for about a second of processor time."""
+    """Raise a _StuckError inside the `with` block if the list `found` does not grow for a second of processor time."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -207,7 +210,11 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
-    """Return the labels that names such as `Abyssinian_100.jpg` may hold. Return an empty set for other names."""
+    """Return the labels that names such as `Abyssinian_100.jpg` may hold.
+
+    Return an empty set if any name has another form, if all labels are equal, or if labels have fewer than two names on
+    average.
+    """
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}
     return labels if all(matches) and 2 <= len(labels) <= len(names) / 2 else set()

@@ -218,7 +218,7 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
-    """Read tars of samples. If there is no label in a `.cls` or `.json`, find labels in the names, as in a folder."""
+    """Read tars of samples. If no `.cls` or `.json` has a label, find labels in the names, as in a folder."""
     there = shards.tars_of(data)
     tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
@@ -254,7 +254,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading`, the reading of tars, with labels and splits from the names of the files in the tars."""
+    """Return `reading`, the reading of tars, with labels, and any splits, from the names of the files in the tars."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:

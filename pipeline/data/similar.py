@@ -2,8 +2,8 @@
 
 Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
 candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. This comparison ignores
-what the image also shares with its other neighbours. For example, any two chest X-rays look alike. ARCHITECTURE.md,
-decision 16, gives the measurements.
+everything that the image also has in common with its other neighbours. For example, any two chest X-rays look alike.
+ARCHITECTURE.md, decision 16, gives the measurements.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOGETHER = 64  # images whose thumbnails are made at a time
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The nearest neighbours of each of n images, the nearest first. They were searched among some other images."""
+    """For each of n images, its nearest neighbours among some other images, the nearest first."""
 
     numbers: np.ndarray  # int64 [n, NEIGHBOURS]: positions among the other images
     cosines: np.ndarray  # float32 [n, NEIGHBOURS]: of whitened features; -inf if there are too few other images
@@ -56,7 +56,7 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
     Returns groups of positions in `images`, each in ascending order. An image joins a group if it is a near-duplicate
-    of any image in it, by features and by pixels. Copies of such an image, with equal bytes, join the group, too.
+    of any image in it, by features and by pixels. Its copies, which are images with equal bytes, join the group, too.
     Copies alone make no group. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
@@ -155,8 +155,8 @@ def nearest(
     Args:
         directions: the n unit vectors, float32 [n, K].
         others: the vectors to search. Each block is a pair: positions, int64 [m], and unit vectors, float32 [m, K].
-        own: int64 [n], the position of each of the n vectors among `others`, so that no vector is its own neighbour.
-            None if the vectors are not among `others`.
+        own: int64 [n], the position of each of the n vectors among `others`. A vector is never its own neighbour. If
+            the n vectors are not among `others`, `own` is None.
     """
     best = np.full((len(directions), NEIGHBOURS), -np.inf, np.float32)
     like = np.zeros((len(directions), NEIGHBOURS), np.int64)
@@ -182,9 +182,9 @@ def agreeing(
 ) -> list[Pair]:
     """Find near-duplicates: pairs of an image and one of its candidates, if their pixels agree.
 
-    The neighbours in `near` are positions in `others`. The candidates of an image are those of its first eight
-    neighbours whose cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called with the
-    number of images that were finished since the last call.
+    `near` holds the neighbours of each image, as positions in `others`. The first eight neighbours of an image are its
+    candidates, if their cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called with
+    the number of images that were finished since the last call.
     """
     found: list[Pair] = []
     for some in _blocks(len(images), _TOGETHER):
@@ -231,11 +231,11 @@ def _background(
 ) -> np.ndarray:
     """Return the mean thumbnail, float [SIDE, SIDE], of the neighbours that look most like an image.
 
-    Candidates, and neighbours that may be copies, are left out of the mean. If no neighbour remains, the mean is 0.
+    The first eight neighbours, and neighbours that may be copies, are left out. If none remains, the mean is 0.
 
     Args:
         plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.
-        cosines: for each neighbour, the cosine between its whitened features and those of the image.
+        cosines: for each neighbour, the cosine between its whitened features and the whitened features of the image.
         around: all neighbours of the image, the nearest first.
     """
     ranks = [at for at, other in enumerate(around) if at >= CANDIDATES and other in pixels and cosines[at] < _SURE]

@@ -17,16 +17,16 @@ def fill(
     due: Collection[_Pair],
     wanted: Mapping[_Pair, int],
 ) -> None:
-    """Move groups until each class has a group in each split where it should have one. Changes `splits`.
+    """Move groups until there is a group for each pair (class, split) in `due`. Changes `splits`.
 
-    A move is preferred if no class loses its last group in a split. Of several such moves, the move that brings the
-    sizes of splits nearest to `wanted` is made. If no move helps, the class gets no group in the split.
+    Moves are preferred if no class loses its last group in a split. Among these moves, the move that brings the sizes
+    of splits nearest to `wanted` is made. If no move helps a pair, it stays without a group.
 
     Args:
         splits: the split of each group.
         contents: for each group, the number of images of each class.
         free: whether each group may be moved.
-        due: each pair (class, split) that should have a group.
+        due: the pairs (class, split) for which there should be a group.
         wanted: the number of images that each class should have in each split.
     """
     there = {(label, split) for content, split in zip(contents, splits, strict=True) for label in content}
@@ -67,8 +67,9 @@ class _Filling:
     def cover(self, pair: _Pair, depth: int) -> bool:
         """Move a group of a class to a split that has no group of this class. Return whether that was possible.
 
-        `pair` is (class, split). The moved group may have been the last group of another class in its old split. Then a
-        further group of this other class is moved to the old split, and so on, with at most `depth` further groups.
+        `pair` is (class, split). If the moved group was the last group of another class in its old split, a group of
+        this other class must move there. That move may need another, and so on. At most `depth` moves can follow one
+        another in this way.
         """
         label, split = pair
         held = {at for at, _ in self._moves}
@@ -96,10 +97,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return how much further the sizes of splits would be from the wanted sizes, in images, if a group moves.
+        """Return by how many images a move takes the sizes of splits away from the wanted sizes.
 
-        `at` is the position of the group, and `split` is its new split. A negative number means that the sizes get
-        nearer.
+        The result is negative if the move brings the sizes nearer. `at` is the position of the moved group, and `split`
+        is its new split.
         """
         cost = 0
         for label, count in self._contents[at].items():

@@ -21,15 +21,15 @@ _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are
 def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
     """Return the split of each item.
 
-    The images of each class are ordered by a hash of `seed` and digest. The first images make test, the next val, and
-    the rest train. The size of a split is its fraction of the class, rounded to whole images. A class of three or more
-    images has at least one in each split whose fraction is above 0. A class of two has one in train and one in val.
+    The images of each class are ordered by a hash of `seed` and digest. The first images get the split test, the next
+    images val, and all other images train. The size of a split is its fraction of the class, rounded to whole images. A
+    class of three or more images has at least one in each split whose fraction is above 0. A class of two images has
+    one in train, and one in val (or in test, if the fraction of val is 0).
 
     Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. A class
-    of three or more groups has one in each split, if the groups allow it. If some images of a group already have a
-    split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. A
-    group may have images that were given to test, and others that were given to train (`Item.of_train`). Then the
-    images that were given to train count as a separate group.
+    of three or more groups has a group in each split, if this is possible. If some images of a group already have a
+    split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. If a
+    group has images in test, its images that were given to train (`Item.of_train`) count as a separate group.
 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
@@ -70,11 +70,12 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return two lists: the split of each item, and lines that say how items without a split got theirs.
+    """Return two lists: the split of each item, and lines that say how the missing splits were drawn.
 
-    `given` are the splits that a data set comes with. An item keeps the split that it was given, even if others of its
-    group are elsewhere; a line counts such groups. If `takes_val_from_train` is true, the items with `of_train` are
-    divided between train and val. If no item has `of_train`, all items without a split are divided between the two.
+    `given` are the splits that a data set comes with. An item keeps the split that it was given, even if other items of
+    its group have another split. A line counts the groups in several splits. If `takes_val_from_train` is true, the
+    items with `of_train` are divided between train and val. If no item has `of_train`, all items without a split are
+    divided between train and val.
     """
     items = Items.of(items)
     if not (without := items.without_split).any():
@@ -93,9 +94,9 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return two lines: one counts the groups in several splits, the other counts the images with copies in several.
+    """Return a line that counts the groups in several splits, and a line that counts the images in several splits.
 
-    A line is left out if it would count none. If `given` is empty, the result is [].
+    An image can be in several splits by its copies. A count of 0 has no line. If `given` is empty, the result is [].
     """
     if not given:
         return []
@@ -156,8 +157,7 @@ class _Groups:
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
         """Group items with equal digests or equal groups.
 
-        If a group has items in test, and items that were given to train (`Item.of_train`), the latter become a separate
-        group.
+        If a group has items in test, its items that were given to train (`Item.of_train`) become a separate group.
         """
         grouped = ~items.groups.is_(None)
         roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
@@ -184,7 +184,7 @@ class _Groups:
         return found
 
     def held(self, items: Items) -> list[str]:
-        """Return, for each group, the split that most of its images already have. It is "" if none has a split."""
+        """Return, for each group, the split that most of its items already have, or "" if no item has a split."""
         first = SPLITS[::-1]  # in a tie
         counts = np.stack(
             [np.add.reduceat(items.splits.is_(split)[self.order].astype(np.int64), self.starts) for split in first]
@@ -221,8 +221,8 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
     """Return the split for a group, and subtract the images of the group from `wanted`.
 
-    `content` maps labels to numbers of images. The split is test, if test still wants at least half of the group's
-    images. Otherwise it is val, if val does. Otherwise it is train.
+    `content` maps each label to the number of the group's images. If test still lacks at least half of these images,
+    the split is test. If not, and val still lacks at least half of them, the split is val. Otherwise it is train.
     """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
@@ -247,7 +247,7 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should have. The keys are pairs (label, split).
+    """Return the numbers of different images that val and test should have of each class, by pairs (label, split).
 
     Train keeps at least one image of each class. `sizes` maps each label to its number of different images, and
     `groups` maps each label to its number of groups.
@@ -264,7 +264,7 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
 
 
 def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
-    """Return groups of positions that share a key. `keys` holds the keys of each position.
+    """Group positions that share a key. Return the positions in each group. `keys` holds the keys of each position.
 
     Two positions without a common key are in one group, too, if a chain of other positions links them.
     """

@@ -112,8 +112,11 @@ def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, 
     """Yield each folder that may hold masks of the images in the folders beside it.
 
     Each result has three parts: the path of the folder, the tree of its parent, and whether it certainly holds masks.
-    `above` is the path of `images`. Masks have the names of their images, perhaps with an end such as `_mask`. Names
-    that are numbers prove little, unless the images' folder has a name that no class has, such as `images`.
+    `above` is the path of `images`. Masks have the names of their images, perhaps with an end such as `_mask`.
+
+    The folder certainly holds masks in two cases. First, a folder beside it has the same file names, and is called by a
+    name that no class has, such as `images`. Second, only one folder beside it has the same file names, and these are
+    not mere numbers.
     """
     folders = images.folders
     masks = set()
@@ -165,10 +168,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return `places`, completed by places for the files without an image suffix.
+    """Return `places` with places for other files, too. `images`, int64 [n], holds the positions of the images.
 
-    Such a file gets the split and label of the images in its folder. If these images have several splits or labels, the
-    file gets no place. `images`, int64 [n], holds the positions of the files with an image suffix.
+    A file that is not in `images` gets the split and label of the images in its folder. If these images have several
+    splits or labels, the file gets no place.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
@@ -195,9 +198,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Return a list with a line that counts the files in folders where no file has a suffix, or [] if there are none.
+    """Find subfolders in which no file has a suffix. Return a list with a line that counts their files.
 
-    Such files might be the images of a class. `images` holds the positions of the files that count as images.
+    These files might be the images of a class. If there are none, or all files count as images, return []. `images`
+    holds the positions of the files that count as images.
     """
     if len(images) == len(paths):
         return []

@@ -83,7 +83,7 @@ class DemoRunResult:
     def lines(self) -> Iterator[str]:
         """Yield the summary that is printed without `--json`.
 
-        It is an empty line, a line about each phase, and a line that says where the results are.
+        The lines are an empty line, a line about each phase, and a line that says where the results are.
         """
         head, finetuned, n = self.tested.head, self.tested.finetuned, self.tested.n
         yield ""
@@ -121,8 +121,8 @@ def run_demo(
 ) -> DemoRunResult:
     """Draw pictures of cats and dogs in `folder`, run every stage on them, and print the command line of each stage.
 
-    Results of an earlier demo in `folder` are made again, except the features. Raises DataError if `folder` holds
-    something other than an earlier demo. Raises OptionError if `choose_network` raises it.
+    If `folder` holds an earlier demo, all its results except the features are made again. Raises DataError if `folder`
+    holds anything else. If `network` is None, raises the OptionError of `choose_network`.
 
     Args:
         images: number of pictures.
@@ -162,7 +162,7 @@ def run_demo(
 
 
 def _require_no_other(folder: Path) -> None:
-    """Raise a DataError if `folder` holds something other than an earlier demo."""
+    """Raise a DataError if `folder` exists, unless it is empty or holds an earlier demo."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise DataError(f"{folder}: exists and is no folder; move it away, or go to another folder")
     if folder.is_dir() and any(folder.iterdir()) and not _is_demo(folder):

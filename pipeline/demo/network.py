@@ -21,9 +21,10 @@ signal.alarm(0)
 def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
     """Return the settings of the demo's network, and print a line that names the network.
 
-    The network is InceptionV3 if HEADSTART_WEIGHTS names a file, or if Keras loads or downloads the ImageNet weights
-    within `seconds`. Otherwise it is EfficientNet-Lite0, whose ImageNet weights come with headstart. Raises OptionError
-    if HEADSTART_WEIGHTS asks for random weights.
+    If the environment variable HEADSTART_WEIGHTS names a file, the network is InceptionV3 with these weights.
+    Otherwise, the network is InceptionV3 if Keras can load or download its ImageNet weights within `seconds`. If Keras
+    can't, the network is EfficientNet-Lite0, because its ImageNet weights come with headstart. Raises OptionError if
+    HEADSTART_WEIGHTS asks for random weights.
     """
     weights = os.environ.get("HEADSTART_WEIGHTS") or "imagenet"
     if weights == "random":

@@ -95,7 +95,7 @@ class Diagnosis:
 def doctor(store: Path) -> Diagnosis:
     """Collect the facts about this machine, and about the disk of the folder `store`. This folder need not exist.
 
-    TensorFlow is started in another process. Nothing is changed. Raises OptionError if `store` is a URL.
+    TensorFlow is started in another process. No file is left behind. Raises OptionError if `store` is a URL.
     """
     require_no_url("--store", store)
     with Start() as start:
@@ -110,10 +110,10 @@ def doctor(store: Path) -> Diagnosis:
 
 
 def _precision(store: Path) -> dict[str, Any]:
-    """Return the meaning of `--precision auto` in `store`, as a dict.
+    """Return a dict that says which precision `--precision auto` means in `store`.
 
-    `auto` is the precision, `machine` is the machine that decided it, and `told` is a sentence for a person. `problem`
-    is the reason why the store can't be read, or None.
+    `auto` is this precision, or None if it is not decided or not known. `machine` describes the machine that decided
+    it, and `told` is a sentence for a person. `problem` is the reason why the store can't be read, or None.
     """
     try:
         verdict = stored_verdict(store)

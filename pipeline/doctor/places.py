@@ -30,7 +30,8 @@ def without_home(text: object) -> str:
 def weights() -> dict[str, Any]:
     """Return facts about the ImageNet weights of the networks, and about HEADSTART_WEIGHTS.
 
-    The facts are the names of the networks whose weights are shipped or cached, and the number of the other networks.
+    The facts are the names of the networks with shipped weights and with cached weights, and the number of all other
+    networks. For HEADSTART_WEIGHTS, they are its value, and whether the files exist that it names.
     """
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}
@@ -57,7 +58,7 @@ def _all_there(weights: str) -> bool | None:
 def disk(store: Path) -> dict[str, Any]:
     """Return what the disk of `store` can do. If the folder is missing, the nearest folder above it is tried.
 
-    To find out, files are made in a temporary folder there, which is removed at the end.
+    To try the disk, files are made in a temporary folder. At the end, the temporary folder is removed.
     """
     folder = next(one for one in (store.absolute(), *store.absolute().parents) if _is_folder(one))
     is_file = False
@@ -122,9 +123,9 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the step, in nanoseconds, to which the disk rounds the time of a file.
+    """Return the step, in nanoseconds, of file times on a disk. The disk rounds the time of `file` to this step.
 
-    Return None if the disk sets no times.
+    Return None if the time of `file` can't be set.
     """
     wanted = 1_234_567_891_111_111_111
     try:

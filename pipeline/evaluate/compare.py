@@ -44,7 +44,7 @@ def compare(
 ) -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote. If `html` is given, write a page to it.
 
-    `places` has no effect, because the predictions are in the runs. Other commands on runs have the same argument.
+    The predictions are in the runs, so `places` has no effect. It is there because other commands on runs have it.
 
     Raises OptionError if there are fewer than two models, if a run is named twice, or if no page can be written to
     `html`. Raises RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same
@@ -115,8 +115,8 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
     """Return the number of training images of each run, as text.
 
-    For every run except the first, the text also has the number of its training images that the first run has, too,
-    with the same label.
+    For every run except the first, the text also says how many of these images the first run was trained on, too, with
+    the same label.
     """
     found = {
         run: [(row["digest"], row["label"]) for row in csv_rows(run.examples_file, ("digest", "label", "split"))
@@ -130,7 +130,7 @@ def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Return the settings that may explain a difference between runs, by names such as `head.epochs`."""
+    """Return the settings that may explain why runs differ. They have names such as `head.epochs`."""
     config, unchanged = run.config(), run.metrics().get("finetune", {}).get("best_epoch") == 0
     return {
         f"{part}.{name}": value

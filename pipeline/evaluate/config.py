@@ -17,10 +17,10 @@ _FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
 
 @dataclass(frozen=True)
 class ThresholdConfig:
-    """How the threshold of two classes is set. At most one field sets it, and `positive` may be given in addition.
+    """How the threshold between two classes is set.
 
-    If no field sets the threshold, the threshold that the run keeps is used. Raises OptionError if several fields set
-    the threshold, or if a value is out of range.
+    Each field except `positive` sets the threshold. If none is given, the threshold that the run keeps is used. Raises
+    OptionError if several are given, or if a value is out of range.
     """
 
     threshold: float | None = option(

@@ -15,7 +15,7 @@ Other = TypeVar("Other", bound=Hashable)
 class Coded(Sequence[Value], Generic[Value]):
     """A sequence of values, stored as a number for each row.
 
-    A slice is a `Coded` with the same `values`. So is a selection by an array of positions or by a mask.
+    A slice, or a selection by an array of positions or by a mask, is also a `Coded`. It has the same `values`.
 
     Args:
         codes: int32 [N], the position of each value in `values`.
@@ -40,7 +40,10 @@ class Coded(Sequence[Value], Generic[Value]):
         return cls(np.zeros(count, np.int32), [value])
 
     def with_values(self, values: Sequence[Other]) -> Coded[Other]:
-        """Return the column with other `values` in place of `self.values`. Equal values among them become one."""
+        """Return the column with each of `self.values` replaced by the one of `values` at the same position.
+
+        Equal values in `values` become one value.
+        """
         code_of: dict[Other, int] = {}
         codes = np.array([code_of.setdefault(value, len(code_of)) for value in values], np.int32)
         return Coded(codes[self.codes] if len(self) else self.codes, list(code_of))

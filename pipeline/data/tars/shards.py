@@ -25,14 +25,14 @@ _MOST = 1_000_000  # tars in a pattern
 
 @dataclass(frozen=True)
 class Tars:
-    """The tars that DATA names, in order. `ignored` is the number of other files in the folder of tars, by kind."""
+    """The tars that DATA names, in order. If DATA is a folder, `ignored` counts its other files by kind."""
 
     paths: list[str]
     ignored: Counter[str]
 
 
 def kind_of(data: Path) -> Kind:
-    """Return the kind of `data`: `folder`, `tars` or `list`, which is a manifest.
+    """Return the kind of `data`: `folder`, `tars`, or `list` for a manifest.
 
     A folder is of the kind `tars` if it holds tars and no images.
     """
@@ -50,7 +50,7 @@ def is_there(data: Path) -> bool:
 
 
 def tars_of(data: Path) -> Tars:
-    """Return the tars of `data`, whose kind is `tars`.
+    """Return the tars of `data`, which must be of the kind `tars`; see `kind_of`.
 
     Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, if a tar is compressed, if
     the suffix of a tar is not in small letters, or if a tar lies in a folder whose name ends in `.tar`.
@@ -86,9 +86,9 @@ def require_plain(tar: str) -> None:
 
 
 def told_tars(data: Path, names: Iterable[str]) -> list[str]:
-    """Return a list with a line that counts the tars in a folder that is read as images. If there are none, return [].
+    """Return a list with a line that counts the tars in `data`, a folder of images. If there are no tars, return [].
 
-    `names` are the files of the folder `data`.
+    The line says that tars beside images are not read. `names` are the files of the folder.
     """
     tars = [name for name in names if is_tar(name)]
     if not tars:
@@ -117,9 +117,9 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
 
 def _root_of(data: Path) -> str:
-    """Return the beginning that the paths of all tars share. No split is looked for in it.
+    """Return the path above all tars, with a slash at its end. No split is looked for in this path.
 
-    The beginning is the folder `data`, or all folders before the first braces of a pattern.
+    The path is `data` if this is a folder, the folder of a single tar, or the folders before a pattern's first braces.
     """
     if data.is_dir():
         return os.path.join(data, "")
@@ -135,9 +135,9 @@ def _split_in(path: str) -> str:
 
 
 def _holds_tars_alone(folder: Path) -> bool:
-    """Return whether `folder` holds tars, and no other file whose content is an image.
+    """Return whether `folder` holds tars and no images. Images are recognised by their first bytes.
 
-    The caller has made sure that no file in `folder` has the suffix of an image.
+    No file in `folder` may have the suffix of an image.
     """
     if not some_file(folder, is_tar):
         return False

@@ -72,7 +72,7 @@ class LogitsJob(UnitJob):
         return sha256_of(Run.open(self._task.run).classifier_file)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the classifier, and run it on pixels of noise."""
+        """Build the classifier. Return facts about it, and its logits of an image of noise."""
         from headstart.features.device import processor, start_tensorflow
         from headstart.features.frozen.network import load_networks
         from headstart.pipeline.classifier import freeze_split
@@ -95,10 +95,10 @@ class LogitsJob(UnitJob):
 def logits_by(
     crew: Crew, run: Run, network: Network, images: Images, advance: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Let the workers of `crew` compute the logits of `images`. `network` is the network of `run`.
+    """Compute the logits of `images` with the workers of `crew`. `network` is the network of `run`.
 
-    For the two arrays that are returned, see `FrozenClassifier.logits`. An image that one node could not decode is sent
-    to another node, if there is one. Raises DataError if an image has killed three workers.
+    Returns the same two arrays as `FrozenClassifier.logits`. An image that one node could not decode is sent to another
+    node, if there is one. Raises DataError if an image has killed three workers.
     """
     every = absolute(images)
     sample = drawn([path for path in every.files if not is_url(path)])
