@@ -55,7 +55,7 @@ class UnitJob(ABC):
         return self._tried if unit == self._unit else 0
 
     def stop(self, unit: int) -> None:
-        """End a unit early, even if the unit comes after this call."""
+        """End a unit early. If the worker has not received the unit yet, it ends the unit as soon as it does."""
         self._to_stop = unit
         self._stopped |= unit == self._unit
 

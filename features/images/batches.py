@@ -112,9 +112,9 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of `files`. Local files, and others that `read_references` leaves out, get b"".
+    """Return the contents of those of `files` that are not local, strings [b]. `files` are references, strings [b].
 
-    The argument and the result are strings [b].
+    A local file, and a file that `read_references` can't read, have b"" in the result.
     """
 
     def read() -> tf.Tensor:

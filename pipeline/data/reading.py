@@ -254,7 +254,10 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading`, the reading of tars, with labels, and any splits, from the names of the files in the tars."""
+    """Read labels, and splits if there are any, from the names of the files in tars. Return `reading` with both.
+
+    `reading` is the reading of the tars.
+    """
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:

@@ -92,7 +92,10 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return each pair (class, split) that should have a group, and that has only the group at position `at`."""
+        """Return the classes that must keep the group at position `at` in its split, as pairs (class, split).
+
+        For such a class, it is the only group in the split, and the split should hold the class.
+        """
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 

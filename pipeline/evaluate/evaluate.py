@@ -216,8 +216,8 @@ def _result(
 ) -> EvaluateResult:
     """Score the outputs of each model, compare the models, and return the result.
 
-    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether the fine-tuned classifier
-    has the values of the head.
+    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether fine-tuning
+    gained nothing: the classifier then has the weights of the head and of the pretrained backbone.
     """
     labels, class_names = _labels(taken.examples), run.class_names()
     simple = simple_models_of(run, cached, taken.examples)

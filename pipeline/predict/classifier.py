@@ -25,7 +25,7 @@ _FEATURES, _LOGITS = Cut("classifier", "features"), Cut("classifier", "logits")
 def freeze_classifier(
     file: Path, load: Callable[[], keras.Model], outputs: int, image_size: int, batch_size: int, store: Path | None
 ) -> FrozenBackbone:
-    """Build the fast form of a classifier. The output at its last cut is the logits.
+    """Build the fast form of a classifier, which is backbone and head together. Its last output is the logits.
 
     OpenVINO runs the fast form in float32. If OpenVINO is missing or can't convert the classifier, TensorFlow runs it.
 

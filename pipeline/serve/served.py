@@ -1,4 +1,4 @@
-"""The interface of a model that is served, and the model of a run with this interface. For exports, see `of_export`."""
+"""`Served`, the interface of all models that `serve` can answer with, and `ServedRun`, which serves a run."""
 
 from __future__ import annotations
 
