@@ -63,7 +63,7 @@ def first_positions(raw: np.ndarray) -> np.ndarray:
 
 
 def sorting(raw: np.ndarray) -> np.ndarray:
-    """Return the order that sorts `digests`: positions, int64 [N]. Equal digests keep their order."""
+    """Return the order that sorts the digests `raw` [N]: positions, int64 [N]. Equal digests keep their order."""
     beginnings = _beginnings(raw)
     order = np.argsort(beginnings, kind="stable")
     same = np.flatnonzero(beginnings[order[1:]] == beginnings[order[:-1]])

@@ -160,7 +160,7 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, or as soon as it is received, if that is later. The features extracted so far are written."""
+        """End a unit early, or as soon as it is received. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True

@@ -254,10 +254,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Read labels, and splits if there are any, from the names of the files in tars. Return `reading` with both.
-
-    `reading` is the reading of the tars.
-    """
+    """Return `reading` with labels, and perhaps splits, read from `names`: the names of the files in tars."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:
