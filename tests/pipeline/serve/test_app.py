@@ -138,7 +138,7 @@ def test_pages_of_other_sites_get_no_answer(headers: dict[str, str]) -> None:
 
 
 def test_the_page_behind_a_proxy_is_the_servers_own() -> None:
-    with client_of(allow_host=("photos.example",)) as client:
+    with client_of(allow_host=("Photos.example.",)) as client:
         for origin, status in (("https://photos.example", 200), ("http://localhost:1", 403)):
             response = client.post("/predict", files={"files": picture()}, headers={"Origin": origin})
             assert response.status_code == status
@@ -266,6 +266,13 @@ def test_wrong_settings() -> None:
     for name, value in {"port": 70_000, "max_bytes": 1, "max_files": 0, "timeout": 0.0, "abstain": 2.0}.items():
         with pytest.raises(OptionError, match=name.replace("_", "-")):
             ServeConfig(**{name: value})
+
+
+def test_a_host_is_a_name_alone() -> None:
+    for name in ("photos.example:8000", "https://photos.example", "photos.example/a", "[::1]", "münchen.example", ""):
+        with pytest.raises(OptionError, match=r"^--allow-host .*: give a name alone, without port or path"):
+            ServeConfig(allow_host=(name,))
+    ServeConfig(allow_host=("photos", "Photos.Example.", "192.168.0.7", "::1", "xn--mnchen-3ya.example"))
 
 
 def test_a_missing_package_is_told(tmp_path: Path) -> None:
