@@ -69,7 +69,8 @@ def _what(source: Source, labels: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use(labels: Mapping[str, Any]) -> Iterator[str]:
-    yield "`preprocess.py` makes of a file the pixels that it was trained on. Other ways to resize change answers."
+    yield "`preprocess.py` makes of a file the pixels that it was trained on, within one grey level. Other ways to"
+    yield "resize change answers."
     yield "This is `example.py`:"
     yield ""
     yield f"```python\n{example_of(labels['format']).strip()}\n```"

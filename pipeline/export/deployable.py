@@ -46,18 +46,23 @@ def joined_classifier(networks: Sequence[Network], head: keras.Model) -> keras.M
 
 
 def deployable_model(classifier: keras.Model, temperature: float) -> keras.Model:
-    """Return a copy of `classifier` that yields probabilities in place of logits; see `Deployable`.
+    """Return a copy of `classifier` that yields probabilities in place of logits; see `Deployable`."""
+    return with_probabilities(_plain(classifier), temperature)
 
-    Logits are divided by `temperature`. A single logit x gives the probabilities 1 - sigmoid(x) and sigmoid(x).
+
+def with_probabilities(classifier: keras.Model, temperature: float) -> keras.Model:
+    """Return `classifier` with probabilities, float32 [B, C], in place of its logits, float32 [B, 1 or C].
+
+    Logits are divided by `temperature`. A single logit x gives the probabilities 1 - sigmoid(x) and sigmoid(x). The
+    result shares its layers with `classifier`.
     """
-    plain = _plain(classifier)
-    logits = keras.layers.Rescaling(1 / temperature, name="temperature")(plain.output)
+    logits = keras.layers.Rescaling(1 / temperature, name="temperature")(classifier.output)
     if logits.shape[-1] > 1:
-        return keras.Model(plain.input, keras.layers.Softmax(name=OUTPUT)(logits), name="classifier")
+        return keras.Model(classifier.input, keras.layers.Softmax(name=OUTPUT)(logits), name="classifier")
     second = keras.layers.Activation("sigmoid", name="second")(logits)
     first = keras.layers.Rescaling(-1.0, 1.0, name="first")(second)
     both = keras.layers.Concatenate(name=OUTPUT)([first, second])
-    return keras.Model(plain.input, both, name="classifier")
+    return keras.Model(classifier.input, both, name="classifier")
 
 
 def _plain(model: keras.Model) -> keras.Model:

@@ -24,6 +24,7 @@ from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.metrics import probabilities
 
 if TYPE_CHECKING:
+    import keras
     from headstart.features.frozen.frozen import FrozenBackbone
     from headstart.pipeline.export.deployable import Deployable
 from headstart.pipeline.export.folder import ascii_where_needed
@@ -66,16 +67,22 @@ class Source:
             "most_pixels": self.max_pixels,
         }
 
+    def classifier(self) -> keras.Model:
+        """Build a model from pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1 or C]. For errors, see `deployable`.
+
+        It may share its layers with the networks.
+        """
+        from headstart.pipeline.export.deployable import joined_classifier
+
+        if not self.networks:
+            return self.run.load_model(self.run.classifier_file, (self.images.size, self.images.size, 3))
+        return joined_classifier(self.networks, self.run.load_model(self.run.head_file, (_width(self.networks),)))
+
     def deployable(self) -> Deployable:
         """Build the model to write. Raises RunError if the head does not fit the networks."""
-        from headstart.pipeline.export.deployable import Deployable, deployable_model, joined_classifier
+        from headstart.pipeline.export.deployable import Deployable, deployable_model
 
-        if self.networks:
-            head = self.run.load_model(self.run.head_file, (_width(self.networks),))
-            classifier = joined_classifier(self.networks, head)
-        else:
-            classifier = self.run.load_model(self.run.classifier_file, (self.images.size, self.images.size, 3))
-        model = deployable_model(classifier, self.temperature)
+        model = deployable_model(self.classifier(), self.temperature)
         facts = self.facts().items()
         texts = {name: ascii_where_needed(json.dumps(value, ensure_ascii=False)) for name, value in facts}
         return Deployable(model, texts, self.images.size, self.run.class_names())

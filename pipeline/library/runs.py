@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, OptionError, RunError
+from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.export.source import load_source
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.own import Build, OwnHead
 from headstart.pipeline.head.run import train_run
@@ -21,7 +22,6 @@ from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.model import Answers
-from headstart.pipeline.predict.networks import networks_of
 from headstart.pipeline.predict.predict import Prediction, open_answers, predicting_here
 from headstart.pipeline.predict.sources import find_files
 from headstart.pipeline.runs import Run
@@ -102,7 +102,11 @@ class LoadedRun:
 
     def classifier(self, logits: bool = False) -> keras.Model:
         """Return the model as plain Keras; see `headstart.classifier`."""
-        return _classifier(self._run, self._places, self._answers.choice.model, logits)
+        from headstart.pipeline.export.deployable import with_probabilities
+
+        source = load_source(self._run, self._answers.choice, self._places)
+        found = source.classifier()
+        return found if logits else with_probabilities(found, source.temperature)
 
     def __repr__(self) -> str:
         names = self.class_names
@@ -200,7 +204,7 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
         options: options of `headstart.load`, such as `model="head"`.
 
     Raises:
-        RunError: if there is no run, or if its head takes the features of several networks.
+        RunError: if there is no run, or if its head takes the features of networks that take different images.
         WeightsError: if the weights of the network are gone.
     """
     return load(run, **options).classifier(logits)
@@ -220,16 +224,3 @@ def _own(head: str | Callable[[int, int], Any]) -> OwnHead:
         kind = type(head).__name__
         raise OptionError(f"head must be a function, or the text FILE.py:FUNCTION. Received: {kind} {str(head)[:80]}")
     return OwnHead.read(head)
-
-
-def _classifier(run: Run, places: NetworkPlaces, model: str, logits: bool) -> keras.Model:
-    from headstart.pipeline.library.classifier import join, with_probabilities
-
-    if model == "finetuned":
-        found = run.load_model(run.classifier_file)
-    else:
-        networks = networks_of(run, places)
-        if len(networks) > 1:
-            raise RunError(f"{run.path}: its head takes the features of {len(networks)} networks; name a run of one")
-        found = join(networks[0], run)
-    return found if logits else with_probabilities(found, run, model)

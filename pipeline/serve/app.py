@@ -15,7 +15,7 @@ from headstart.pipeline.serve.page import Page
 from headstart.pipeline.serve.refusals import RefusalError, status_of
 from headstart.pipeline.serve.schema import FORM, STATUSES, Answers, ErrorOf, Health, Labels
 from headstart.pipeline.serve.service import Asked, Service
-from headstart.pipeline.serve.uploads import Upload, declared_bytes, read_uploads
+from headstart.pipeline.serve.uploads import Upload, read_uploads, require_form
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -135,10 +135,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     ) -> JSONResponse:
         """Return an answer for each file, in order. The files are in memory only until they are answered."""
         config = service.config
-        size = declared_bytes(request, config.max_bytes)
-        with service.admitted(size):
-            uploads = await read_uploads(request, config.max_bytes, config.max_files, config.timeout)
-            found = await service.answers(uploads, Asked(top, probabilities, min(nearest, config.neighbours)))
+        require_form(request, config.max_bytes)
+        with service.arriving() as arrived:
+            uploads = await read_uploads(request, config.max_bytes, config.max_files, config.timeout, arrived)
+            with service.admitted():
+                found = await service.answers(uploads, Asked(top, probabilities, min(nearest, config.neighbours)))
         return _shown(uploads, found, service.served.layout.model)
 
 

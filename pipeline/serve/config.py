@@ -1,12 +1,15 @@
 """The settings of `serve`."""
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-from headstart.features.errors import require_options
+from headstart.features.errors import OptionError, require_options
 from headstart.features.options import option
 
 _MOST = 1 << 40
+_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class ServeConfig:
     wait: float = option(5.0, "Milliseconds that an image waits for others, with which it shares a forward pass.")
 
     def __post_init__(self) -> None:
+        for name in self.allow_host:
+            if not (_NAME.fullmatch(name) or is_address(name)):
+                raise OptionError(f"--allow-host {name}: give a name alone, without port or path: photos.example")
         require_options(
             ("--port", self.port, 0 <= self.port <= 65_535, "from 0 to 65535"),
             ("--threshold", self.threshold, self.threshold is None or 0 < self.threshold < 1, "over 0 and under 1"),
@@ -51,3 +57,12 @@ class ServeConfig:
             ("--timeout", self.timeout, self.timeout > 0, "over 0"),
             ("--wait", self.wait, 0 <= self.wait <= 1000, "from 0 to 1000"),
         )
+
+
+def is_address(name: str) -> bool:
+    """Return whether `name` is an IP address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,11 +1,11 @@
 """Protection of the service: checks of the origin of a request, and headers that isolate the page from other sites."""
 
-import ipaddress
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from headstart.pipeline.serve.config import is_address
 from headstart.pipeline.serve.refusals import RefusalError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -45,7 +45,8 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:
-        self._app, self._hosts, self._pages = app, {host.lower() for host in hosts}, {page.lower() for page in pages}
+        self._app = app
+        self._hosts, self._pages = ({name.lower().removesuffix(".") for name in names} for names in (hosts, pages))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -83,7 +84,7 @@ class Guard:
         """Return whether a page at `origin` is the server's own. `host` is the header `Host`; see `Guard`."""
         try:
             parts = urlsplit(origin)
-            return parts.netloc.lower() == host.lower() or (parts.hostname or "") in self._pages
+            return parts.netloc.lower() == host.lower() or (parts.hostname or "").removesuffix(".") in self._pages
         except ValueError:
             return False
 
@@ -107,12 +108,3 @@ def name_in(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").removesuffix(".")
     except ValueError:
         return ""
-
-
-def is_address(name: str) -> bool:
-    """Return whether `name` is an IP address."""
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -25,7 +25,7 @@ from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.files import csv_rows
 from headstart.pipeline.runs.run import EXAMPLES_COLUMNS
 from headstart.pipeline.scoring.unlike import reference_rows
-from headstart.pipeline.serve.served import ServedRun
+from headstart.pipeline.serve.served import ServedRun, usable_header
 
 _SIDE, _QUALITY, _KEPT = 160, 75, 512  # of thumbnails: pixels along a side, JPEG's quality, number kept in memory
 _CHECKED = 4  # training images whose features are computed anew, to check the list of images
@@ -141,8 +141,12 @@ def _nearest(served: ServedRun, places: Places) -> Nearest | None:
 def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndarray | None:
     """Compute the features, float32 [D], of a training image. Return None if its file is gone or can't be decoded."""
     image = find(example, data)
-    pixels = served.pixels(bytes_of(image), image.path) if image else None
-    if pixels is None or isinstance(pixels, Fault):
+    if image is None:
+        return None
+    content = bytes_of(image)
+    header = usable_header(content, image.path, served.max_pixels)
+    pixels = header if isinstance(header, Fault) else served.pixels(content, image.path, header)
+    if isinstance(pixels, Fault):
         return None
     (answer,) = served.answers([pixels], 0)
     return answer.features

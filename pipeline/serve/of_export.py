@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from headstart.features.errors import ExportError, OptionError
 from headstart.features.images.faults import Fault, why_damaged
+from headstart.features.images.formats import Header
 from headstart.features.images.opening import limit_lifted
 from headstart.pipeline.export import preprocess
 from headstart.pipeline.export.config import MODEL_FILES
@@ -19,7 +20,7 @@ from headstart.pipeline.predict.items import Layout
 from headstart.pipeline.predict.trust import Trust, require_likeliest
 from headstart.pipeline.scoring.thresholds import Threshold, moved
 from headstart.pipeline.serve.config import ServeConfig
-from headstart.pipeline.serve.served import SHOWN, Found, Pixels, one_at_a_time, usable_header
+from headstart.pipeline.serve.served import SHOWN, Found, Pixels
 
 _BATCH_SIZE = 8
 
@@ -42,13 +43,10 @@ class ServedExport:
     images_per_pass: int
     passes: int = 1
 
-    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
+    def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
         """See `Served`. The pixels are made by the module that each export holds as `preprocess.py`."""
-        header = usable_header(data, name, self.max_pixels)
-        if isinstance(header, Fault):
-            return header
         try:
-            with one_at_a_time(header), limit_lifted:
+            with limit_lifted:
                 settings = {**self.opened.preprocessing, "most_pixels": self.max_pixels}
                 return [preprocess.pixels(data, **settings)]
         except MemoryError:

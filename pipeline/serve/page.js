@@ -2,11 +2,13 @@
 const find = (id) => document.getElementById(id);
 const AT_ONCE = 4, TRIES = 30, SHOWN = 5;
 const waiting = [];
-let settings = null, running = 0, left = 0;
+let running = 0, left = 0;
 
-const known = fetch("labels").then((response) => response.json()).then((found) => {
-  settings = found;
-});
+async function limits() {
+  const response = await fetch("labels");
+  if (!response.ok) throw new Error("no answer");
+  return response.json();
+}
 
 function percent(value) {
   if (value > 0 && value < 0.001) return "< 0.1 %";
@@ -25,6 +27,9 @@ function say(text) {
 }
 
 function add(files) {
+  if (!files.length) return;
+  const known = limits();  // anew: since the page was loaded, the server may have come back as another
+  known.catch(() => {});  // each photograph tells of it
   for (const file of files) {
     const card = find("card").content.firstElementChild.cloneNode(true);
     const picture = card.querySelector("img");
@@ -40,11 +45,11 @@ function add(files) {
     card.querySelector("h2").textContent = "waiting…";
     card.querySelector(".name").textContent = file.name;
     find("answers").prepend(card);
-    waiting.push({ file, card });
+    waiting.push({ file, card, known });
     left += 1;
   }
   find("clear").hidden = !find("answers").children.length;
-  if (files.length) say(`${left} ${left === 1 ? "photograph waits" : "photographs wait"} for an answer.`);
+  say(`${left} ${left === 1 ? "photograph waits" : "photographs wait"} for an answer.`);
   next();
 }
 
@@ -60,8 +65,8 @@ function next() {
   }
 }
 
-async function answer({ file, card }) {
-  await known;
+async function answer({ file, card, known }) {
+  const settings = await known;
   if (file.size > settings.limits.bytes * 0.999) {
     fail(card, "too large", `It has ${file.size} bytes, over the server's limit of ${settings.limits.bytes}.`);
     return;

@@ -94,6 +94,7 @@ STATUSES = {
     421: "The server is not known by this name.",
     422: "The form has no file, or none of its images can be decoded.",
     429: "Too many requests are in work.",
+    500: "The server failed.",
     503: "The server is stopping.",
     504: "The answer took too long.",
 }

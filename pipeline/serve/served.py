@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +28,6 @@ Pixels = Sequence[np.ndarray]  # the pixels of one image: an array uint8 [size, 
 
 _LARGE = 13_000_000  # pixels; decoding such an image takes up to 27 bytes a pixel
 _MOST_OFTEN = 10  # most scans of a progressive JPEG with `--max-pixels` pixels; each scan draws all pixels again
-_large = threading.Lock()
 SHOWN = 5  # likeliest classes, by default
 
 
@@ -62,8 +59,11 @@ class Served(Protocol):
     def passes(self) -> int:
         """The number of forward passes that may run at the same time."""
 
-    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        """Decode an image whose file has the bytes `data` and the name `name`. Several threads may call this method."""
+    def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
+        """Decode an image whose file has the bytes `data`, the name `name` and the header `header`.
+
+        Several threads may call this.
+        """
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
         """Classify at most `images_per_pass` images.
@@ -93,9 +93,9 @@ class ServedRun:
         """See `Served`."""
         return self.model.passes
 
-    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
+    def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
         """See `Served`."""
-        return pixels_of(data, name, self.model.images, self.max_pixels)
+        return pixels_of(data, name, header, self.model.images)
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
         """See `Served`. Raises a RunError if the model yields values that are not finite."""
@@ -122,19 +122,15 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
     return served
 
 
-def pixels_of(data: bytes, name: str, configs: Sequence[ImageConfig], max_pixels: int) -> Pixels | Fault:
+def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
     """Decode an image as `predict` does, once for each of `configs`, or return the reason why it can't be used.
 
-    If the image has several pages, the first one is taken. For `name`, see `usable_header`.
+    If the image has several pages, the first one is taken.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 
-    header = usable_header(data, name, max_pixels)
-    if isinstance(header, Fault):
-        return header
     image = ImageFile(name, "", len(data), 0, **vars(header))
-    with one_at_a_time(header):
-        found = [decoded_bytes(data, image, config) for config in configs]
+    found = [decoded_bytes(data, image, config) for config in configs]
     whole = [pixels for pixels in found if pixels is not None]
     if len(whole) == len(configs):
         return whole
@@ -154,8 +150,6 @@ def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
     return header
 
 
-@contextmanager
-def one_at_a_time(header: Header) -> Iterator[None]:
-    """Within the block, hold a lock if the image is large. Decoding a large image takes much memory."""
-    with _large if header.width * header.height > _LARGE else nullcontext():
-        yield
+def is_large(header: Header) -> bool:
+    """Return whether decoding an image takes so much memory that only one such image is decoded at a time."""
+    return header.width * header.height > _LARGE

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,11 @@ from headstart.pipeline.serve.batching import Batches
 from headstart.pipeline.serve.config import ServeConfig
 from headstart.pipeline.serve.nearest import Nearest
 from headstart.pipeline.serve.refusals import AGAIN, RefusalError
-from headstart.pipeline.serve.served import Found, Pixels, Served
+from headstart.pipeline.serve.served import Found, Pixels, Served, is_large, usable_header
 from headstart.pipeline.serve.uploads import Upload
 
-_BODIES = 8  # requests of `--max-bytes` that may be in memory at once
-_MANY = 30  # classes; with more, all probabilities are given only to a request that asks for them
+_BODIES = 8  # requests of `--max-bytes` that fit into the memory for requests
+_MANY = 30  # classes; of more, the probabilities of all are given only if a request asks for them
 
 
 @dataclass(frozen=True)
@@ -39,39 +39,60 @@ class Service:
         self.served, self.config, self.nearest = served, config, nearest
         self.stopping = False
         self.answered = 0  # images
-        self.requests = 0  # admitted and not yet answered
-        self._bytes = 0  # the bytes of these requests
+        self.requests = 0  # that have arrived and are not yet answered
+        self._bytes = 0  # that have arrived, of requests that are not yet answered
         size, passes = served.images_per_pass, served.passes
         self._batches = Batches[Pixels, Found](served.answers, size, passes, config.wait / 1000)
         self._decoders = ThreadPoolExecutor(cpu_count(), "headstart-decoding")
+        self._large_decoder = ThreadPoolExecutor(1, "headstart-large")
+        self._large = asyncio.Lock()  # held by the large image that is decoded
         self._decoded = asyncio.Semaphore(2 * size * (passes + 1))  # images whose pixels are in memory
         self._batches.start()
 
     def close(self) -> None:
-        """Classify all images that are already decoded, and end the threads."""
-        self._decoders.shutdown(cancel_futures=True)
+        """Answer for all images that were decoded, and end the threads."""
+        for decoders in (self._decoders, self._large_decoder):
+            decoders.shutdown(cancel_futures=True)
         self._batches.close()
 
     @contextmanager
-    def admitted(self, size: int) -> Iterator[None]:
-        """Count a request of `size` bytes as admitted within the block.
+    def arriving(self) -> Iterator[Callable[[int], None]]:
+        """Within the block, count a request as one that arrives and is answered.
 
-        Raises a RefusalError in three cases: the server is stopping; too many requests are admitted and not yet
-        answered; these requests and the new one have too many bytes together.
+        Yields a function that must be called with the number of bytes each time some have arrived. So a client that
+        sends slowly holds only the bytes that it has sent. Raises a RefusalError if the server is stopping, or if too
+        many requests are not yet answered. The function raises one if these requests have too many bytes.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
-        if self.requests >= self.config.max_requests:
-            raise RefusalError(429, f"{self.requests} requests are in work (--max-requests); try again", AGAIN)
-        if self.requests and self._bytes + size > _BODIES * self.config.max_bytes:
-            raise RefusalError(429, f"requests with {self._bytes} bytes are in work; try again", AGAIN)
+        self._require_room()
+        own = 0
+
+        def arrived(size: int) -> None:
+            nonlocal own
+            if self._bytes + size > _BODIES * self.config.max_bytes:
+                raise RefusalError(429, f"requests with {self._bytes} bytes are in work; try again", AGAIN)
+            self._bytes += size
+            own += size
+
+        try:
+            yield arrived
+        finally:
+            self._bytes -= own
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Admit a request that has arrived for the block. Raises a RefusalError if too many are in work."""
+        self._require_room()
         self.requests += 1
-        self._bytes += size
         try:
             yield
         finally:
             self.requests -= 1
-            self._bytes -= size
+
+    def _require_room(self) -> None:
+        if self.requests >= self.config.max_requests:
+            raise RefusalError(429, f"{self.requests} requests are in work (--max-requests); try again", AGAIN)
 
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
         """Return a list with an entry for each of `uploads`: the answer, which is a JSON object, or the fault.
@@ -86,14 +107,20 @@ class Service:
             raise RefusalError(504, sentence, AGAIN) from error
 
     async def _answer(self, upload: Upload, asked: Asked) -> dict[str, Any] | Fault:
-        async with self._decoded:
-            with self._batches.coming():
-                decode = self.served.pixels
-                loop = asyncio.get_running_loop()
-                pixels = await loop.run_in_executor(self._decoders, decode, upload.data, upload.name)
-                if isinstance(pixels, Fault):
-                    return pixels
-                future = self._batches.submit(pixels)
+        loop, data, name = asyncio.get_running_loop(), upload.data, upload.name
+        header = await loop.run_in_executor(self._decoders, usable_header, data, name, self.served.max_pixels)
+        if isinstance(header, Fault):
+            return header
+        large = is_large(header)
+        decoders = self._large_decoder if large else self._decoders
+        async with AsyncExitStack() as held:
+            async with self._large if large else nullcontext():  # so a large image that waits holds nothing else
+                await held.enter_async_context(self._decoded)
+                with self._batches.coming():
+                    pixels = await loop.run_in_executor(decoders, self.served.pixels, data, name, header)
+                    if isinstance(pixels, Fault):
+                        return pixels
+                    future = self._batches.submit(pixels)
             found = await asyncio.wrap_future(future)
         self.answered += 1
         return self._shown(upload, found, asked)

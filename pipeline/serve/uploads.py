@@ -1,6 +1,7 @@
 """Read the files of a request into memory, within limits. Nothing is written to the disk."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headstart.pipeline.serve.refusals import RefusalError
@@ -21,26 +22,22 @@ class Upload:
     data: bytes
 
 
-def declared_bytes(request: Request, most: int) -> int:
-    """Return the size of the request that its header declares, or `most` if the header declares no size.
-
-    Raises a RefusalError if the size is over `most`, or if the request is no form with files.
-    """
+def require_form(request: Request, most: int) -> None:
+    """Raise a RefusalError if the head of a request declares more than `most` bytes, or no form."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise RefusalError(415, "send images as files of a form: multipart/form-data, with the field `files`")
     if not options.get(b"boundary"):
         raise RefusalError(400, "the Content-Type of the form has no boundary")
     declared = request.headers.get("content-length", "")
-    if not declared.isdigit():
-        return most
-    if int(declared) > most:
+    if declared.isdigit() and int(declared) > most:
         raise _too_large(most)
-    return int(declared)
 
 
-async def read_uploads(request: Request, max_bytes: int, max_files: int, seconds: float) -> list[Upload]:
-    """Read the files of a request, in order.
+async def read_uploads(
+    request: Request, max_bytes: int, max_files: int, seconds: float, arrived: Callable[[int], None]
+) -> list[Upload]:
+    """Read the files of a request, in order. `arrived` is called with the number of bytes of each part that arrives.
 
     Raises a RefusalError if the request has more than `max_bytes` bytes or `max_files` files, takes longer than
     `seconds` seconds, is damaged, ends too early, or has no file.
@@ -54,6 +51,7 @@ async def read_uploads(request: Request, max_bytes: int, max_files: int, seconds
                 read += len(chunk)
                 if read > max_bytes:
                     raise _too_large(max_bytes)
+                arrived(len(chunk))
                 parser.write(chunk)
     except TimeoutError as error:
         sentence = f"the request did not arrive within {seconds:g} seconds (--timeout)"

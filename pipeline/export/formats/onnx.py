@@ -45,10 +45,11 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
                 raise ValueError("int8 needs images for its calibration")
             with refused("onnx", "ONNX Runtime"):
                 model = _quantised(model, calibration, Path(folder), onnx)
+    _order(model.graph)
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, dict(sorted(deployable.metadata.items())))
     model.producer_name, model.producer_version, model.doc_string = "headstart", "", ""
-    model.graph.name = "classifier"
+    model.graph.name, model.graph.doc_string = "classifier", ""
     onnx.save(model, path)
 
 
@@ -105,6 +106,46 @@ def _named(model: Any, onnx: Any) -> Any:
     return model
 
 
+def _order(graph: Any) -> None:
+    """Order and name nodes, values and constants by their places in the graph: the same model gives the same file.
+
+    tf2onnx orders and names them by counters and hashes. A graph with graphs in it is left as it is, because the inner
+    ones use its names.
+    """
+    if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
+        return
+    constants, nodes = {one.name: one for one in graph.initializer}, _in_order(graph)
+    used = dict.fromkeys(name for node in nodes for name in node.input if name in constants)
+    kept = {one.name for one in (*graph.input, *graph.output)}
+    values = [name for node in nodes for name in node.output if name and name not in kept]
+    new = {name: f"constant_{at}" for at, name in enumerate(used)} | {
+        name: f"value_{at}" for at, name in enumerate(values)
+    }
+    for at, node in enumerate(nodes):
+        node.name = f"{node.op_type}_{at}"
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+    for name in used:
+        constants[name].name = new[name]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(constants[name] for name in used)
+
+
+def _in_order(graph: Any) -> list[Any]:
+    """Return the nodes that the outputs need, each after the nodes that it needs itself."""
+    makers = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
+    found, waiting = dict[int, Any](), [makers[one.name] for one in graph.output]
+    while waiting:
+        node = graph.node[waiting[-1]]
+        before = [makers[name] for name in node.input if name in makers and makers[name] not in found]
+        if before:
+            waiting += reversed(before)
+        else:
+            found[waiting.pop()] = node
+    return [type(node).FromString(node.SerializeToString()) for node in found.values()]
+
+
 def _store_as_float16(model: Any, onnx: Any) -> None:
     """Store the weights in `model` as float16, each followed by a cast to float32."""
     from headstart.pipeline.export.formats.keras_file import half
@@ -124,7 +165,11 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
 
 
 def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
-    """Return the 8-bit form of `model`, made by ONNX Runtime."""
+    """Return the 8-bit form of `model`, made by ONNX Runtime.
+
+    The range of an activation is the mean of its ranges on the batches. The range on all images is as wide as the
+    rarest value needs, and leaves few levels for the others.
+    """
     quantization = package("onnxruntime.quantization", _EXTRA)
     batches = iter([{_INPUT: calibration[at : at + _BATCH]} for at in range(0, len(calibration), _BATCH)])
     images = type("Images", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(batches, None)})
@@ -141,6 +186,7 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                extra_options={"CalibMovingAverage": True},
                 nodes_to_exclude=list(_in_float32(model)),
             )
     finally:

@@ -37,9 +37,6 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     except ConversionError as error:
         said = str(error.__cause__ or error).rpartition("Summary:")[2]  # the text before says the same at length
         raise refusal("openvino", "OpenVINO", ValueError(said)) from error
-    model.input(0).get_node().set_friendly_name(_INPUT)
-    model.input(0).get_tensor().set_names({_INPUT})
-    model.output(0).get_tensor().set_names({_OUTPUT})
     if precision == "float16":
         _require_halves(deployable)
     if precision == "int8":
@@ -47,6 +44,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
             raise ValueError("int8 needs images for its calibration")
         with refused("openvino", "NNCF"):
             model = _quantised(model, calibration)
+    _name(model)
     for name, text in sorted(deployable.metadata.items()):
         model.set_rt_info(text, [_OURS, name])
     openvino.save_model(model, path, compress_to_fp16=precision == "float16")
@@ -69,6 +67,18 @@ def metadata(path: Path) -> dict[str, str]:
         return {str(name): str(text) for name, text in model.get_rt_info([_OURS]).value.items()}
     except (RuntimeError, AttributeError) as error:
         raise ExportError(f"{path}: is no export of headstart; `headstart export RUN OUT` makes one") from error
+
+
+def _name(model: Any) -> None:
+    """Name all operations by their places: the same model gives the same file. The converter's names count up."""
+    model.set_friendly_name("classifier")
+    for at, operation in enumerate(model.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{at}")
+        for output in operation.outputs():
+            output.get_tensor().set_names({f"{operation.get_friendly_name()}:{output.get_index()}"})
+    model.input(0).get_node().set_friendly_name(_INPUT)
+    model.input(0).get_tensor().set_names({_INPUT})
+    model.output(0).get_tensor().set_names({_OUTPUT})
 
 
 def _require_halves(deployable: "Deployable") -> None:

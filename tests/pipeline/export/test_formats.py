@@ -1,6 +1,7 @@
 """ONNX, LiteRT and OpenVINO: what is written, what it answers in its own runtime, and what is refused."""
 
-import importlib
+import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -82,6 +83,17 @@ def test_float32_answers_like_keras_and_carries_the_metadata(format: str, classe
     run(batch[1:2])
     assert (first == before).all()  # the answer does not lie in the runtime's own memory
     assert module(format).metadata(path) == METADATA
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_the_same_network_gives_the_same_file(format: str, precision: str, tmp_path: Path) -> None:
+    files = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        _, path = written(format, tmp_path / name, precision)
+        files.append({one.name: one.read_bytes() for one in path.parent.iterdir()})
+    assert files[0] == files[1]
 
 
 @pytest.mark.slow
@@ -182,6 +194,30 @@ def test_a_quantiser_that_fails_is_told_in_a_line(format: str, tmp_path: Path, m
     monkeypatch.setattr(module(format), "_quantised", fail)
     with pytest.raises(ExportError, match=rf"--format {format}: .* can't convert this network \(no such scale\)"):
         written(format, tmp_path, "int8")
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "arguments"),
+    [
+        ("tf2onnx.convert", "from_function", {"function", "input_signature", "opset", "output_path"}),
+        ("tf2onnx.tfonnx", "rewrite_constant_fold", {"g", "ops"}),
+        ("tf2onnx.graph", "get_value_attr", {"self", "external_tensor_storage"}),
+        ("tf2onnx.utils", "map_onnx_to_numpy_type", {"onnx_type"}),
+        ("tf2onnx.utils", "make_name", {"name"}),
+        ("keras.src.export.tf2onnx_lib", "patch_tf2onnx", set()),
+        ("keras.src.export.onnx", "export_onnx", {"model", "filepath", "verbose", "opset_version"}),
+    ],
+    ids=str,
+)
+def test_the_calls_between_keras_and_tf2onnx_are_there(of: str, name: str, arguments: set[str]) -> None:
+    """Keras calls and replaces private functions of tf2onnx. If one is gone, this says which."""
+    spec = importlib.util.find_spec(of)
+    assert spec, f"{of} is gone"
+    assert spec.origin
+    code = ast.parse(Path(spec.origin).read_text())  # as written: in this process, Keras may have replaced it
+    found = [node.args.args for node in ast.walk(code) if isinstance(node, ast.FunctionDef) and node.name == name]
+    assert found, f"{of}.{name} is gone"
+    assert arguments <= {one.arg for one in found[0]}, f"{of}.{name} takes other arguments"
 
 
 @pytest.mark.parametrize("format", FORMATS)

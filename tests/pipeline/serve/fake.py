@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from fastapi.testclient import TestClient
 from headstart.features.images.faults import Fault
+from headstart.features.images.formats import Header
 from headstart.pipeline.predict.items import Layout
 from headstart.pipeline.predict.trust import Trust
 from headstart.pipeline.serve.app import make_app
 from headstart.pipeline.serve.config import ServeConfig
-from headstart.pipeline.serve.served import Found, Pixels, usable_header
+from headstart.pipeline.serve.served import Found, Pixels
 from headstart.pipeline.serve.service import Service
 from PIL import Image
 
@@ -29,10 +30,7 @@ class Fake:
     batches: list[int] = field(default_factory=list)
     go: threading.Event = field(default_factory=threading.Event)
 
-    def pixels(self, data: bytes, name: str) -> Pixels | Fault:
-        header = usable_header(data, name, self.max_pixels)
-        if isinstance(header, Fault):
-            return header
+    def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
         with Image.open(io.BytesIO(data)) as image:
             return [np.asarray(image.convert("RGB").resize((4, 4)))]
 

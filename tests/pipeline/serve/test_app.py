@@ -2,15 +2,21 @@
 
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from headstart.features.device import cpu_count
 from headstart.features.errors import OptionError
+from headstart.features.images.faults import Fault
+from headstart.features.images.formats import Header
 from headstart.pipeline.predict.items import Layout
 from headstart.pipeline.predict.trust import Trust
 from headstart.pipeline.serve.config import ServeConfig
+from headstart.pipeline.serve.served import Pixels
 from headstart.tests.pipeline.serve.fake import Fake, client_of, picture
 
 FORM = "multipart/form-data; boundary=x"
@@ -132,7 +138,7 @@ def test_pages_of_other_sites_get_no_answer(headers: dict[str, str]) -> None:
 
 
 def test_the_page_behind_a_proxy_is_the_servers_own() -> None:
-    with client_of(allow_host=("photos.example",)) as client:
+    with client_of(allow_host=("Photos.example.",)) as client:
         for origin, status in (("https://photos.example", 200), ("http://localhost:1", 403)):
             response = client.post("/predict", files={"files": picture()}, headers={"Origin": origin})
             assert response.status_code == status
@@ -192,6 +198,37 @@ def test_bytes_in_work_are_limited() -> None:
         assert 7 <= codes.count(200) <= 9
 
 
+def test_clients_that_send_slowly_hold_only_their_bytes() -> None:
+    with client_of(max_bytes=1024, max_requests=1) as client, ExitStack() as slow:
+        for _ in range(50):
+            slow.enter_context(client.app_state["service"].arriving())(100)
+        assert sent(client, picture()).status_code == 200
+        slow.enter_context(client.app_state["service"].arriving())(3150)
+        assert "requests with 8150 bytes" in refused(sent(client, picture()), 429)
+        slow.close()
+        assert sent(client, picture()).status_code == 200
+
+
+def test_large_images_that_wait_hold_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.pipeline.serve.served._LARGE", 100)
+    go, fake = threading.Event(), Fake()
+    fake.go.set()
+
+    def pixels(data: bytes, name: str, header: Header) -> Pixels | Fault:
+        assert header.width < 20 or go.wait(20)
+        return Fake.pixels(fake, data, name, header)
+
+    monkeypatch.setattr(fake, "pixels", pixels)
+    large = cpu_count() + 50
+    with client_of(fake, max_files=100) as client, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(sent, client, *[picture(side=20)] * large)
+        until(lambda: client.app_state["service"].requests == 1)
+        assert sent(client, picture()).status_code == 200
+        assert not waiting.done()
+        go.set()
+        assert [one["label"] for one in waiting.result().json()["answers"]] == ["dog"] * large
+
+
 def test_names_that_are_not_utf_8_are_answered() -> None:
     (fake := Fake(layout=Layout(["cat", "d\udcffg"], 2, True, "head", Trust()))).go.set()
     with client_of(fake) as client:
@@ -229,6 +266,13 @@ def test_wrong_settings() -> None:
     for name, value in {"port": 70_000, "max_bytes": 1, "max_files": 0, "timeout": 0.0, "abstain": 2.0}.items():
         with pytest.raises(OptionError, match=name.replace("_", "-")):
             ServeConfig(**{name: value})
+
+
+def test_a_host_is_a_name_alone() -> None:
+    for name in ("photos.example:8000", "https://photos.example", "photos.example/a", "[::1]", "münchen.example", ""):
+        with pytest.raises(OptionError, match=r"^--allow-host .*: give a name alone, without port or path"):
+            ServeConfig(allow_host=(name,))
+    ServeConfig(allow_host=("photos", "Photos.Example.", "192.168.0.7", "::1", "xn--mnchen-3ya.example"))
 
 
 def test_a_missing_package_is_told(tmp_path: Path) -> None:
