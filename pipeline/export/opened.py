@@ -10,7 +10,7 @@ import numpy as np
 from headstart.features.errors import ExportError, OptionError
 from headstart.features.images.pixels import ImageConfig, Resize
 from headstart.pipeline.export.config import MODEL_FILES, MODULES, Format
-from headstart.pipeline.export.folder import read_labels
+from headstart.pipeline.export.folder import LABELS, read_labels
 
 _SETTINGS = ("size", "resize", "truncated", "bits", "most_pixels")
 _AGAIN = "export the run again"
@@ -48,7 +48,8 @@ def open_export(path: Path) -> OpenExport:
     Raises ExportError if `path` is no export, if the export is damaged, or if its runtime is missing. TensorFlow warns
     that a SavedModel can read and write files when it runs. Open only SavedModels of people you trust.
     """
-    folder = path if path.is_dir() and path.name != MODEL_FILES["saved_model"] else path.parent
+    is_export = path.is_dir() and (path.name != MODEL_FILES["saved_model"] or (path / LABELS).is_file())
+    folder = path if is_export else path.parent
     labels = read_labels(folder)
     format, settings, cut = labels["format"], labels["preprocessing"], labels.get("second_above")
     model = folder / MODEL_FILES[format]  # what the file says about its place is not believed

@@ -131,7 +131,7 @@ class Service:
         shown = layout.prediction(Scored(upload.name, found.chances, found.distance))
         answer = {"file": shown.pop("path"), **shown}
         answer["top"] = answer["top"][: asked.top]
-        answer = {"unsure": False, "unlike": None, **answer}
+        answer = {**answer, "unsure": answer.get("unsure", False), "unlike": answer.get("unlike")}
         if self.nearest and asked.nearest and found.features is not None:
             answer["nearest"] = self.nearest.of(found.features, asked.nearest)
         return answer

@@ -1,10 +1,12 @@
 """How an export that is served is found, and which class its threshold is for."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.pipeline.export.opened import OpenExport
+from headstart.features.errors import ExportError
+from headstart.pipeline.export.opened import OpenExport, open_export
 from headstart.pipeline.places import Places
 from headstart.pipeline.serve import of_export
 from headstart.pipeline.serve.config import ServeConfig
@@ -40,3 +42,11 @@ def test_only_a_model_stands_for_its_folder(tmp_path: Path) -> None:
     assert of_export.is_export(tmp_path)
     assert of_export.is_export(tmp_path / "model.onnx")
     assert not any(of_export.is_export(tmp_path / name) for name in ("other.onnx", "model.keras", "gone"))
+
+
+def test_an_export_may_have_the_name_of_a_model(tmp_path: Path) -> None:
+    folder = tmp_path / "saved_model"
+    folder.mkdir()
+    (folder / "labels.json").write_text("{")
+    with pytest.raises(ExportError, match=re.escape(f"{folder}/labels.json")):
+        open_export(folder)
