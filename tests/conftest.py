@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 from headstart import cli
 from headstart.features.config import ExtractionConfig, FeatureConfig
@@ -33,9 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
         mine = sorted(os.sched_getaffinity(0))[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
         if mine:
             os.sched_setaffinity(0, mine)
+    hypothesis.settings.load_profile("headstart")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # read when TensorFlow starts, here and in other processes
 
 
+hypothesis.settings.register_profile("headstart", deadline=None)  # other load is no fault
 SMALL = {
     "backbone": "mobilenet_v3_small",
     "weights": "random",

@@ -67,6 +67,7 @@ def test_store_explain(prepared: Path, extraction: ExtractionConfig) -> None:
     assert told.endswith("read as split folders (test/, train/, val/) with 2 classes\n")
 
 
+@pytest.mark.slow
 def test_check_of_images_with_features(whole: Path, extraction: ExtractionConfig) -> None:
     given = (whole, f"--store={extraction.store}", "--similarity=1")  # no pair is similar enough to be decoded
     code, told, loaded = started("check", *given, heavy="tensorflow keras optuna")

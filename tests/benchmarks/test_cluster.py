@@ -40,7 +40,7 @@ mortals = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 20_000), st.lists(mortals, max_size=6), st.booleans(), st.booleans(), st.integers(0, 3))
 def test_every_image_is_extracted_whatever_dies(
     images: int, others: list[Node], claims: bool, look_first: bool, seed: int
@@ -52,7 +52,7 @@ def test_every_image_is_extracted_whatever_dies(
     assert math.isfinite(found.seconds)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(1, 30_000),
     st.lists(st.builds(Node, speed=st.floats(5, 500), slow=st.sampled_from([1, 10]), joins=times), min_size=1),

@@ -88,6 +88,7 @@ def test_folder_takes_the_most_bits_of_all_files(
         replace(small, bits="12.5")
 
 
+@pytest.mark.slow
 def test_a_run_predicts_and_evaluates_by_its_own_bits(run: Path, prepared: Path, tmp_path: Path) -> None:
     """The run was trained without 16-bit samples. Others it sees as it would see them in 8 bits."""
     grey = pictures(1)[0]

@@ -60,6 +60,7 @@ def misread(example: Example) -> Example:
     return replace(example, image=replace(example.image, format="PNG"))
 
 
+@pytest.mark.slow
 def test_what_only_pillow_can_read_is_streamed_in_its_place(examples) -> None:
     plain, labels = joined(eval_dataset(examples, CONFIG, 8).as_numpy_iterator())
     mixed = [misread(example) if number % 3 == 0 else example for number, example in enumerate(examples)]
@@ -69,6 +70,7 @@ def test_what_only_pillow_can_read_is_streamed_in_its_place(examples) -> None:
     assert [len(labels) for _, labels in train_batches(mixed, 1, "standard")] == [8, 8, 3]
 
 
+@pytest.mark.slow
 def test_a_file_that_went_is_an_error_and_never_a_shorter_stream(examples, tmp_path: Path) -> None:
     gone = replace(examples[3], image=replace(examples[3].image, path=str(tmp_path / "gone.jpg")))
     some = [*examples[:3], gone, *examples[4:]]
@@ -86,7 +88,9 @@ def test_only_local_files_are_asked_whether_they_changed(examples) -> None:
         require_unchanged_files([replace(examples[3], image=replace(away, path="gone.jpg"))])
 
 
-@pytest.mark.parametrize("augment", ["none", pytest.param("flip", marks=pytest.mark.slow), "standard"])
+@pytest.mark.parametrize(
+    "augment", ["none", *(pytest.param(one, marks=pytest.mark.slow) for one in ("flip", "standard"))]
+)
 def test_order_and_augmentation_follow_from_seed_and_epoch(examples, augment: str) -> None:
     epochs = iter((1, 2))  # each pass asks for its epoch
     dataset = train_dataset(examples, CONFIG, 8, augment, 0, lambda: next(epochs))

@@ -160,6 +160,7 @@ def test_a_store_that_is_gone_is_no_error(tmp_path: Path, builds: list[str]) -> 
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_command_with_nothing_to_do_builds_no_network(
     drawn: Path, tmp_path: Path, headstart: Cli, builds: list[str]
 ) -> None:

@@ -28,6 +28,7 @@ def test_the_shipped_file_holds_the_whole_network_and_its_licence() -> None:
     assert "tpu/models/official/efficientnet/lite" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_imagenet_weights_need_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_, **__):
         raise AssertionError("asked for a download")

@@ -52,7 +52,7 @@ def features_of(file: str, images: np.ndarray, **options: object) -> np.ndarray:
     ("output", "tokens"),
     [
         ("map", "mean"),
-        ("tokens", "first"),
+        pytest.param("tokens", "first", marks=pytest.mark.slow),
         pytest.param("tokens", "mean", marks=pytest.mark.slow),
         pytest.param("vector", "mean", marks=pytest.mark.slow),
     ],
@@ -114,6 +114,7 @@ def test_a_network_of_any_size_needs_one(tmp_path: Path) -> None:
         build_backbone(saved(tmp_path, "vector"), rescale="unit", image_size=64)
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_used_twice_leaves_the_output_as_the_only_cut(tmp_path: Path) -> None:
     image = keras.Input((SIZE, SIZE, 3))
     twice = layers.Conv2D(3, 3, padding="same")
@@ -216,7 +217,7 @@ def saved_as(folder: Path, name: str, inputs: object, output: object) -> str:
 @pytest.mark.parametrize(
     "kind",
     [
-        "shared convolution",
+        pytest.param("shared convolution", marks=pytest.mark.slow),
         pytest.param("shared normalisation", marks=pytest.mark.slow),
         pytest.param("normalised height", marks=pytest.mark.slow),
         pytest.param("groups", marks=pytest.mark.slow),

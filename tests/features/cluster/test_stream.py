@@ -180,6 +180,7 @@ def task_of(tmp_path: Path, network: Network, images: Images) -> Callable[..., E
     return make
 
 
+@pytest.mark.slow
 def test_the_network_stays_for_the_next_view(
     tmp_path: Path, task_of: Callable[..., ExtractionTask], images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 from headstart.features.cluster.units import FIRST_UNIT, UNIT_SECONDS, Units
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -156,7 +156,6 @@ def test_images_that_a_worker_could_not_read_are_tried_once_more_elsewhere() -> 
     assert (again.positions, again.looked_twice, again.again) == ([3, 7], True, True)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.sets(st.integers(0, 399), max_size=3))
 def test_all_but_deadly_images_are_done(images: int, deadly: set[int]) -> None:
     deadly = {position for position in deadly if position < images}
@@ -195,7 +194,6 @@ class Play:
             self.units.give_back(worker, *held[: action % 2])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3000), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), max_size=60))
 def test_nothing_is_lost_whatever_happens(images: int, steps: list[tuple[int, int]]) -> None:
     play, before = Play(images), 0

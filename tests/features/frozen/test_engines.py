@@ -109,6 +109,7 @@ def test_bfloat16_is_as_near_to_float32_as_tensorflows_and_pools_in_float32() ->
     assert relative_error(found[pooled], found[whole].mean(axis=(1, 2))) < 1e-6  # 1e-3 in bfloat16
 
 
+@pytest.mark.slow
 def test_a_copy_in_float32_keeps_the_rounded_weights() -> None:
     reduced = folded_backbone(random_backbone("mobilenet_v3_small", "bfloat16")).model
     copied = in_float32(reduced)

@@ -74,6 +74,7 @@ def test_the_fast_form_equals_the_plain_model_but_for_rounding_in_bfloat16(engin
     assert relative_error(full, reduced, engine) < 0.06  # 0.30 without folding
 
 
+@pytest.mark.slow
 def test_a_stream_runs_two_passes_at_a_time_and_keeps_order_and_every_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headstart.features.frozen.frozen.on_gpu", lambda: False)  # where one pass fills the device
     both_running = threading.Barrier(2)
@@ -220,6 +221,7 @@ def test_the_frozen_part_yields_all_that_crosses(backbone: Backbone) -> None:
         assert np.linalg.norm(joined(pixels)[0] - expected[0]) < 1e-5 * np.linalg.norm(expected[0])
 
 
+@pytest.mark.slow
 def test_one_tensor_crosses_the_boundary_of_inception() -> None:
     backbone = build_backbone("inception_v3", weights="random", image_size=SIZE)
     mixed = backbone.cuts()

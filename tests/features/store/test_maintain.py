@@ -337,7 +337,7 @@ class AnySequence(RuleBasedStateMachine):
 
 
 TestAnySequence = AnySequence.TestCase
-TestAnySequence.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+TestAnySequence.settings = settings(max_examples=15, stateful_step_count=15)
 
 
 def test_only_shards_of_the_folder_are_removed(tmp_path: Path) -> None:

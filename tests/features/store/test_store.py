@@ -37,7 +37,7 @@ def fill(store: FeatureStore, numbers: list[int]) -> Path:
     return store.write_shard([digest(number) for number in numbers], vectors(numbers))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shards=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=8, unique=True), max_size=5),
     asked=st.lists(st.integers(0, 40), max_size=20),

@@ -157,6 +157,7 @@ def copies(data: Path) -> dict[str, str]:
     return made
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_found_where_there_are_features(
     data: Path, small: FeatureConfig, extraction: ExtractionConfig, headstart: Cli
 ) -> None:

@@ -112,6 +112,7 @@ def test_leaks_are_told_of(run: Path, prepared: Path, tmp_path: Path, capfd: pyt
     assert result.fields()["duplicates_in_train"] == result.n
 
 
+@pytest.mark.slow
 def test_near_duplicates_of_training_images_are_counted(
     run: Path, prepared: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +153,7 @@ def test_all_of_a_folder_without_splits_is_scored(
     assert headstart("evaluate", run, "--data", data, "--split=train")["n"] < own["n"]
 
 
+@pytest.mark.slow
 def test_two_folders_of_one_name_have_files_of_their_own(headstart, run: Path, prepared: Path, tmp_path: Path) -> None:
     def predictions_of(place: str, split: str) -> Path:
         data = tmp_path / place / "x"

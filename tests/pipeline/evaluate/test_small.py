@@ -138,6 +138,7 @@ def test_folds_that_cannot_be_drawn_are_refused(headstart: Cli, run: Path) -> No
     assert "leave --split and --cost out" in line
 
 
+@pytest.mark.slow
 def test_folds_build_no_layers_but_those_of_the_head(run: Path, headstart: Cli) -> None:
     settings = json.loads((run / "config.json").read_text())
     settings["head"]["units"] = [10**9]

@@ -40,7 +40,7 @@ def kinds(model: keras.Model) -> set[str]:
 
 @pytest.mark.parametrize(
     ("rescale", "units", "sequential"),
-    [pytest.param("unit", 1, False, marks=pytest.mark.slow), ("caffe", 3, True)],
+    [pytest.param("unit", 1, False, marks=pytest.mark.slow), pytest.param("caffe", 3, True, marks=pytest.mark.slow)],
 )
 def test_probabilities_are_those_of_the_classifier(tmp_path: Path, rescale: str, units: int, sequential: bool) -> None:
     backbone = build_backbone("mobilenet_v3_small", "random", rescale, 64)

@@ -67,6 +67,7 @@ def joined_before(run: Path) -> keras.Model:
     return build_classifier(cached.network.backbone, cached.network.cuts, keras.models.load_model(run / "head.keras"))
 
 
+@pytest.mark.slow
 def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: Path) -> None:
     cached = load_examples(Run.open(run))
     features = cached.labelled(cached.examples).features
@@ -78,6 +79,7 @@ def test_the_classifier_equals_the_head_on_cached_features(run: Path, prepared: 
         np.testing.assert_allclose(found, expected[positions], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_phase_1_changes_no_backbone_weight(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

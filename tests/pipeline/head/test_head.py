@@ -67,7 +67,7 @@ def test_the_best_epoch_on_val_is_kept() -> None:
     assert trained.val["loss"] == min(losses)
 
 
-@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("reduced", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_seed_gives_one_head_and_another_gives_another(reduced: bool) -> None:
     train, val = blobs(2, reduced=reduced), blobs(2, seed=3)
     first, again, other = (fit_head(train, val, QUICK, seed).history for seed in (1, 1, 2))
@@ -75,6 +75,7 @@ def test_one_seed_gives_one_head_and_another_gives_another(reduced: bool) -> Non
     assert first != other
 
 
+@pytest.mark.slow
 def test_a_thousand_classes() -> None:
     train, val = blobs(1000, 4000, 64, noise=0.3), blobs(1000, 2000, 64, noise=0.3, seed=3)
     trained = fit_head(train, val, HeadConfig(units=(256,), epochs=8, learning_rate=3e-3))

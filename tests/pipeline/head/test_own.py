@@ -47,7 +47,7 @@ def features(classes: int = 2, count: int = 60) -> LabelledFeatures:
     return LabelledFeatures(rows, labels, classes, {"cut": slice(0, 6)})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_head_is_the_same_for_a_seed_and_learns(classes: int, code: Path) -> None:
     data, config = features(classes), HeadConfig(own=OwnHead.read(f"{code}:wide"), epochs=12, learning_rate=0.01)
     first, again = fit_head(data, data, config, seed=3), fit_head(data, data, config, seed=3)

@@ -34,6 +34,7 @@ def test_files_give_rows_in_their_order_without_labels(prepared: Path, filled_st
     assert not some.class_names
 
 
+@pytest.mark.slow
 def test_new_images_without_labels(prepared: Path, tmp_path: Path) -> None:
     files = sorted(prepared.glob("test/*/[cd]*.jpg"))[:3]
     (tmp_path / "new").mkdir()

@@ -107,6 +107,7 @@ def test_a_set_needs_the_likeliest_label(headstart, run: Path, cats: list[Path])
     assert headstart(*asked, "--threshold=0.5")["predictions"][0]["labels"]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_calibration_says_so(headstart, run: Path, cats: list[Path]) -> None:
     set_calibration(run, temperature=1.0)
     before = predict(run, cats).predictions

@@ -52,6 +52,7 @@ def made_run(folder: Path, names: list[str], wrong: int = 3, units: int = 16, im
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_first_and_shown_with_its_mistakes(headstart, run: Path, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     _, out, told = headstart.whole("report", run, "--output", file)
@@ -227,6 +228,7 @@ def test_a_kept_threshold_is_told(tmp_path: Path) -> None:
     assert "on its most probable answers" not in text
 
 
+@pytest.mark.slow
 def test_what_puts_an_accuracy_in_context_is_shown(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", ["a", "b"])
     plain = shown(run, tmp_path)

@@ -81,7 +81,7 @@ def test_a_worker_has_the_study_of_its_owner(owner: StudyOwner, space: Space, tm
     assert len(served.finished()) == 1
 
 
-@pytest.mark.parametrize("sampler", ["random", "grid"])
+@pytest.mark.parametrize("sampler", ["random", pytest.param("grid", marks=pytest.mark.slow)])
 def test_a_head_that_kills_its_workers_is_given_up(space: Space, tmp_path: Path, sampler: Any) -> None:
     owner = StudyOwner(tmp_path / "study.db", space, sampler, 0)
     lethal, _, _ = owner.claim("a", 5, NO_PRUNING)

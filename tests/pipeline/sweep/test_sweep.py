@@ -135,6 +135,7 @@ def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> N
     assert len(set(params_of(study))) == 12
 
 
+@pytest.mark.slow
 def test_a_grid_loses_no_head_to_a_kill_and_gives_out_none_that_fails_again(space: Space, tmp_path: Path) -> None:
     few = Space({**space.choices, "layers": Choice((0,)), "learning_rate": Choice((0.1,))}, space.cuts)
     grid = few.grid(0)

@@ -10,6 +10,7 @@ from headstart.pipeline.featured import cache_features
 from headstart.pipeline.upkeep.gc import collect_garbage
 
 
+@pytest.mark.slow
 def test_what_no_folder_uses_is_counted_and_dropped(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:
