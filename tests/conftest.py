@@ -207,6 +207,24 @@ def run(trained_run: Path, extraction: ExtractionConfig, tmp_path: Path) -> Path
     return path
 
 
+def tiny_network(folder: Path) -> str:
+    """Save a network of four convolutions that takes 64 pixels, `tiny.keras`. Its last two lie above a sum."""
+    from headstart.features.tensorflow import keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(3)
+    image = keras.Input((64, 64, 3))
+    x = stem = layers.Conv2D(8, 3, 4, padding="same", activation="relu", name="stem")(image)
+    x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="inner")(x)
+    x = layers.ReLU(name="inner_act")(layers.BatchNormalization(name="inner_bn")(x))
+    x = layers.Add(name="sum")([stem, x])
+    x = layers.Conv2D(16, 3, 2, padding="same", use_bias=False, name="down")(x)
+    x = layers.ReLU(name="down_act")(layers.BatchNormalization(name="down_bn")(x))
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="end")(x)
+    keras.Model(image, x, name="tiny").save(folder / "tiny.keras")
+    return str(folder / "tiny.keras")
+
+
 class Cli:
     """Runs commands in this process."""
 
@@ -264,6 +282,11 @@ def start_headstart(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
 @pytest.fixture
 def shared() -> Path:
     """The folder of real photographs and weights."""
+    return shared_folder()
+
+
+def shared_folder() -> Path:
+    """Return the folder of real photographs and weights. The test is skipped if there is none."""
     folder = Path(os.environ.get("HEADSTART_SHARED", Path(cli.__file__).parent.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"no real photographs: HEADSTART_SHARED={folder}")

@@ -21,6 +21,7 @@ from headstart.cli import app
 from headstart.pipeline.demo.drawing import draw_demo
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.prepare import prepare
+from headstart.tests.conftest import tiny_network
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -223,8 +224,6 @@ def wide(features, classes):
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages expect a reader to have: photographs, split or not, zipped, and a network of their own."""
-    from headstart.features.tensorflow import keras
-
     folder = tmp_path_factory.mktemp("wanted")
     draw_demo(folder / "photos", images=120)
     for broken in folder.glob("photos/*/broken.*"):
@@ -237,22 +236,32 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "heads.py").write_text(_HEAD)
     shutil.copy(folder / "photos" / "cat" / "cat.0.jpg", folder / "my-photo.jpg")
     shutil.copy(folder / "my-photo.jpg", folder / "new")
-    image = keras.Input((32, 32, 3))
-    keras.Model(image, keras.layers.Conv2D(8, 3, activation="relu")(image)).save(folder / "my-network.keras")
+    Path(tiny_network(folder)).rename(folder / "my-network.keras")
     return folder
 
 
-def substitutes(words: list[str]) -> list[list[str]]:
+# Where a page is not about networks, a tiny one takes the place of those that it names: others are traced for minutes.
+ANY_NETWORK = {"training.md", "runs.md", "data.md"}
+TINY = ["--backbone=my-network.keras", "--rescale=unit"]
+LITE = ["--backbone=efficientnet_lite0", "--image-size=64"]
+
+
+def substitutes(words: list[str], page: str) -> list[list[str]]:
     """Small commands that take the place of `words` after `headstart`: few pixels, epochs and trials, no downloads."""
-    lite = ["--backbone=efficientnet_lite0", "--image-size=64"]
     epochs = "--epochs=2" if words[0] == "head" or "--epochs" in words else "--epochs=1"
-    few = {"head": [epochs], "sweep": ["--trials=3"], "finetune": [epochs, "--patience=0"]}.get(words[0], [])
+    gaining = ["--learning-rate=1e-3"] if page in ANY_NETWORK else []  # then the classifier is scored, too
+    few = {"head": [epochs], "sweep": ["--trials=3"], "finetune": [epochs, "--patience=0", *gaining]}.get(words[0], [])
     if words == ["demo"]:  # the demo has a test of its own
-        return [["head", "photos", "--run=demo/run", "--store=demo/store", *lite, "--epochs=2"]]
+        return [["head", "photos", "--run=demo/run", "--store=demo/store", *LITE, "--epochs=2"]]
     if words[0] not in ("features", "head", "study", "sweep", "labels") and words[:2] != ["store", "explain"]:
         return [[*words, *few]]
+    if page in ANY_NETWORK:
+        for option in {"--backbone", "--weights"} & set(words):
+            at = words.index(option)
+            words = words[:at] + words[at + 2 :]
+        return [[*words, *few, *TINY]]
     if not {"--backbone", "--weights", "--cut"} & set(words):  # the default backbone is a large one
-        return [[*words, *few, *lite]]
+        return [[*words, *few, *LITE]]
     backbone = words[words.index("--backbone") + 1] if "--backbone" in words else "inception_v3"
     if not backbone.endswith(".keras"):
         few += ["--image-size=64"] if backbone == "efficientnet_lite0" else ["--weights=random", "--image-size=96"]
@@ -275,6 +284,6 @@ def test_each_block_runs(page: Path, wanted: Path, tmp_path: Path, monkeypatch: 
         for words in block.commands() if block.language == "sh" else []:
             for command in made_by(words) if words[0] == "make" else [words]:
                 assert Path(command[0]).name == "headstart", f"{page.name}:{block.line}: {command}"
-                for small in substitutes(command[1:]):
+                for small in substitutes(command[1:], page.name):
                     result = CliRunner().invoke(app, small, catch_exceptions=False)
                     assert result.exit_code == 0, f"{page.name}:{block.line}: {shlex.join(small)}: {result.output}"

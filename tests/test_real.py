@@ -39,8 +39,8 @@ def weights_by_place(classifier: keras.Model) -> dict[tuple[int, int, str], np.n
 
 @pytest.mark.slow
 def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Path) -> None:
-    draw_demo(tmp_path / "drawn", images=60, seed=26)
-    features = FeatureConfig(weights="random", precision="float32")
+    draw_demo(tmp_path / "drawn", images=40, seed=26)
+    features = FeatureConfig(weights="random", precision="float32", image_size=96)
     extraction = ExtractionConfig(store=tmp_path / "s", max_rejects=1)
     data, run = tmp_path / "drawn", tmp_path / "run"
     train_run(data, run, features, extraction, HeadConfig())
@@ -51,7 +51,9 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
     cached = load_examples(Run.open(run))
     joined = build_classifier(cached.network.backbone, cached.network.cuts, head)
     before = weights_by_place(joined)
-    assert cached.network.backbone.weights_digest == build_backbone("inception_v3", "random").weights_digest
+    assert (
+        cached.network.backbone.weights_digest == build_backbone("inception_v3", "random", image_size=96).weights_digest
+    )
     result = finetune(run, FinetuneConfig(epochs=1, learning_rate=1e-5))
     assert result.best_epoch > 0, "the epoch was no better than the head: the test would show nothing"
     after = weights_by_place(keras.models.load_model(run / "classifier.keras"))
@@ -63,10 +65,10 @@ def test_inception_in_both_phases_changes_what_lies_above_249_only(tmp_path: Pat
 
 @pytest.fixture
 def photographs(shared: Path, tmp_path: Path) -> Path:
-    """50 real photographs of each class, as links."""
+    """20 real photographs of each class, as links."""
     for name in ("cats", "dogs"):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for path in itertools.islice(sorted((shared / "data" / "dogs_vs_cats" / name).iterdir()), 50):
+        for path in itertools.islice(sorted((shared / "data" / "dogs_vs_cats" / name).iterdir()), 20):
             (tmp_path / "photos" / name / path.name).symlink_to(path)
     return tmp_path / "photos"
 
@@ -135,7 +137,7 @@ def test_awkward_files_end_as_features_or_as_rejects(shared: Path, tmp_path: Pat
 @pytest.mark.real
 def test_copies_in_another_split_are_found(photographs: Path, real_features: FeatureConfig, tmp_path: Path) -> None:
     prepare(photographs, tmp_path / "data")
-    originals = sorted((tmp_path / "data" / "train").glob("*/*.jpg"))[::8]
+    originals = sorted((tmp_path / "data" / "train").glob("*/*.jpg"))[::3]
     for number, path in enumerate(originals):
         target = tmp_path / "data" / ("val", "test")[number % 2] / path.parent.name / f"copy-{path.name}"
         with Image.open(path) as picture:

@@ -60,26 +60,43 @@ def vectors(root: Path) -> dict[str, bytes]:
     return {digest: row.tobytes() for digest, row in zip(digests, store.read(digests), strict=True)}
 
 
-@pytest.fixture
-def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster whose head has no CPU, and two nodes of one CPU each. This process is connected to it."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("COUNTED", str(tmp_path / "counts"))
-    monkeypatch.setattr(crew, "Worker", CountedWorker)
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cluster whose head has no CPU, and two nodes of one CPU each. This process is connected to it.
+
+    Its workers count in the folder `now`, a link to the folder of the present test.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
-    started = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False},
-    )
-    two = [started.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2)]
-    ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
-    here = ray.get_runtime_context().get_node_id()
-    started.other = next(node for node in two if node.node_id != here)  # killing the driver's would kill the driver
-    yield started
-    ray.shutdown()
-    started.shutdown()
+    now = tmp_path_factory.mktemp("cluster") / "now"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("COUNTED", str(now / "counts"))
+        started = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20, "include_dashboard": False},
+        )
+        for _ in range(2):
+            started.add_node(num_cpus=1, object_store_memory=80 << 20)
+        ray.init(address=started.address, log_to_driver=False, logging_level="ERROR")
+        started.now = now
+        yield started
+        ray.shutdown()
+        started.shutdown()
+
+
+@pytest.fixture
+def nodes(started: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The cluster, whose workers count in the folder of this test. `other` is a node without this process."""
+    import ray
+
+    started.now.unlink(missing_ok=True)
+    started.now.symlink_to(tmp_path)
+    monkeypatch.setattr(crew, "Worker", CountedWorker)
+    here = ray.get_runtime_context().get_node_id()  # killing the driver's node would kill the driver
+    started.other = next(node for node in started.worker_nodes if node.node_id != here)
+    return started
 
 
 def passes(tmp_path: Path) -> Counter[int]:
@@ -136,12 +153,17 @@ def test_a_killed_worker_a_killed_node_and_a_new_node(
 
 
 @pytest.mark.real
-def test_two_thousand_photographs(nodes: Any, shared: Path, tmp_path: Path) -> None:
-    data, lite = shared / "data" / "dogs_vs_cats", FeatureConfig(backbone="efficientnet_lite0", precision="float32")
-    cache_features(data, lite, ExtractionConfig(store=tmp_path / "undisturbed"))
-    extraction = ExtractionConfig(store=tmp_path / "store")
+def test_photographs(nodes: Any, shared: Path, tmp_path: Path) -> None:
+    data, lite = tmp_path / "data", FeatureConfig(backbone="efficientnet_lite0", precision="float32")
+    for name in ("cats", "dogs"):
+        (data / name).mkdir(parents=True)
+        for path in sorted((shared / "data" / "dogs_vs_cats" / name).iterdir())[: IMAGES // 2]:
+            (data / name / path.name).symlink_to(path)
+    cache_features(data, lite, ExtractionConfig(store=tmp_path / "undisturbed", batch_size=BATCH))
+    extraction = ExtractionConfig(store=tmp_path / "store", batch_size=BATCH)
     by_ray = ClusterConfig(ray="auto")
-    cached = lose_little(nodes, lambda: cache_features(data, lite, extraction, by_ray=by_ray), tmp_path, 400)
+    (tmp_path / "counts.pause").write_text("1.0")
+    cached = lose_little(nodes, lambda: cache_features(data, lite, extraction, by_ray=by_ray), tmp_path, 80)
     assert not cached.rejects
     assert vectors(tmp_path / "store") == vectors(tmp_path / "undisturbed")
 

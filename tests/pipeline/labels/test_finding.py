@@ -184,8 +184,7 @@ def test_a_file_with_actions_is_not_replaced(
 
 @pytest.mark.real
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_flipped_photographs(seed: int, shared: Path, tmp_path: Path) -> None:
-    store = tmp_path / "store"
+def test_flipped_photographs(seed: int, shared: Path, photographs_store: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     photographs = sorted((shared / "data" / "dogs_vs_cats").rglob("*.jpg"))
     flipped = set(rng.choice(len(photographs), len(photographs) // 20, replace=False).tolist())
@@ -199,7 +198,7 @@ def test_flipped_photographs(seed: int, shared: Path, tmp_path: Path) -> None:
 
     features = FeatureConfig(backbone="efficientnet_lite0")
     reading = DataConfig(allow_outside=True)
-    found = labels(tmp_path / "list.csv", features, ExtractionConfig(store=store), reading=reading)
+    found = labels(tmp_path / "list.csv", features, ExtractionConfig(store=photographs_store), reading=reading)
     assert isinstance(found, FoundLabels)
     right = {str(photographs[at]) for at in flipped} & {issue.name for issue in found.issues}
     assert len(right) >= 0.95 * len(flipped)

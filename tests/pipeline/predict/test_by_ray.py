@@ -24,23 +24,13 @@ from headstart.tests.ray_nodes import two_ray_nodes
 TWO = ClusterConfig(ray="auto", ray_cpus=1)
 
 
-@pytest.fixture
-def two_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A node of two CPUs."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    ray = pytest.importorskip("ray")
-    size = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False}
-    ray.init(address="local", log_to_driver=False, logging_level="ERROR", **size)
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[None]:
     """Two nodes of one CPU, besides a head without any."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    with two_ray_nodes():
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        with two_ray_nodes():
+            yield
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -65,7 +55,7 @@ def same(one: list[dict[str, str]], two: list[dict[str, str]]) -> bool:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("model", ["head", "finetuned"])
 def test_workers_predict_as_one_process_does(
-    two_workers: None, tuned_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any
+    two_nodes: None, tiny_tuned_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any
 ) -> None:
     monkeypatch.chdir(drawn.parent)
     listed = tmp_path / "list.txt"
@@ -75,28 +65,29 @@ def test_workers_predict_as_one_process_does(
     settings: dict[str, Any] = {"model": model, "listed": listed, "max_rejects": 1.0}
     alone = PredictConfig(output=tmp_path / "alone.csv", **settings)
     shared = PredictConfig(output=tmp_path / "shared.csv", **settings)
-    first = predict_to_file(tuned_run, [Path(drawn.name)], alone, places)
-    second = predict_to_file(tuned_run, [Path(drawn.name)], shared, places, by_ray=TWO)
+    first = predict_to_file(tiny_tuned_run, [Path(drawn.name)], alone, places)
+    second = predict_to_file(tiny_tuned_run, [Path(drawn.name)], shared, places, by_ray=TWO)
     assert (second.written, second.rejected, second.skipped) == (first.written, first.rejected, 0)
     assert first.rejected > 1
     found = rows(tmp_path / "shared.csv")
     assert same(rows(tmp_path / "alone.csv"), found)
+    if model == "finetuned":
+        return
     lines = (tmp_path / "shared.csv").read_bytes().splitlines(keepends=True)
     (tmp_path / "shared.csv").write_bytes(b"".join(lines[:20]))
-    third = predict_to_file(
-        tuned_run, [Path(drawn.name)], PredictConfig(append=True, output=shared.output, **settings), places, by_ray=TWO
-    )
+    more = PredictConfig(append=True, output=shared.output, **settings)
+    third = predict_to_file(tiny_tuned_run, [Path(drawn.name)], more, places, by_ray=TWO)
     assert third.skipped == 19
     assert same(found, rows(tmp_path / "shared.csv"))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_workers_score_as_one_process_does(two_workers: None, tuned_run: Path, tmp_path: Path) -> None:
-    run = Run.open(tuned_run)
-    alone = evaluate(tuned_run, "val")
+def test_workers_score_as_one_process_does(two_nodes: None, tiny_tuned_run: Path, tmp_path: Path) -> None:
+    run = Run.open(tiny_tuned_run)
+    alone = evaluate(tiny_tuned_run, "val")
     before = rows(run.predictions_file("val"))
-    shared = evaluate(tuned_run, "val", by_ray=TWO)
+    shared = evaluate(tiny_tuned_run, "val", by_ray=TWO)
     assert same(before, rows(run.predictions_file("val")))
     assert shared.finetuned is not None
     assert alone.finetuned is not None
@@ -107,7 +98,7 @@ def test_workers_score_as_one_process_does(two_workers: None, tuned_run: Path, t
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_an_image_that_kills_its_workers(
-    two_nodes: None, trained_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_nodes: None, tiny_tuned_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crew, "Worker", DeadlyPredictor)
     folder = tmp_path / "cat"
@@ -115,8 +106,8 @@ def test_an_image_that_kills_its_workers(
     whole = sorted((drawn / "cat").glob("*.jpg"), key=lambda file: -file.stat().st_size)  # some others are broken
     for name, image in zip(("1.jpg", Path(DEADLY).name), whole, strict=False):
         shutil.copyfile(image, folder / name)
-    config = PredictConfig(output=tmp_path / "out.csv", max_rejects=1.0)
-    done = predict_to_file(trained_run, [folder], config, by_ray=TWO)
+    config = PredictConfig(output=tmp_path / "out.csv", max_rejects=1.0, model="head")
+    done = predict_to_file(tiny_tuned_run, [folder], config, by_ray=TWO)
     assert (done.written, done.rejected) == (1, 1)
     one, two = rows(tmp_path / "out.csv")
     assert (one["path"], one["rejected"]) == (str(folder / "1.jpg"), "")

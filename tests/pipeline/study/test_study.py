@@ -252,8 +252,8 @@ def test_a_known_law_is_recovered() -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("cut", ["top_act", "b10_add"])
-def test_400_photographs_foretell_the_accuracy_with_1600(shared: Path, tmp_path: Path, cut: str) -> None:
+def test_400_photographs_foretell_the_accuracy_with_1600(shared: Path, photographs_store: Path, cut: str) -> None:
     settings = FeatureConfig(backbone="efficientnet_lite0", cut=(cut,))
-    cached = cache_features(shared / "data" / "dogs_vs_cats", settings, ExtractionConfig(store=tmp_path / "store"))
+    cached = cache_features(shared / "data" / "dogs_vs_cats", settings, ExtractionConfig(store=photographs_store))
     held = np.sum([row[:2] for row in photographs(cached.labelled(cached.examples), 10)], axis=0)
     assert held.min() >= 8, held
