@@ -13,7 +13,8 @@ import numpy as np
 import simpy
 from headstart.benchmarks.cluster_parts import Costs, Disk, Node, Outcome, Protocol, Work
 from headstart.features import extract
-from headstart.features.store import claims, kept_index, merged, portions, writer
+from headstart.features.store import claims, kept_index, merged, writer
+from headstart.features.store.portions import portion_size
 
 Events = Generator[Any, Any, None]
 
@@ -24,12 +25,6 @@ _SMALLEST_CHUNK, _LARGEST_CHUNK = 16, 1024  # portions that a process looks at b
 _PART = 50  # operations of a process, for each portion of a unit, after which those of others have their turn
 _ENTRIES = 1000  # of a folder that one operation lists
 _NEVER = np.inf
-
-
-def portion_size(images: int) -> int:
-    """The mean number of images in a portion, as `portions.cut_into_portions` chooses it."""
-    smallest, largest = portions._SMALLEST_PORTION, portions.LARGEST_PORTION
-    return 1 << int(np.log2(np.clip(images / portions._FEWEST_PORTIONS, smallest, largest)))
 
 
 def simulate(

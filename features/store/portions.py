@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from headstart.features.digests import HexDigests, hex_digests, raw_digests
 
-LARGEST_PORTION = 1024  # images on average: a shard
+LARGEST_PORTION = 1024  # images on average, if a set has at most 16 million: a shard
+_LARGEST_OF_ALL = 1 << 16  # images on average, of a larger set
+_MOST_PORTIONS = 1 << 14  # of a large set: each process visits them all, and a GPU extracts 1,024 images in 0.2 s
 _SMALLEST_PORTION = 4
 _FEWEST_PORTIONS = 64  # of a small set; with fewer, one process would wait long for the last portion of another
 _NAME_DIGITS = 16
@@ -35,6 +37,12 @@ class Portions:
         return int(np.searchsorted(self.starts, position, "right")) - 1
 
 
+def portion_size(images: int) -> int:
+    """Return how many images a portion has on average, a power of 2, if there are `images` in all."""
+    largest = np.clip(images / _MOST_PORTIONS, LARGEST_PORTION, _LARGEST_OF_ALL)
+    return 1 << int(np.log2(np.clip(images / _FEWEST_PORTIONS, _SMALLEST_PORTION, largest)))
+
+
 def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
     """Cut `digests` into portions of successive digests. Then keep only the digests that are in `missing`.
 
@@ -43,8 +51,7 @@ def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[s
     So all processes with the same `digests` find the same portions, even if their `missing` digests differ. If one
     process has a few more `digests` than another process, most of their portions are still the same.
     """
-    size = np.clip(len(digests) / _FEWEST_PORTIONS, _SMALLEST_PORTION, LARGEST_PORTION)
-    bits = int(np.log2(size))
+    bits = int(np.log2(portion_size(len(digests))))
     raw = raw_digests(digests)
     values = np.frombuffer(raw.tobytes(), ">u8")[::4]
     ends = np.union1d(np.flatnonzero(values >> np.uint64(64 - bits) == 0), [len(digests) - 1])

@@ -9,10 +9,10 @@ import pytest
 from headstart.benchmarks import cluster_model
 from headstart.benchmarks.cluster import GPU, SETUPS, simulate_setup
 from headstart.benchmarks.cluster_check import Measured, copy_photographs, predict
-from headstart.benchmarks.cluster_model import portion_size, simulate
+from headstart.benchmarks.cluster_model import simulate
 from headstart.benchmarks.cluster_parts import Costs, Disk, Host, Node, Protocol, Work
 from headstart.features.store.claims import VOID_SECONDS
-from headstart.features.store.portions import cut_into_portions
+from headstart.features.store.portions import cut_into_portions, portion_size
 from headstart.features.store.writer import SHARD_IMAGES
 from hypothesis import given, settings
 from hypothesis import strategies as st

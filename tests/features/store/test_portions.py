@@ -1,6 +1,6 @@
 import hashlib
 
-from headstart.features.store.portions import LARGEST_PORTION, cut_into_portions
+from headstart.features.store.portions import LARGEST_PORTION, cut_into_portions, portion_size
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,3 +47,8 @@ def test_portions_are_neither_large_nor_few() -> None:
         portions = cut_into_portions(every, set(every))
         assert max(len(portions.positions(portion)) for portion in range(len(portions.names))) <= largest
         assert len(portions.names) > min(count / 16, 32)
+
+
+def test_large_sets_have_large_portions() -> None:
+    sizes = [portion_size(images) for images in (1, 2000, 10**6, 16 * 10**6, 10**8, 10**9, 10**11)]
+    assert sizes == [4, 16, 1024, 1024, 4096, 32768, 65536]
