@@ -12,14 +12,16 @@ Place = str | os.PathLike[str]
 def path_text(name: str, value: Any, what: str = "a path") -> str:
     """Return the path `value`, the argument `name`, as text.
 
-    Raises OptionError if `value` is neither text nor a path object. An empty text raises an OptionError, too, because
-    it would mean the current folder. `what` says in the error what `name` must be.
+    Raises OptionError if `value` is neither text nor a path object, or holds a NUL. An empty text raises an
+    OptionError, too, because it would mean the current folder. `what` says in the error what `name` must be.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
         raise OptionError(f"{name} must be {what}. Received: {received(value)}")
     if not text:
-        raise OptionError(f'{name} is empty; give {what}, or "." for the current folder')
+        raise OptionError(f"{name} is empty; give {what}")
+    if "\0" in text:
+        raise OptionError(f"{name} holds a NUL, as no path can; give {what}. Received: {text[:80]!r}")
     return text
 
 

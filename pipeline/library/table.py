@@ -62,7 +62,7 @@ class FeatureTable:
 
     def split(self, name: str) -> FeatureTable:
         """Return the rows of the split `name`. Raises OptionError if no image is in that split."""
-        rows = np.flatnonzero(self.splits == name)
+        rows = np.flatnonzero(self.splits == name) if isinstance(name, str) else ()
         if not len(rows):
             there = ", ".join(sorted({str(one) for one in self.splits if one})) or "no splits"
             raise OptionError(f"split must be one that has images. Received: {name}; there are {there}")
@@ -139,10 +139,14 @@ def features(
         raise OptionError(
             "data: a sequence of files has no layout; leave out the options that say how a folder is read"
         )
-    is_scalar = isinstance(data, np.ndarray) and not data.ndim
-    if is_scalar or isinstance(data, bytes) or not isinstance(data, Iterable):
-        raise OptionError(f"data must be a folder, a list of images, or paths. Received: {received(data)}")
-    return features_of_files(list(data), config, extraction)
+    return features_of_files(_listed(data), config, extraction)
+
+
+def _listed(paths: Any) -> list[Any]:
+    is_scalar = isinstance(paths, np.ndarray) and not paths.ndim
+    if is_scalar or isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise OptionError(f"data must be a folder, a list of images, or paths. Received: {received(paths)}")
+    return list(paths)
 
 
 def features_of_files(
