@@ -12,6 +12,7 @@ from headstart.features.backbones.facts import require_weights_file
 from headstart.features.backbones.used import with_used_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
+from headstart.pipeline.library.arguments import without_numpy
 from headstart.pipeline.runs.config import converted
 
 _Config = TypeVar("_Config")
@@ -28,7 +29,7 @@ def require_known(given: Mapping[str, Any], *kinds: Any) -> None:
     known = [keyword(field) for kind in kinds for field in fields(kind)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            near = difflib.get_close_matches(str(name), known, 1)
             raise OptionError(f"{name}: there is no such option" + (f"; did you mean {near[0]}?" if near else ""))
 
 
@@ -36,8 +37,8 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
     """Make a config of the class `kind` from its options in `given`. Options of other configs are ignored.
 
     An option that is missing or None takes the value of its environment variable, as on the command line. Without such
-    a variable, the option takes the default of its field. An option of another type, or with a value that can't be
-    used, raises an OptionError.
+    a variable, the option takes the default of its field. An option of another type, an empty option, or one with a
+    value that can't be used, raises an OptionError.
     """
     config: Any = kind
     values = {}
@@ -45,6 +46,8 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
         value = given.get(keyword(field))
         if value is None:
             value = _from_environment(field)
+        if isinstance(value, str) and value == "" != field.default:
+            raise OptionError(f"{keyword(field)}: is empty; give a value, or leave the option out")
         if value is not None:
             values[field.name] = _plain(value, field)
     try:
@@ -84,8 +87,10 @@ def _from_environment(field: Field[Any]) -> Any:
 def _plain(value: Any, field: Field[Any]) -> Any:
     """Return `value` in a form that JSON can hold.
 
-    A path becomes text. If the option takes several values, a single value becomes a list.
+    A path becomes text, and a number of NumPy a number of Python. If the option takes several values, a single value
+    becomes a list.
     """
+    value = without_numpy(value)
     if isinstance(field.default, tuple) and isinstance(value, str | int):
         value = [value]
     if isinstance(value, Path):

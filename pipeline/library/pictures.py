@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError, OptionError
+from headstart.pipeline.library.arguments import path_text
 from PIL import Image, ImageOps
 
 _AS_THEY_ARE = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes that PNG holds
-_COLOURS = ("CMYK", "YCbCr", "LAB", "HSV", "PA", "RGBX", "La", "RGBa")
+_LIKE = {  # other modes, each with the mode into which Pillow converts it without loss of transparency
+    **dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB"),
+    **{"PA": "RGBA", "RGBa": "RGBA", "La": "LA"},
+}
 
 
 @contextmanager
@@ -26,17 +30,17 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
     `images`, counted from 0, such as `image 3`. The dict maps the path of each temporary file to this name.
 
     Raises:
-        OptionError: for an object that is no image, and an array that is not uint8 [H, W, 3] or [H, W].
+        OptionError: for an object that is no image, an empty path, and an array that is not uint8 [H, W, 3] or [H, W].
         DataError: for an image that has no pixels, that can't be decoded, or whose values are no colours, such as
             32-bit floating point.
     """
     paths, names = list[Path](), dict[str, str]()
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:
         for number, image in enumerate(images):
-            if isinstance(image, str | os.PathLike):
-                paths.append(Path(image))
-                continue
             name = f"image {number}"
+            if isinstance(image, str | os.PathLike):
+                paths.append(Path(path_text(name, image)))
+                continue
             file = Path(folder) / f"{number}.png"
             _picture(image, name).save(file, compress_level=1)
             paths.append(file)
@@ -45,10 +49,15 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
 
 
 def listed(images: Any) -> list[Any]:
-    """Return `images` as a list. One image becomes a list of one. An array [N, H, W, 3] becomes a list of N arrays."""
-    if isinstance(images, str | os.PathLike | Image.Image):
+    """Return `images` as a list. One image becomes a list of one.
+
+    An array [N, H, W, 3] becomes a list of N arrays, and an array of paths a list of paths.
+    """
+    if isinstance(images, str | bytes | os.PathLike | Image.Image):
         return [images]
     if isinstance(images, np.ndarray):
+        if images.dtype.kind in "UO":
+            return list(images.ravel().tolist())
         return list(images) if images.ndim == 4 else [images]
     try:
         return list(images)
@@ -67,9 +76,14 @@ def _picture(image: Any, name: str) -> Image.Image:
             raise DataError(f"{name}: can't be decoded ({' '.join(str(error).split())[:200]})") from error
         if upright.mode in _AS_THEY_ARE:
             return upright
-        if upright.mode in _COLOURS:
-            return upright.convert("RGB")
-        raise DataError(f"{name}: is a Pillow image of mode {image.mode}; convert it to RGB")
+        if upright.mode in _LIKE:
+            return upright.convert(_LIKE[upright.mode])
+        if upright.mode.startswith("I;16"):  # in another byte order
+            return Image.fromarray(np.asarray(upright).astype(np.uint16))
+        raise DataError(
+            f"{name}: is a Pillow image of mode {image.mode}, whose range is not known; give the path of a file, or "
+            "scale its values to 0 to 255 and convert it to L"
+        )
     if not isinstance(image, np.ndarray):
         raise OptionError(f"{name}: must be a path, a Pillow image or an array. Received: {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.config import ExtractionConfig, FeatureConfig
@@ -16,6 +16,7 @@ from headstart.pipeline.export.source import load_source
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.own import Build, OwnHead
 from headstart.pipeline.head.run import train_run
+from headstart.pipeline.library.arguments import Place, path_text, received, switch, whole
 from headstart.pipeline.library.options import feature_configs, made, require_known
 from headstart.pipeline.library.pictures import listed, on_disk
 from headstart.pipeline.places import NetworkPlaces
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _WITHOUT_EFFECT = ("top", "max_rejects", "probabilities", "recursive")  # see `LoadedRun.predict`
-Place = str | os.PathLike[str]
+_TURN = Lock()  # a forward pass can't run twice at once, and a network must not be loaded twice
 
 
 class LoadedRun:
@@ -73,7 +74,8 @@ class LoadedRun:
         Each prediction has the fields of `headstart predict --json`, such as `label`, `probability` and
         `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied.
         The probabilities of a JPEG may differ slightly between the path of its file and an image that Pillow decoded,
-        because headstart decodes large JPEGs at a smaller scale.
+        because headstart decodes large JPEGs at a smaller scale. Several threads may call this method: their calls take
+        turns.
 
         Args:
             images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3]
@@ -81,7 +83,7 @@ class LoadedRun:
                 N images.
 
         Raises:
-            OptionError: for an object or array of another form.
+            OptionError: for an object or array of another form, and an empty path.
             DataError: if an image can't be used; `headstart.predict` lists such files and goes on.
             RunError: if the weights or the network of the run can't be used.
         """
@@ -89,9 +91,11 @@ class LoadedRun:
         if not wanted:
             return []
         with on_disk(wanted) as (paths, names):
-            begun = predicting_here(self._answers, find_files(paths), self._config, Clock())
+            sources = find_files(paths)
             try:
-                found = begun.predictions()
+                with _TURN:
+                    begun = predicting_here(self._answers, sources, self._config, Clock())
+                    found = begun.predictions()
             except DataError as error:  # none of the images can be used
                 raise DataError(_named(str(error), names)) from error
         if begun.rejects:
@@ -104,9 +108,11 @@ class LoadedRun:
         """Return the model as plain Keras; see `headstart.classifier`."""
         from headstart.pipeline.export.deployable import with_probabilities
 
-        source = load_source(self._run, self._answers.choice, self._places)
-        found = source.classifier()
-        return found if logits else with_probabilities(found, source.temperature)
+        wants_logits = switch("logits", logits)
+        with _TURN:
+            source = load_source(self._run, self._answers.choice, self._places)
+            found = source.classifier()
+            return found if wants_logits else with_probabilities(found, source.temperature)
 
     def __repr__(self) -> str:
         names = self.class_names
@@ -124,18 +130,16 @@ def load(run: Place, *, seed: int = 0, **options: Any) -> LoadedRun:
 
     Raises:
         RunError: if there is no run, or if it is damaged.
-        OptionError: for an option that is unknown or can't be used.
+        OptionError: for an option or argument that is unknown, or that can't be used.
     """
+    folder, seed = Path(path_text("run", run, "the folder of a run")), whole("seed", seed)
     require_known(options, PredictConfig, NetworkPlaces)
     config = made(PredictConfig, options)
     if unfit := [name for name in ("output", "from", "append") if options.get(name)]:
         raise OptionError(f"{unfit[0]}: is for files; headstart.predict_to_file writes predictions to a file")
     if unfit := [name for name in _WITHOUT_EFFECT if options.get(name) is not None]:
         raise OptionError(f"{unfit[0]}: has no effect on a loaded run; leave it out")
-    places = NetworkPlaces(
-        store=Path(options["store"]) if options.get("store") else None, weights=str(options.get("weights") or "")
-    )
-    return LoadedRun(Run.open(Path(run)), config, places, seed)
+    return LoadedRun(Run.open(folder), config, made(NetworkPlaces, options), seed)
 
 
 def train_head(
@@ -169,14 +173,15 @@ def train_head(
         options: further options of `headstart head`.
 
     Raises:
-        OptionError: if an option is unknown or can't be used, or if the function `head` fails.
+        OptionError: if an option or argument is unknown or can't be used, or if the function `head` fails.
         DataError: if `data` can't be trained on.
         RunError: if `run` exists, and `overwrite` is not set.
         DivergedError: if no epoch has a finite loss.
         WeightsError, StoreError: see `headstart.features`.
     """
-    if not isinstance(data, str | os.PathLike):
-        raise OptionError(f"data must be a folder, a list of images, or tars. Received: {type(data).__name__}")
+    source = Path(path_text("data", data, "a folder, a list of images, or tars"))
+    folder = Path(path_text("run", run, "the folder of the new run"))
+    overwrite, seed = switch("overwrite", overwrite), whole("seed", seed)
     given = {"backbone": backbone, "cut": cut, "weights": weights, "store": store, **options}
     require_known(given, FeatureConfig, ExtractionConfig, DataConfig, HeadConfig)
     config, extraction = feature_configs(given)
@@ -184,8 +189,8 @@ def train_head(
     if head is not None:
         of_head = replace(of_head, own=_own(head))
     reading = made(DataConfig, given)
-    train_run(Path(data), Path(run), config, extraction, of_head, overwrite, seed, reading=reading)
-    return load(run)
+    train_run(source, folder, config, extraction, of_head, overwrite, seed, reading=reading)
+    return load(folder)
 
 
 def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Model:
@@ -221,6 +226,5 @@ def _own(head: str | Callable[[int, int], Any]) -> OwnHead:
     if callable(head):
         return OwnHead.of(head)
     if not isinstance(head, str):
-        kind = type(head).__name__
-        raise OptionError(f"head must be a function, or the text FILE.py:FUNCTION. Received: {kind} {str(head)[:80]}")
+        raise OptionError(f"head must be a function, or the text FILE.py:FUNCTION. Received: {received(head)}")
     return OwnHead.read(head)

@@ -22,6 +22,7 @@ from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example, Examples, Scan
 from headstart.pipeline.extracting import Stores, extract_all
 from headstart.pipeline.featured import cache_features, networks_for
+from headstart.pipeline.library.arguments import Place, path_text, received, switch, whole
 from headstart.pipeline.library.options import feature_configs, made, require_known
 from headstart.pipeline.memory.limits import memory_limit
 from headstart.pipeline.memory.loading import read_features
@@ -29,8 +30,6 @@ from rich.filesize import decimal
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-Place = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +62,7 @@ class FeatureTable:
 
     def split(self, name: str) -> FeatureTable:
         """Return the rows of the split `name`. Raises OptionError if no image is in that split."""
-        rows = np.flatnonzero(self.splits == name)
+        rows = np.flatnonzero(self.splits == name) if isinstance(name, str) else ()
         if not len(rows):
             there = ", ".join(sorted({str(one) for one in self.splits if one})) or "no splits"
             raise OptionError(f"split must be one that has images. Received: {name}; there are {there}")
@@ -84,11 +83,10 @@ class FeatureTable:
         from headstart.features.images.batches import explicit_options
         from headstart.features.tensorflow import tf
 
-        if batch_size < 1:
-            raise OptionError(f"batch_size must be at least 1. Received: {batch_size}")
+        batch_size, seed = whole("batch_size", batch_size, 1), whole("seed", seed)
         columns = (self.X, self.y) if self.class_names else self.X
         rows = tf.data.Dataset.from_tensor_slices(columns)
-        if shuffle:
+        if switch("shuffle", shuffle):
             rows = rows.shuffle(len(self), seed=seed, reshuffle_each_iteration=True)
         return rows.batch(batch_size).prefetch(2).with_options(explicit_options())
 
@@ -119,12 +117,13 @@ def features(
         options: further options of `headstart features`, such as `image_size=224` or `group="near-duplicates"`.
 
     Raises:
-        OptionError: for an option that is unknown or can't be used.
+        OptionError: for an option or argument that is unknown, or that can't be used.
         DataError: if there are no images, if too many can't be used (`max_rejects`), if one of the named files can't be
             used, or if memory can't hold the features.
         WeightsError: if weights are missing or damaged.
         StoreError: if the store can't be used.
     """
+    seed = whole("seed", seed)
     given = {"backbone": backbone, "cut": cut, "weights": weights, "store": store, **options}
     require_known(given, FeatureConfig, ExtractionConfig, DataConfig)
     config, extraction = feature_configs(given)
@@ -133,16 +132,21 @@ def features(
     reading = made(DataConfig, given)
     _require_alike(config)
     if isinstance(data, str | os.PathLike):
-        require = partial(_require_room, extraction)
-        found = cache_features(Path(data), config, extraction, seed, require, reading, labelled=False)
+        place, require = Path(path_text("data", data)), partial(_require_room, extraction)
+        found = cache_features(place, config, extraction, seed, require, reading, labelled=False)
         return _table(found.examples, found.class_names, found.rejects, found.stores)
     if reading != DataConfig():
         raise OptionError(
             "data: a sequence of files has no layout; leave out the options that say how a folder is read"
         )
-    if not isinstance(data, Iterable):
-        raise OptionError(f"data must be a folder, a list of images, or paths. Received: {type(data).__name__} {data}")
-    return features_of_files(list(data), config, extraction)
+    return features_of_files(_listed(data), config, extraction)
+
+
+def _listed(paths: Any) -> list[Any]:
+    is_scalar = isinstance(paths, np.ndarray) and not paths.ndim
+    if is_scalar or isinstance(paths, bytes) or not isinstance(paths, Iterable):
+        raise OptionError(f"data must be a folder, a list of images, or paths. Received: {received(paths)}")
+    return list(paths)
 
 
 def features_of_files(
@@ -156,9 +160,7 @@ def features_of_files(
     `require` is called with the networks before extraction, and raises an error if the networks can't be used. Raises
     DataError if there is no path, or if a file can't be used. For other errors, see `features`.
     """
-    if wrong := [one for one in paths if not isinstance(one, str | os.PathLike)]:
-        raise OptionError(f"data must be paths of images. Received: {type(wrong[0]).__name__} {str(wrong[0])[:80]}")
-    names = [os.fspath(path) for path in paths]
+    names = [path_text("data", path, "paths of images") for path in paths]
     if not names:
         raise DataError("data: names no file; give at least one image")
     create_folder(extraction.store)

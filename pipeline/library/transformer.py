@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
 from headstart.features.frozen.network import Network, resolved_config
 from headstart.pipeline.featured import fingerprints_of
+from headstart.pipeline.library.arguments import received
 from headstart.pipeline.library.options import feature_configs, made, require_known
 from headstart.pipeline.library.table import features_of_files
 from scipy.sparse import issparse
@@ -102,7 +103,10 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
 
     def _given(self) -> dict[str, Any]:
         own = self.get_params(deep=False)
-        return {**(own.pop("options") or {}), **{name: value for name, value in own.items() if value is not None}}
+        options = {} if own["options"] is None else own["options"]
+        if not isinstance(options, Mapping):
+            raise OptionError(f"options must be a dict of options. Received: {received(options)}")
+        return {**options, **{name: value for name, value in own.items() if name != "options" and value is not None}}
 
     def _require_same(self, networks: list[Network]) -> None:
         """Raise an OptionError if `networks` would give other features than the features at `fit`."""

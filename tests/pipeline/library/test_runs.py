@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import headstart
 import numpy as np
 import pytest
 from headstart.features.images.batches import decoded_batches
+from headstart.features.images.decode import pillow_pixels
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import inspect_image
+from headstart.pipeline.library.pictures import on_disk
 from headstart.tests.conftest import SMALL
 from PIL import Image
 
@@ -72,6 +75,44 @@ def test_a_picture_of_any_mode_is_the_picture_as_a_file(trained_run: Path, files
         assert chances(run.predict(opened)) == pytest.approx(chances(run.predict(turned)), abs=1e-6)
 
 
+def test_transparency_and_sixteen_bits_of_any_mode(tmp_path: Path) -> None:
+    hidden, depth = np.zeros((4, 4, 4), np.uint8), np.arange(0, 4096, 256, np.uint16).reshape(4, 4)
+    hidden[2:, :, 3], hidden[..., 0] = 255, 200  # the upper half is transparent
+    colours = Image.fromarray(hidden)
+    palette = colours.convert("RGB").convert("P").convert("PA")
+    palette.putalpha(colours.getchannel("A"))
+    grey, other = colours.convert("LA"), Image.frombytes("I;16B", (4, 4), depth.astype(">u2").tobytes())
+    for picture, like in (
+        (colours.convert("RGBa"), colours),
+        (palette, palette.convert("RGBA")),
+        (grey.convert("La"), grey),
+        (other, Image.fromarray(depth)),
+    ):
+        mode, file = picture.mode, tmp_path / "like.png"
+        like.save(file)
+        with on_disk([picture]) as ((written,), _):
+            found, wanted = (
+                pillow_pixels(one.read_bytes(), inspect_image(str(one))[0].bits) for one in (written, file)
+            )
+        assert np.abs(found.astype(int) - wanted).max() <= 1, mode
+        assert mode == "I;16B" or (wanted[:2] == 255).all(), mode
+
+
+def test_several_threads_predict_with_one_run(trained_run: Path, files: list[str]) -> None:
+    arrays = [np.asarray(Image.open(file).convert("RGB")) for file in files] * 3
+    wanted = chances(headstart.load(trained_run).predict(arrays))
+    run = headstart.load(trained_run)  # which has loaded no network yet
+    with ThreadPoolExecutor(5) as pool:
+        found = [one for each in pool.map(run.predict, arrays) for one in each]
+    np.testing.assert_allclose(chances(found), wanted, atol=1e-5)  # the head rounds otherwise for more images
+
+
+def test_an_array_of_paths(trained_run: Path, files: list[str]) -> None:
+    run = headstart.load(trained_run)
+    assert run.predict(np.array(files[:2])) == run.predict(files[:2])
+    assert run.predict(np.array(files[0])) == run.predict(files[0])
+
+
 def test_the_classifier_gives_the_answers_of_predict(trained_run: Path, files: list[str]) -> None:
     model = headstart.classifier(trained_run)
     assert model.input_shape == (None, 64, 64, 3)
@@ -92,14 +133,17 @@ def test_the_classifier_gives_the_answers_of_predict(trained_run: Path, files: l
         (np.zeros((3, 3, 4), np.uint8), r"Received: uint8 \[3, 3, 4\]"),
         (np.zeros((0, 3, 3), np.uint8), "has no pixels"),
         (3, "must be a path, a Pillow image or an array. Received: int"),
-        (Image.new("F", (3, 3)), "mode F; convert it to RGB"),
+        (Image.new("F", (3, 3)), "mode F, whose range is not known; give the path of a file"),
+        (Image.new("I", (3, 3)), "mode I, whose range is not known"),
+        ("", "image 0 is empty; give a path"),
+        (b"a.jpg", "Received: bytes"),
         ("absent.jpg", "absent.jpg: no such file"),
         (__file__, "not-an-image"),
     ],
 )
 def test_what_is_no_image_is_told_in_one_line(image: Any, said: str, trained_run: Path) -> None:
     with pytest.raises(headstart.HeadstartError, match=said):
-        headstart.load(trained_run).predict([image])
+        headstart.load(trained_run).predict(image if isinstance(image, str | bytes) else [image])
 
 
 def test_wrong_options_and_runs(trained_run: Path, tmp_path: Path) -> None:
@@ -131,6 +175,12 @@ def test_an_image_in_memory_is_named_if_none_can_be_used(trained_run: Path) -> N
     [
         ({"head": Path("heads.py")}, "head must be a function, or the text FILE.py:FUNCTION"),
         ({"data": ["a.jpg"]}, "data must be a folder, a list of images, or tars. Received: list"),
+        ({"data": ""}, "data is empty"),
+        ({"run": None}, "run must be the folder of the new run. Received: NoneType"),
+        ({"run": ""}, "run is empty"),
+        ({"store": ""}, "store: is empty"),
+        ({"overwrite": "no"}, "overwrite must be True or False. Received: str no"),
+        ({"seed": -1}, "seed must be a whole number, at least 0. Received: int -1"),
     ],
 )
 def test_arguments_of_another_type(given: dict, said: str, prepared: Path, tmp_path: Path) -> None:
@@ -138,3 +188,19 @@ def test_arguments_of_another_type(given: dict, said: str, prepared: Path, tmp_p
         headstart.train_head(
             **{"data": prepared, "run": tmp_path / "run", "store": tmp_path / "store", **SMALL, **given}
         )
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "said"),
+    [
+        (None, {}, "run must be the folder of a run. Received: NoneType"),
+        (b"runs/a", {}, "run must be the folder of a run. Received: bytes"),
+        ("", {}, "run is empty"),
+        ("a\0", {}, "run holds a NUL"),
+        (".", {"seed": "x"}, "seed must be a whole number, at least 0. Received: str x"),
+        (".", {"output": ""}, "output: is empty"),
+    ],
+)
+def test_arguments_of_load_of_another_type(run: Any, given: dict, said: str) -> None:
+    with pytest.raises(headstart.OptionError, match=said):
+        headstart.load(run, **given)

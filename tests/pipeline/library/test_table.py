@@ -60,8 +60,13 @@ def test_a_dataset_of_tensorflow(prepared: Path, filled_store: Path) -> None:
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, table.y)
-    files = headstart.features(table.paths[:2], store=filled_store, **SMALL)
+    files = headstart.features(np.array(table.paths[:2]), store=filled_store, **SMALL)
     assert next(iter(files.tf())).shape == (2, 576)
+    for given in ({"batch_size": "x"}, {"batch_size": 0}, {"shuffle": "no"}, {"seed": 0.5}):
+        with pytest.raises(headstart.OptionError, match="must be"):
+            table.tf(**given)
+    with pytest.raises(headstart.OptionError, match="split must be one"):
+        table.split(["train", "val"])  # type: ignore[arg-type]
 
 
 def test_environment_variables_hold_as_on_the_command_line(
@@ -92,6 +97,12 @@ def test_environment_variables_hold_as_on_the_command_line(
         ({"data": []}, "names no file"),
         ({"data": [3]}, "must be paths of images. Received: int 3"),
         ({"data": ["absent.jpg"]}, "absent.jpg: vanished"),
+        ({"data": ""}, "data is empty"),
+        ({"data": ["absent.jpg", ""]}, "data is empty; give paths of images"),
+        ({"data": b"photos"}, "Received: bytes"),
+        ({"data": np.array("a.jpg")}, "Received: ndarray a.jpg"),
+        ({"seed": "x"}, "seed must be a whole number, at least 0. Received: str x"),
+        ({"store": ""}, "store: is empty"),
         ({"data": [__file__]}, "is no image"),
         ({"data": "absent"}, "absent: no such folder"),
         ({"weights": "absent.h5"}, "absent.h5: no such file"),

@@ -56,6 +56,8 @@ def test_its_parameters(transformer: Any) -> None:
     assert transformer.cut is None
     with pytest.raises(headstart.OptionError, match="did you mean max_pixels"):
         clone(transformer).set_params(options={"max_pixel": 1}).fit(["a.jpg"])
+    with pytest.raises(headstart.OptionError, match="options must be a dict"):
+        clone(transformer).set_params(options=[1]).fit(["a.jpg"])
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,7 @@ def test_its_parameters(transformer: Any) -> None:
         (csr_matrix(np.zeros((3, 1))), "not a sparse matrix"),
         ([], "names no file"),
         (["absent.jpg"], "absent.jpg: vanished"),
+        ([""], "data is empty"),
     ],
 )
 def test_errors(X: Any, said: str, transformer: Any) -> None:  # noqa: N803

@@ -1,0 +1,56 @@
+"""Checks of single arguments. An argument of another type raises an OptionError, as a wrong option does."""
+
+import os
+from typing import Any
+
+import numpy as np
+from headstart.features.errors import OptionError
+
+Place = str | os.PathLike[str]
+
+
+def path_text(name: str, value: Any, what: str = "a path") -> str:
+    """Return the path `value`, the argument `name`, as text.
+
+    Raises OptionError if `value` is neither text nor a path object, or holds a NUL. An empty text raises an
+    OptionError, too, because it would mean the current folder. `what` says in the error what `name` must be.
+    """
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise OptionError(f"{name} must be {what}. Received: {received(value)}")
+    if not text:
+        raise OptionError(f"{name} is empty; give {what}")
+    if "\0" in text:
+        raise OptionError(f"{name} holds a NUL, as no path can; give {what}. Received: {text[:80]!r}")
+    return text
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """Return `value`, the argument `name`, as an int.
+
+    Raises OptionError if `value` is no whole number, or is under `least`.
+    """
+    number = without_numpy(value)
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise OptionError(f"{name} must be a whole number, at least {least}. Received: {received(value)}")
+    return number
+
+
+def switch(name: str, value: Any) -> bool:
+    """Return `value`, the argument `name`, as a bool. Raises OptionError if it is neither True nor False."""
+    found = without_numpy(value)
+    if not isinstance(found, bool):
+        raise OptionError(f"{name} must be True or False. Received: {received(value)}")
+    return found
+
+
+def without_numpy(value: Any) -> Any:
+    """Return `value` with NumPy's numbers and arrays, also those in a list or tuple, as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [without_numpy(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def received(value: Any) -> str:
+    """Return the type of `value` and the beginning of its text, in one line, for an error."""
+    return f"{type(value).__name__} {' '.join(str(value).split())[:80]}".strip()
