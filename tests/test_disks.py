@@ -136,17 +136,17 @@ def test_without_hard_links_the_first_still_wins(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lacks", ["flush", "flock", "links", "locks"])
+@pytest.mark.parametrize("lacks", ["flush and links", "flock", "locks"])
 def test_commands_on_a_disk_that_lacks_something(drawn: Path, tmp_path: Path, lacks: str) -> None:
     refuse = "def refuse(*_, **__): raise OSError(errno.{0}, os.strerror(errno.{0}))\n"
     code = {
-        "flush": """fsync = os.fsync
+        "flush and links": f"""{refuse.format("EPERM")}os.link = refuse
+fsync = os.fsync
 def flush(file):
     if stat.S_ISDIR(os.fstat(file).st_mode): raise OSError(errno.EINVAL, "Invalid argument")
     fsync(file)
 os.fsync = flush""",
         "flock": f"{refuse.format('ENOSYS')}fcntl.flock = refuse",
-        "links": f"{refuse.format('EPERM')}os.link = refuse",
         "locks": f"{refuse.format('ENOLCK')}fcntl.flock = fcntl.lockf = refuse",
     }[lacks]
     env = shim(tmp_path / "shim", code)

@@ -227,11 +227,13 @@ def test_what_was_cut_off_ends_as_if_it_had_not_been(
 
 
 @pytest.mark.slow
-def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_changes_during_training_is_named(
+    tiny_run: Path, prepared: Path, tmp_path: Path, monkeypatch
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
+    config = json.loads((tiny_run / "config.json").read_text())
+    (tiny_run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
     victim = sorted((data / "train" / "dog").glob("dog.*"))[0]
     keep = _Keeper.keep
 
@@ -242,11 +244,11 @@ def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path,
 
     monkeypatch.setattr(_Keeper, "keep", keep_and_remove)
     with pytest.raises(DataError, match=f"{victim}: gone or changed"):
-        finetune(run, QUICK)
-    assert not (run / "classifier.keras").exists()
+        finetune(tiny_run, QUICK)
+    assert not (tiny_run / "classifier.keras").exists()
     shutil.copy(prepared / "train" / "dog" / victim.name, victim)
     monkeypatch.undo()
-    assert finetune(run, QUICK).epochs == 2
+    assert finetune(tiny_run, QUICK).epochs == 2
 
 
 def test_the_speed_of_training_leaves_out_validation_and_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,7 +430,7 @@ def test_training_stops_early_and_tells_each_epoch(tiny_run: Path, capsys: pytes
 
 
 @pytest.mark.slow
-def test_an_epoch_with_hidden_damage_is_not_the_best(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_with_hidden_damage_is_not_the_best(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.pipeline.finetune import epochs
 
     figures = epochs._figures
@@ -443,30 +445,30 @@ def test_an_epoch_with_hidden_damage_is_not_the_best(run: Path, monkeypatch: pyt
 
     losses = list[float]()
     monkeypatch.setattr(epochs, "_figures", damaged)
-    result = finetune(run, replace(QUICK, epochs=1))
+    result = finetune(tiny_run, replace(QUICK, epochs=1))
     assert losses[1] < losses[0]
     assert result.best_epoch == 0
     assert not np.isfinite(result.course.figures[1]["loss"])
 
 
 @pytest.mark.slow
-def test_a_head_whose_outputs_are_not_finite_is_refused(run: Path) -> None:
-    head = keras.models.load_model(run / "head.keras")
+def test_a_head_whose_outputs_are_not_finite_is_refused(tiny_run: Path) -> None:
+    head = keras.models.load_model(tiny_run / "head.keras")
     head.set_weights([np.full_like(weight, 1e38) for weight in head.get_weights()])
-    head.save(run / "head.keras")
+    head.save(tiny_run / "head.keras")
     with pytest.raises(RunError, match=r"head\.keras: its outputs on val are not finite"):
-        finetune(run, QUICK)
-    assert not (run / "finetune.partial").exists()
+        finetune(tiny_run, QUICK)
+    assert not (tiny_run / "finetune.partial").exists()
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_begun_anew_only_if_asked(run: Path) -> None:
-    finetune(run, replace(QUICK, epochs=1))
+def test_a_finished_run_is_begun_anew_only_if_asked(tiny_run: Path) -> None:
+    finetune(tiny_run, replace(QUICK, epochs=1))
     with pytest.raises(RunError, match=r"fine-tuned already \(1 of 1 epochs are done\); --epochs 2 .*--overwrite"):
-        finetune(run, replace(QUICK, epochs=1))
-    finetune(run, QUICK, overwrite=True)
-    assert len(list((run / "logs" / "finetune" / "train").glob("events*"))) == 1
-    assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
+        finetune(tiny_run, replace(QUICK, epochs=1))
+    finetune(tiny_run, QUICK, overwrite=True)
+    assert len(list((tiny_run / "logs" / "finetune" / "train").glob("events*"))) == 1
+    assert [row["epoch"] for row in Run(tiny_run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
 
 def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
@@ -547,11 +549,11 @@ def test_the_cache_gives_what_streaming_gives_in_bfloat16(
 
 
 @pytest.mark.slow
-def test_what_crosses_is_cached_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_crosses_is_cached_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(QUICK, from_cache=True, epochs=1)
-    cached = finetune(run, config)
+    cached = finetune(tiny_run, config)
     monkeypatch.setattr(FrozenBackbone, "__call__", None)
-    assert finetune(run, config, overwrite=True).after == cached.after
+    assert finetune(tiny_run, config, overwrite=True).after == cached.after
 
 
 def test_dropout_of_the_backbone_stays_off() -> None:
@@ -595,16 +597,16 @@ def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_data_that_was_moved_is_found_where_it_is_said_to_be(run: Path, prepared: Path, tmp_path: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+def test_data_that_was_moved_is_found_where_it_is_said_to_be(tiny_run: Path, prepared: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_run / "config.json").read_text())
+    (tiny_run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
     with pytest.raises(RunError, match="gone is gone; say with --data"):
-        finetune(run, QUICK)
+        finetune(tiny_run, QUICK)
     data = tmp_path / "here"
     shutil.copytree(prepared, data)
     moved = sorted((data / "train" / "cat").iterdir())[0]
     moved.rename(moved.with_name("renamed.jpg"))  # names do not matter
-    assert finetune(run, replace(QUICK, epochs=1), places=Places(data=data)).epochs == 1
+    assert finetune(tiny_run, replace(QUICK, epochs=1), places=Places(data=data)).epochs == 1
 
 
 def test_other_weights_are_refused(run: Path) -> None:
