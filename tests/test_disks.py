@@ -4,8 +4,11 @@ import errno
 import fcntl
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ from headstart.features.device import cores_of_groups, cpu_count
 from headstart.features.files import flush_to_disk, write_first
 from headstart.features.locks import folder_locked, lock
 from headstart.features.store.maintain import open_stores
+from headstart.pipeline.demo.drawing import draw_demo
+from headstart.pipeline.prepare.config import PrepareConfig
+from headstart.pipeline.prepare.prepare import prepare
 from headstart.tests.conftest import SMALL_FLAGS
 
 FLAGS = (*SMALL_FLAGS, "--max-rejects=1")
@@ -31,15 +37,46 @@ def shim(folder: Path, code: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), PATHS])}
 
 
-def headstart(folder: Path, *arguments: Any, before: str = "", **environment: str) -> tuple[int, str]:
-    """Exit code and last line of a command in a process of its own, which begins with the shell's `before`."""
+def headstart(folder: Path, *arguments: Any, **environment: str) -> tuple[int, str]:
+    """Exit code and last line of a command in a process of its own."""
     command = [sys.executable, "-m", "headstart.cli", *map(str, arguments)]
-    shell = ["bash", "-c", f'{before}\nexec "$@"', "bash", *command]
     env = {**os.environ, "PYTHONPATH": PATHS, **environment}
-    done = subprocess.run(shell, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     assert "Warning" not in done.stderr, done.stderr
     return done.returncode, (done.stderr if done.returncode else done.stdout).strip().splitlines()[-1]
+
+
+END = "-- end of a command --"
+SEVERAL = f"""if True:
+    import shlex, sys
+    from headstart.cli import app
+    for line in sys.stdin.read().splitlines():
+        try:
+            app(shlex.split(line))
+        except SystemExit as end:
+            print("{END}", end.code, flush=True)
+            print("{END}", file=sys.stderr, flush=True)
+"""
+
+
+def headstart_several(
+    folder: Path, commands: Iterable[Iterable[Any]], shell: str = 'exec "$@"', **environment: str
+) -> list[tuple[int, str]]:
+    """Exit codes and last lines of commands, one after another in one process, which the script `shell` starts."""
+    lines = "".join(shlex.join(map(str, command)) + "\n" for command in commands)
+    env = {**os.environ, "PYTHONPATH": PATHS, **environment}
+    command = ["bash", "-c", shell, "bash", sys.executable, "-c", SEVERAL]
+    done = subprocess.run(
+        command, input=lines, cwd=folder, env=env, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
+    told = re.split(rf"{END} (\d+)\n", done.stdout)
+    codes, outputs, errors = list(map(int, told[1::2])), told[::2], done.stderr.split(END)
+    assert len(codes) == len(lines.splitlines()), done.stderr
+    last = [(error if code else output).strip() for code, output, error in zip(codes, outputs, errors, strict=False)]
+    return [(code, text.splitlines()[-1]) for code, text in zip(codes, last, strict=True)]
 
 
 # Folders that can't be flushed, no locks, no links
@@ -99,17 +136,17 @@ def test_without_hard_links_the_first_still_wins(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lacks", ["flush", "flock", "links", "locks"])
+@pytest.mark.parametrize("lacks", ["flush and links", "flock", "locks"])
 def test_commands_on_a_disk_that_lacks_something(drawn: Path, tmp_path: Path, lacks: str) -> None:
     refuse = "def refuse(*_, **__): raise OSError(errno.{0}, os.strerror(errno.{0}))\n"
     code = {
-        "flush": """fsync = os.fsync
+        "flush and links": f"""{refuse.format("EPERM")}os.link = refuse
+fsync = os.fsync
 def flush(file):
     if stat.S_ISDIR(os.fstat(file).st_mode): raise OSError(errno.EINVAL, "Invalid argument")
     fsync(file)
 os.fsync = flush""",
         "flock": f"{refuse.format('ENOSYS')}fcntl.flock = refuse",
-        "links": f"{refuse.format('EPERM')}os.link = refuse",
         "locks": f"{refuse.format('ENOLCK')}fcntl.flock = fcntl.lockf = refuse",
     }[lacks]
     env = shim(tmp_path / "shim", code)
@@ -121,8 +158,7 @@ os.fsync = flush""",
         ("store", "compact", "store"),
         ("sweep", "data", "--study=s.db", "--run=best", "--trials=2", *FLAGS),
     ]
-    for command in commands:
-        code_, line = headstart(tmp_path, *command, **env)
+    for command, (code_, line) in zip(commands, headstart_several(tmp_path, commands, **env), strict=True):
         if command[0] == "sweep" and lacks == "locks":
             assert code_ == 1
             assert line == (
@@ -147,7 +183,7 @@ def mounts_allowed() -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not mounts_allowed(), reason="this system forbids mounts of one's own")
 def test_commands_on_read_only_folders(drawn: Path, tmp_path: Path) -> None:
-    headstart(tmp_path, "prepare", drawn, "data", "--val=0.25", "--test=0.25", "--max-rejects=1")
+    prepare(drawn, tmp_path / "data", PrepareConfig(val=0.25, test=0.25, max_rejects=1.0))
     headstart(tmp_path, "features", "data", *FLAGS)
     next(tmp_path.glob("store/*/features.h5")).unlink()  # nobody reads it
     (tmp_path / "home").mkdir()
@@ -155,49 +191,35 @@ def test_commands_on_read_only_folders(drawn: Path, tmp_path: Path) -> None:
         f"mount --bind {name} {name} && mount -o remount,ro,bind {name} || exit 9\n"
         for name in ("data", "store", "home")
     )
-    inner = f'{sys.executable} -m headstart.cli "$@"; echo "rc $?" >> codes'
-    (tmp_path / "run.sh").write_text(
-        f"{script}cd .\nexport HOME=$PWD/home\nunset KERAS_HOME\nh() {{ {inner}; }}\n{READ_ONLY}"
-    )
-    done = subprocess.run(
-        ["unshare", "-rm", "bash", "run.sh", *FLAGS],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": PATHS},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert "Warning" not in done.stderr
-    codes = (tmp_path / "codes").read_text().split("rc ")[1:]
-    assert [int(code) for code in codes] == [0] * 12 + [1] * 5, done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 5
+    (tmp_path / "run.sh").write_text(f'{script}cd .\nexport HOME=$PWD/home\nunset KERAS_HOME\nexec "$@"')
+    commands = [line.replace("FLAGS", shlex.join(FLAGS)).split() for line in READ_ONLY.strip().splitlines()]
+    done = headstart_several(tmp_path, commands, 'exec unshare -rm bash run.sh "$@"')
+    assert [code for code, _ in done] == [0] * 12 + [1] * 5, done
+    errors = [line for code, line in done if code]
+    assert all(line.startswith("error: ") for line in errors)
     assert [line.split(":")[1].strip() for line in errors] == [
         "--store store", "--store store/new", "--store store", "--study store/s.db", "store/new",
     ]  # fmt: skip
 
 
 READ_ONLY = """
-f=("$@")
-h check data --max-rejects 1 --allow
-h features data "${f[@]}"
-h head data --run run "${f[@]}" --epochs 2
-h evaluate run
-h predict run data/test --max-rejects 1
-h finetune run --epochs 1 --batch-size 4
-h sweep data --study s.db --run best --trials 1 "${f[@]}"
-h store ls store
-h store verify store
-h store verify store --data data --recompute 3 --weights random
-h store explain store data "${f[@]}"
-h store export store data x.npz
-h features data "${f[@]}" --cut all
-h features data "${f[@]}" --store store/new
-h store gc store data/train --yes
-h sweep data --study store/s.db --run other --trials 1 "${f[@]}"
-h prepare data store/new
+check data --max-rejects 1 --allow
+features data FLAGS
+head data --run run FLAGS --epochs 2
+evaluate run
+predict run data/test --max-rejects 1
+finetune run --epochs 1 --batch-size 4
+sweep data --study s.db --run best --trials 1 FLAGS
+store ls store
+store verify store
+store verify store --data data --recompute 3 --weights random
+store explain store data FLAGS
+store export store data x.npz
+features data FLAGS --cut all
+features data FLAGS --store store/new
+store gc store data/train --yes
+sweep data --study store/s.db --run other --trials 1 FLAGS
+prepare data store/new
 """
 
 
@@ -206,13 +228,13 @@ h prepare data store/new
 
 @pytest.mark.slow
 def test_commands_with_256_open_files(tmp_path: Path) -> None:
-    headstart(tmp_path, "demo", "drawn", "--images=500")
-    headstart(tmp_path, "prepare", "drawn", "data", "--max-rejects=1")
+    draw_demo(tmp_path / "drawn", images=240)
+    prepare(tmp_path / "drawn", tmp_path / "data", PrepareConfig(max_rejects=1.0))
     headstart(tmp_path, "features", "data", *FLAGS)
     (store,) = open_stores(tmp_path / "store")
     digests, before = sorted(set(store.digests())), store.shards()
-    for start in range(0, len(digests), 11):
-        store.write_shard(digests[start : start + 11], store.read(digests[start : start + 11]))
+    for start in range(0, len(digests), 5):
+        store.write_shard(digests[start : start + 5], store.read(digests[start : start + 5]))
     store.retire(before)
     assert len(store.shards()) > 40
     commands = [
@@ -223,8 +245,7 @@ def test_commands_with_256_open_files(tmp_path: Path) -> None:
         ("sweep", "data", "--study=s.db", "--run=best", "--trials=2", "--jobs=2", *FLAGS),
         ("store", "compact", "store"),
     ]
-    for command in commands:
-        code, line = headstart(tmp_path, *command, before="ulimit -n 256")
+    for code, line in headstart_several(tmp_path, commands, 'ulimit -n 256; exec "$@"'):
         assert code == 0, line
 
 

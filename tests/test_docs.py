@@ -218,6 +218,10 @@ import keras
 
 def wide(features, classes):
     return keras.Sequential([keras.layers.Dense(8, "relu"), keras.layers.Dense(1 if classes == 2 else classes)])
+
+def biased(features, classes):
+    units = 1 if classes == 2 else classes
+    return keras.Sequential([keras.layers.Dense(units, bias_initializer=keras.initializers.RandomUniform(3, 4))])
 """
 
 
@@ -249,8 +253,9 @@ LITE = ["--backbone=efficientnet_lite0", "--image-size=64"]
 def substitutes(words: list[str], page: str) -> list[list[str]]:
     """Small commands that take the place of `words` after `headstart`: few pixels, epochs and trials, no downloads."""
     epochs = "--epochs=2" if words[0] == "head" or "--epochs" in words else "--epochs=1"
-    gaining = ["--learning-rate=1e-3"] if page in ANY_NETWORK else []  # then the classifier is scored, too
-    few = {"head": [epochs], "sweep": ["--trials=3"], "finetune": [epochs, "--patience=0", *gaining]}.get(words[0], [])
+    few = {"head": [epochs], "sweep": ["--trials=3"], "finetune": [epochs, "--patience=0"]}.get(words[0], [])
+    if page in ANY_NETWORK and words[0] == "finetune":
+        return [[*words, *few, "--learning-rate=1e-2"]]
     if words == ["demo"]:  # the demo has a test of its own
         return [["head", "photos", "--run=demo/run", "--store=demo/store", *LITE, "--epochs=2"]]
     if words[0] not in ("features", "head", "study", "sweep", "labels") and words[:2] != ["store", "explain"]:
@@ -259,6 +264,8 @@ def substitutes(words: list[str], page: str) -> list[list[str]]:
         for option in {"--backbone", "--weights"} & set(words):
             at = words.index(option)
             words = words[:at] + words[at + 2 :]
+        if words[0] == "head" and not {"--units", "--head"} & set(words):
+            few += ["--head=heads.py:biased", "--learning-rate=1e-6"]  # fine-tuning gains, and its classifier is scored
         return [[*words, *few, *TINY]]
     if not {"--backbone", "--weights", "--cut"} & set(words):  # the default backbone is a large one
         return [[*words, *few, *LITE]]

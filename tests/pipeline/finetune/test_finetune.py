@@ -143,15 +143,15 @@ def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) ->
 
 
 @pytest.mark.slow
-def test_the_result_is_never_worse_than_the_head(run: Path) -> None:
-    result = finetune(run, replace(QUICK, learning_rate=100.0))
+def test_the_result_is_never_worse_than_the_head(tiny_run: Path) -> None:
+    result = finetune(tiny_run, replace(QUICK, learning_rate=100.0))
     assert result.best_epoch == 0
     assert result.after == result.before
-    cached = load_examples(Run.open(run))
+    cached = load_examples(Run.open(tiny_run))
     pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.network.images, 8)])
-    saved = keras.models.load_model(run / "classifier.keras")
+    saved = keras.models.load_model(tiny_run / "classifier.keras")
     np.testing.assert_allclose(
-        saved.predict(pixels, verbose=0), joined_before(run).predict(pixels, verbose=0), rtol=1e-4, atol=1e-5
+        saved.predict(pixels, verbose=0), joined_before(tiny_run).predict(pixels, verbose=0), rtol=1e-4, atol=1e-5
     )
 
 
@@ -160,14 +160,14 @@ def images_of(cached: FeaturedExamples) -> list[ImageFile]:
 
 
 @pytest.mark.slow
-def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
-    result = finetune(run, replace(QUICK, epochs=3))
-    rows = [row for row in Run.open(run).history() if row["phase"] == "finetune"]
+def test_the_best_epoch_is_what_is_saved(tiny_run: Path) -> None:
+    result = finetune(tiny_run, replace(QUICK, epochs=3))
+    rows = [row for row in Run.open(tiny_run).history() if row["phase"] == "finetune"]
     losses = [result.before["loss"], *(float(row["val_loss"]) for row in rows)]
     assert result.best_epoch == int(np.argmin(losses))
     assert result.after["loss"] == min(losses)
-    classifier = keras.models.load_model(run / "classifier.keras")
-    cached = load_examples(Run.open(run))
+    classifier = keras.models.load_model(tiny_run / "classifier.keras")
+    cached = load_examples(Run.open(tiny_run))
     pixels = np.concatenate([batch for _, batch in decoded_batches(images_of(cached), cached.network.images, 8)])
     labels = np.array([example.label for example in cached.of("val")])
     chances = probabilities(classifier.predict(pixels, verbose=0))
@@ -175,13 +175,15 @@ def test_the_best_epoch_is_what_is_saved(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_one_seed_gives_one_result(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "again")
+def test_one_seed_gives_one_result(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "again")
     config = replace(QUICK, augment="standard")
-    (Path(Run(run).config()["features"]["store"]) / "backbones.json").unlink()  # the first builds its network earlier
-    first, again = finetune(run, config, seed=3), finetune(tmp_path / "again", config, seed=3)
+    (
+        Path(Run(tiny_run).config()["features"]["store"]) / "backbones.json"
+    ).unlink()  # the first builds its network earlier
+    first, again = finetune(tiny_run, config, seed=3), finetune(tmp_path / "again", config, seed=3)
     assert (first.before, first.after) == (again.before, again.after)
-    assert Run(run).history() == Run(tmp_path / "again").history()
+    assert Run(tiny_run).history() == Run(tmp_path / "again").history()
 
 
 def wait_for(path: Path, seconds: float = 120) -> None:
@@ -201,37 +203,39 @@ OVERWRITE = ["--overwrite"]
     [(signal.SIGINT, OVERWRITE, OVERWRITE), (signal.SIGKILL, OVERWRITE, [])],
 )
 def test_what_was_cut_off_ends_as_if_it_had_not_been(
-    run: Path, tmp_path: Path, start_headstart, kind, first, second
+    tiny_run: Path, tmp_path: Path, start_headstart, headstart: Cli, kind, first, second
 ) -> None:
-    shutil.copytree(run, tmp_path / "whole")
-    arguments = ["--epochs=5", "--batch-size=2", "--augment=flip", "--learning-rate=1e-4", "--json"]
-    config = FinetuneConfig(epochs=5, batch_size=2, augment="flip", learning_rate=1e-4)
-    process = start_headstart("finetune", run, *arguments, *first)
-    wait_for(run / "finetune.partial" / "epoch-0001")
+    shutil.copytree(tiny_run, tmp_path / "whole")
+    arguments = ["--epochs=3", "--batch-size=4", "--augment=flip", "--learning-rate=1e-4"]
+    config = FinetuneConfig(epochs=3, batch_size=4, augment="flip", learning_rate=1e-4)
+    process = start_headstart("finetune", tiny_run, *arguments, *first)
+    wait_for(tiny_run / "finetune.partial" / "epoch-0001")
     os.kill(process.pid, kind)
     code = process.wait()
     assert code == (130 if kind == signal.SIGINT else -signal.SIGKILL)
-    assert not (run / "classifier.keras").exists()
-    assert "finetune" not in Run.open(run).config()
+    assert not (tiny_run / "classifier.keras").exists()
+    assert "finetune" not in Run.open(tiny_run).config()
     with pytest.raises(RunError, match=r"other settings.*learning_rate 0\.0001"):
-        finetune(run, replace(config, learning_rate=1e-3))
-    process = start_headstart("finetune", run, *arguments, *second)
-    assert process.wait() == 0
-    assert ("going on after epoch" in (tmp_path / "output").read_text()) == (not second)
+        finetune(tiny_run, replace(config, learning_rate=1e-3))
+    code, _, told = headstart.whole("finetune", tiny_run, *arguments, *second)
+    assert code == 0
+    assert ("going on after epoch" in told) == (not second)
     finetune(tmp_path / "whole", config)
-    resumed, whole = (Run(path).history() for path in (run, tmp_path / "whole"))
+    resumed, whole = (Run(path).history() for path in (tiny_run, tmp_path / "whole"))
     assert [row["epoch"] for row in resumed] == [row["epoch"] for row in whole]
     for one, other in zip(resumed, whole, strict=True):
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=1e-4)
-    assert not (run / "finetune.partial").exists()
+    assert not (tiny_run / "finetune.partial").exists()
 
 
 @pytest.mark.slow
-def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_file_that_changes_during_training_is_named(
+    tiny_run: Path, prepared: Path, tmp_path: Path, monkeypatch
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(prepared, data)
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
+    config = json.loads((tiny_run / "config.json").read_text())
+    (tiny_run / "config.json").write_text(json.dumps({**config, "data": str(data)}))
     victim = sorted((data / "train" / "dog").glob("dog.*"))[0]
     keep = _Keeper.keep
 
@@ -242,11 +246,11 @@ def test_a_file_that_changes_during_training_is_named(run: Path, prepared: Path,
 
     monkeypatch.setattr(_Keeper, "keep", keep_and_remove)
     with pytest.raises(DataError, match=f"{victim}: gone or changed"):
-        finetune(run, QUICK)
-    assert not (run / "classifier.keras").exists()
+        finetune(tiny_run, QUICK)
+    assert not (tiny_run / "classifier.keras").exists()
     shutil.copy(prepared / "train" / "dog" / victim.name, victim)
     monkeypatch.undo()
-    assert finetune(run, QUICK).epochs == 2
+    assert finetune(tiny_run, QUICK).epochs == 2
 
 
 def test_the_speed_of_training_leaves_out_validation_and_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,48 +372,52 @@ def tuned_weights(run: Path) -> list[np.ndarray]:
         {"optimizer": "rmsprop", "from_cache": True, "augment": "flip", "views": 2, "choose_by": "f1"},
     ],
 )
-def test_more_epochs_in_a_second_call_equal_all_at_once(run: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_more_epochs_in_a_second_call_equal_all_at_once(
+    tiny_run: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
     path = tmp_path / "whole"
-    shutil.copytree(run, path)
-    config = replace(QUICK, epochs=4, batch_size=4, augment="standard", patience=0)
+    shutil.copytree(tiny_run, path)
+    config = replace(QUICK, epochs=2, batch_size=4, augment="standard", patience=0)
     config = replace(config, **changed)
-    finetune(run, replace(config, epochs=2))
-    second, whole = finetune(run, config), finetune(path, config)
-    assert Run(run).history() == Run(path).history()
+    finetune(tiny_run, replace(config, epochs=1))
+    second, whole = finetune(tiny_run, config), finetune(path, config)
+    assert Run(tiny_run).history() == Run(path).history()
     assert second.course == whole.course
     assert second.fields() == {**whole.fields(), **{name: second.fields()[name] for name in ("run", *MEASURED)}}
-    for one, other in zip(tuned_weights(run), tuned_weights(path), strict=True):
+    for one, other in zip(tuned_weights(tiny_run), tuned_weights(path), strict=True):
         np.testing.assert_array_equal(one, other)
-    columns = list(Run(run).history()[-1])[6:]
+    columns = list(Run(tiny_run).history()[-1])[6:]
     assert columns == (["val_f1"] if config.choose_by == "f1" else [])
-    kept = Run(run).config()["finetune"]
-    assert (kept["epochs"], kept["choose_by"]) == (4, "loss" if config.choose_by == "auto" else config.choose_by)
-    assert not (run / "finetune.partial").exists()
+    kept = Run(tiny_run).config()["finetune"]
+    assert (kept["epochs"], kept["choose_by"]) == (2, "loss" if config.choose_by == "auto" else config.choose_by)
+    assert not (tiny_run / "finetune.partial").exists()
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_second_call_changes_nothing(run: Path, tmp_path: Path, start_headstart) -> None:
+def test_a_kill_in_the_second_call_changes_nothing(
+    tiny_run: Path, tmp_path: Path, start_headstart, headstart: Cli
+) -> None:
     path = tmp_path / "whole"
-    shutil.copytree(run, path)
-    flags = ["--batch-size=4", "--augment=flip", "--learning-rate=1e-3", "--patience=0", "--json"]
-    assert start_headstart("finetune", run, "--epochs=3", *flags).wait() == 0
-    process = start_headstart("finetune", run, "--epochs=6", *flags)
-    wait_for(run / "finetune.partial" / "epoch-0004")
+    shutil.copytree(tiny_run, path)
+    flags = ["--batch-size=4", "--augment=flip", "--learning-rate=1e-3", "--patience=0"]
+    headstart("finetune", tiny_run, "--epochs=1", *flags)
+    process = start_headstart("finetune", tiny_run, "--epochs=3", *flags)
+    wait_for(tiny_run / "finetune.partial" / "epoch-0002")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (run / "classifier.keras").exists()  # of the first call
-    assert not (run / "finetune.state").exists()
-    assert start_headstart("finetune", run, "--epochs=6", *flags).wait() == 0
-    assert start_headstart("finetune", path, "--epochs=6", *flags).wait() == 0
-    assert Run(run).history() == Run(path).history()
-    for one, other in zip(tuned_weights(run), tuned_weights(path), strict=True):
+    assert (tiny_run / "classifier.keras").exists()  # of the first call
+    assert not (tiny_run / "finetune.state").exists()
+    headstart("finetune", tiny_run, "--epochs=3", *flags)
+    headstart("finetune", path, "--epochs=3", *flags)
+    assert Run(tiny_run).history() == Run(path).history()
+    for one, other in zip(tuned_weights(tiny_run), tuned_weights(path), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow
-def test_training_stops_early_and_tells_each_epoch(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_stops_early_and_tells_each_epoch(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = replace(QUICK, epochs=9, learning_rate=0.3, patience=2)
-    result = finetune(run, config)
+    result = finetune(tiny_run, config)
     assert result.stopped_early
     assert result.epochs_done == result.best_epoch + 2 < 9
     told = capsys.readouterr().err
@@ -417,12 +425,14 @@ def test_training_stops_early_and_tells_each_epoch(run: Path, capsys: pytest.Cap
     assert "epoch 0, the head alone: val loss" in told
     assert "9 epochs of" in told
     with pytest.raises(RunError, match="--patience 0 goes on"):
-        finetune(run, config)
-    assert finetune(run, replace(config, epochs=result.epochs_done + 1, patience=0)).epochs_done > result.epochs_done
+        finetune(tiny_run, config)
+    assert (
+        finetune(tiny_run, replace(config, epochs=result.epochs_done + 1, patience=0)).epochs_done > result.epochs_done
+    )
 
 
 @pytest.mark.slow
-def test_an_epoch_with_hidden_damage_is_not_the_best(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_with_hidden_damage_is_not_the_best(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from headstart.pipeline.finetune import epochs
 
     figures = epochs._figures
@@ -437,30 +447,30 @@ def test_an_epoch_with_hidden_damage_is_not_the_best(run: Path, monkeypatch: pyt
 
     losses = list[float]()
     monkeypatch.setattr(epochs, "_figures", damaged)
-    result = finetune(run, replace(QUICK, epochs=1))
+    result = finetune(tiny_run, replace(QUICK, epochs=1))
     assert losses[1] < losses[0]
     assert result.best_epoch == 0
     assert not np.isfinite(result.course.figures[1]["loss"])
 
 
 @pytest.mark.slow
-def test_a_head_whose_outputs_are_not_finite_is_refused(run: Path) -> None:
-    head = keras.models.load_model(run / "head.keras")
+def test_a_head_whose_outputs_are_not_finite_is_refused(tiny_run: Path) -> None:
+    head = keras.models.load_model(tiny_run / "head.keras")
     head.set_weights([np.full_like(weight, 1e38) for weight in head.get_weights()])
-    head.save(run / "head.keras")
+    head.save(tiny_run / "head.keras")
     with pytest.raises(RunError, match=r"head\.keras: its outputs on val are not finite"):
-        finetune(run, QUICK)
-    assert not (run / "finetune.partial").exists()
+        finetune(tiny_run, QUICK)
+    assert not (tiny_run / "finetune.partial").exists()
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_begun_anew_only_if_asked(run: Path) -> None:
-    finetune(run, replace(QUICK, epochs=1))
+def test_a_finished_run_is_begun_anew_only_if_asked(tiny_run: Path) -> None:
+    finetune(tiny_run, replace(QUICK, epochs=1))
     with pytest.raises(RunError, match=r"fine-tuned already \(1 of 1 epochs are done\); --epochs 2 .*--overwrite"):
-        finetune(run, replace(QUICK, epochs=1))
-    finetune(run, QUICK, overwrite=True)
-    assert len(list((run / "logs" / "finetune" / "train").glob("events*"))) == 1
-    assert [row["epoch"] for row in Run(run).history() if row["phase"] == "finetune"] == ["1", "2"]
+        finetune(tiny_run, replace(QUICK, epochs=1))
+    finetune(tiny_run, QUICK, overwrite=True)
+    assert len(list((tiny_run / "logs" / "finetune" / "train").glob("events*"))) == 1
+    assert [row["epoch"] for row in Run(tiny_run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
 
 def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
@@ -541,11 +551,11 @@ def test_the_cache_gives_what_streaming_gives_in_bfloat16(
 
 
 @pytest.mark.slow
-def test_what_crosses_is_cached_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_crosses_is_cached_once(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(QUICK, from_cache=True, epochs=1)
-    cached = finetune(run, config)
+    cached = finetune(tiny_run, config)
     monkeypatch.setattr(FrozenBackbone, "__call__", None)
-    assert finetune(run, config, overwrite=True).after == cached.after
+    assert finetune(tiny_run, config, overwrite=True).after == cached.after
 
 
 def test_dropout_of_the_backbone_stays_off() -> None:
@@ -556,14 +566,14 @@ def test_dropout_of_the_backbone_stays_off() -> None:
 
 
 @pytest.mark.slow
-def test_each_epoch_takes_a_view_from_the_cache(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "viewed")
-    plain = finetune(run, replace(QUICK, from_cache=True, epochs=3))
-    viewed = finetune(tmp_path / "viewed", replace(QUICK, from_cache=True, epochs=3, augment="flip", views=2))
+def test_each_epoch_takes_a_view_from_the_cache(tiny_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run, tmp_path / "viewed")
+    plain = finetune(tiny_run, replace(QUICK, from_cache=True, epochs=2))
+    viewed = finetune(tmp_path / "viewed", replace(QUICK, from_cache=True, epochs=2, augment="flip", views=2))
     assert viewed.before == plain.before
-    rows = [[row["loss"] for row in Run(path).history()[-3:]] for path in (run, tmp_path / "viewed")]
+    rows = [[row["loss"] for row in Run(path).history()[-2:]] for path in (tiny_run, tmp_path / "viewed")]
     assert all(one != other for one, other in zip(*rows, strict=True))
-    cached = load_examples(Run.open(run))
+    cached = load_examples(Run.open(tiny_run))
     views = [store.fingerprint.view for store in open_stores(cached.extraction.store)]
     assert sorted(views, key=str) == [1, 2, None, None]
 
@@ -589,16 +599,16 @@ def test_changed_data_is_refused(run: Path, prepared: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_data_that_was_moved_is_found_where_it_is_said_to_be(run: Path, prepared: Path, tmp_path: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+def test_data_that_was_moved_is_found_where_it_is_said_to_be(tiny_run: Path, prepared: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_run / "config.json").read_text())
+    (tiny_run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
     with pytest.raises(RunError, match="gone is gone; say with --data"):
-        finetune(run, QUICK)
+        finetune(tiny_run, QUICK)
     data = tmp_path / "here"
     shutil.copytree(prepared, data)
     moved = sorted((data / "train" / "cat").iterdir())[0]
     moved.rename(moved.with_name("renamed.jpg"))  # names do not matter
-    assert finetune(run, replace(QUICK, epochs=1), places=Places(data=data)).epochs == 1
+    assert finetune(tiny_run, replace(QUICK, epochs=1), places=Places(data=data)).epochs == 1
 
 
 def test_other_weights_are_refused(run: Path) -> None:
