@@ -13,7 +13,7 @@ import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import load_ray
 from headstart.features.cluster.member import Member
-from headstart.features.cluster.nodes import Reference, first_line, slots
+from headstart.features.cluster.nodes import Reference, alive, first_line, slots, why_alone
 from headstart.features.cluster.probe import NodeError, NodeMemoryError
 from headstart.features.cluster.worker import Task, Worker
 from headstart.features.errors import HeadstartError
@@ -44,6 +44,7 @@ class Crew:
         self._deaths = 0  # of all workers, since the last success
         self._recruited = -np.inf
         self._alone_since: float | None = None
+        self._started = False  # whether there was a worker
         self._began, self._patient = time.monotonic(), True
         self._task: Task | None = None
         self._prepared: Any = None
@@ -104,8 +105,7 @@ class Crew:
         if now - self._recruited < _RECRUIT_SECONDS:
             return
         self._recruited = now
-        nodes = [node for node in self.ray.nodes() if node["Alive"]]
-        count = 0
+        nodes, count = alive(self.ray.nodes(), self.here, self.config), 0
         for node in nodes:
             for slot, (cpus, gpus) in enumerate(slots(node["Resources"], self.config)):
                 if self._why_refused(node["NodeID"], slot) is None:
@@ -117,7 +117,7 @@ class Crew:
         if self._task:
             self._let_build(now)
             self._patient &= not self.working()
-            if self._patient and now - self._began > _PATIENT_SECONDS:
+            if self._patient and count and now - self._began > _PATIENT_SECONDS:
                 self._patient = False
                 console.print(f"waiting for the first of {count} workers: Ray gives its CPUs to other jobs, or is slow")
 
@@ -133,16 +133,16 @@ class Crew:
         for node in nodes:
             if node["NodeID"] in every:
                 raise HeadstartError(every[node["NodeID"]])
-        self._alone_since = self._alone_since or now
+        if self._alone_since is None:
+            self._alone_since = now
+            console.print(f"{why_alone(self.config, self._started)}; waiting {_ALONE_SECONDS:.0f} s for one to join")
         if now - self._alone_since > _ALONE_SECONDS:
-            raise HeadstartError(
-                f"--ray {self.config.ray}: no node has the CPUs for a worker (--ray-cpus {self.config.ray_cpus}, "
-                f"--ray-gpus {self.config.ray_gpus:g}), and none joined; what was finished is kept"
-            )
+            raise HeadstartError(f"{why_alone(self.config, self._started)}, and none joined; what was finished is kept")
 
     def _start(self, node: dict[str, Any], slot: int, cpus: int, gpus: float) -> None:
         where = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": where, "max_concurrency": _CALLS_AT_ONCE}
+        self._started = True
         actor = self.ray.remote(Worker).options(**options).remote(cpus, self.libraries)
         name = f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
         member = Member(actor, node["NodeID"], slot, name, on_gpu=gpus > 0)

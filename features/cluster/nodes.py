@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.worker import Built, Task
+from headstart.features.errors import HeadstartError
 from headstart.features.store.fingerprint import Fingerprint
 
 _PATIENT_SECONDS = 120.0  # after this time, others no longer wait for a worker that tries batch sizes
@@ -29,6 +31,26 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
         each_gpus, each = 0.0, config.ray_cpus or max(1, cpus)
         count = cpus // each
     return [(each, each_gpus)] * min(count, cpus // each)
+
+
+def alive(nodes: Sequence[dict[str, Any]], here: str, config: ClusterConfig) -> list[dict[str, Any]]:
+    """Return the nodes in `nodes` that have not died. `nodes` is what Ray tells of them; `here` is the driver's ID.
+
+    If the driver's node has died, no answer of another node reaches the driver. So a HeadstartError is raised.
+    """
+    for node in nodes:
+        if node["NodeID"] == here and not node["Alive"]:
+            raise HeadstartError(
+                f"--ray {config.ray}: the node of this command died ({node['NodeManagerHostname']}, {here[:8]}); what "
+                "was finished is kept, and the same command goes on with it"
+            )
+    return [node for node in nodes if node["Alive"]]
+
+
+def why_alone(config: ClusterConfig, started: bool) -> str:
+    """Say that no node can have a worker. `started` tells whether a node could have one before."""
+    lacking = f"has the CPUs for a worker (--ray-cpus {config.ray_cpus}, --ray-gpus {config.ray_gpus:g})"
+    return f"--ray {config.ray}: {'all nodes with workers died, and no other' if started else 'no node'} {lacking}"
 
 
 class Reference:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError, OptionError
-from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.paths import is_url, shown
 from headstart.features.images.files.urls import why_unknown
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.names import as_label, split_named
@@ -73,13 +73,14 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
     if not path:
         raise DataError(f"{where}: {config.path_column} is empty")
     if is_url(path) and (why := why_unknown(path)):
-        raise DataError(f"{where}: {path}: {why}")
+        raise DataError(f"{where}: {shown(path)}: {why}")
     path = path if is_url(path) else _relative(where, os.path.normpath(path), folder)
+    told = shown(path) if is_url(path) else path
     if not config.allow_outside and not is_url(path) and (os.path.isabs(path) or path.split(os.sep)[0] == ".."):
         raise DataError(f"{where}: {path} leads out of the list's folder; move the file, or --allow-outside")
     label = _text(row, config.column_of_labels)
     if labelled and not label:
-        raise DataError(f"{where}: {config.column_of_labels} is empty for {path}; give it a label, or remove the row")
+        raise DataError(f"{where}: {config.column_of_labels} is empty for {told}; give it a label, or remove the row")
     given = _text(row, config.split_column)
     split = split_named(given) if given else ""
     if split is None:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.faults import NO_IMAGE
-from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.paths import is_url, shown
 from headstart.features.images.files.urls import THREADS, require_access, why_unknown
 from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
@@ -64,7 +64,7 @@ def find_files(
 
 def _add(found: Sources, path: str, recursive: bool) -> None:
     if is_url(path) and (why := why_unknown(path)):
-        raise DataError(f"{path}: {why}")
+        raise DataError(f"{shown(path)}: {why}")
     if os.path.isdir(path):
         found.files.extend(map(str, files_below(Path(path), recursive)))
     else:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected, load_ray
-from headstart.features.cluster.nodes import first_line, slots
+from headstart.features.cluster.nodes import alive, first_line, slots, why_alone
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline
@@ -88,6 +88,7 @@ class _Searchers:
     ) -> None:
         self.ray, self.owner, self.search, self.data = ray, owner, search, data
         self.most, self.config = most, config
+        self._here: str = ray.get_runtime_context().get_node_id()
         self.ended = False  # a worker found no further trial, for example because the grid is used up
         self._workers: dict[tuple[str, int], _Searcher] = {}  # by node and slot
         self._calls: dict[Any, tuple[str, int]] = {}  # the place of the worker that will answer each call
@@ -108,15 +109,15 @@ class _Searchers:
         if now - self._recruited < _RECRUIT_SECONDS:
             return
         self._recruited = now
-        for node in self.ray.nodes():
-            usable = node["Alive"] and node["NodeID"] not in self._refused
+        for node in alive(self.ray.nodes(), self._here, self.config):
+            usable = node["NodeID"] not in self._refused
             for slot, (cpus, gpus) in enumerate(slots(node["Resources"], self.config) if usable else []):
                 if (node["NodeID"], slot) not in self._workers:
                     self._start(node, slot, cpus, gpus)
         if self._workers:
             self._alone = now
         elif self._why or now - self._alone > _ALONE_SECONDS:
-            raise HeadstartError(self._why or f"--ray {self.config.ray}: no node has the CPUs for a worker")
+            raise HeadstartError(self._why or f"{why_alone(self.config, self._started > 0)}; finished trials are kept")
 
     def _start(self, node: dict[str, Any], slot: int, cpus: int, gpus: float) -> None:
         self._started += 1

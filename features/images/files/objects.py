@@ -3,12 +3,15 @@
 import errno
 import hashlib
 import importlib
+import os
+import re
 from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 from headstart.features.errors import DataError
-from headstart.features.images.faults import Fault, Version
+from headstart.features.images.faults import Fault, UnreadableError, Version
+from headstart.features.images.files.paths import shown
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 _TAGS = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "updated")
@@ -27,7 +30,10 @@ _REMEDIES = {
 }
 _CONNECTIONS = 64
 _OF_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "fsspec", "s3fs", "gcsfs", "google", "adlfs", "azure")
+_WRONG = {"ParamValidationError", "ValidationError", "EndpointProviderError"}  # what botocore refuses to ask for
+_BROKEN = (ValueError, TypeError, LookupError, AttributeError)  # what the libraries raise at an answer of no sense
 _FINAL = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG}
+_REGEX = re.compile(r"(^Parameter validation failed: )|(: Bucket name must match the regex.*)")
 _REDIRECTED = getattr(errno, "EREMCHG", errno.EINVAL)
 
 
@@ -39,7 +45,16 @@ def number_of(tag: object) -> int:
     """
     if not tag:
         return 0
-    return (int.from_bytes(hashlib.sha256(str(tag).encode(errors="surrogateescape")).digest()[:8], "big") >> 4) or 1
+    return (int.from_bytes(hashlib.sha256(str(tag).encode(errors="surrogatepass")).digest()[:8], "big") >> 4) or 1
+
+
+def size_of(told: object) -> int:
+    """Return the size in bytes that a server tells, `told`. Return -1 if `told` is no size.
+
+    Of a size with more than 18 digits, the first 18 count: it is too large all the same.
+    """
+    digits = str(told)
+    return int(digits.lstrip("0")[:18] or 0) if digits.isascii() and digits.isdecimal() else -1
 
 
 def require_package(url: str) -> None:
@@ -50,7 +65,7 @@ def require_package(url: str) -> None:
             importlib.import_module(package)
         except ImportError as error:
             extra = "'headstart[remote]'" if package in ("fsspec", "s3fs") else package
-            raise DataError(f"{url}: reading it needs {package}: pip install {extra}") from error
+            raise DataError(f"{shown(url)}: reading it needs {package}: pip install {extra}") from error
 
 
 def version_of(url: str) -> Version:
@@ -59,8 +74,7 @@ def version_of(url: str) -> Version:
     if found.get("type") == "directory":
         raise FileNotFoundError(errno.ENOENT, "a folder, not an object")
     tag = next((found[name] for name in _TAGS if found.get(name)), None)
-    size = found.get("size")
-    return Version(-1 if size is None else int(size), number_of(tag))
+    return Version(size_of(found.get("size")), number_of(tag))
 
 
 def read(url: str, most: int) -> bytes:
@@ -83,6 +97,8 @@ def fault_of(error: Exception) -> Fault | None:
         return Fault("unreadable", f"its bucket is elsewhere, and redirects are not followed ({said})")
     if isinstance(error, OSError) and error.errno in _FINAL:
         return Fault("unreadable", said)
+    if _is_of_library(error) and _WRONG & {kind.__name__ for kind in type(error).__mro__}:
+        return Fault("unreadable", _REGEX.sub("", said))
     if isinstance(error, OSError) or _is_of_library(error):
         return None
     raise error
@@ -91,21 +107,44 @@ def fault_of(error: Exception) -> Fault | None:
 def _asked(url: str, method: str, **more: int) -> Any:
     """Call the method with the name `method` of fsspec's file system for `url`, and return its result.
 
-    Raises DataError if there are no credentials.
+    Raises DataError if there are no credentials, or if the library refuses the settings of this machine. Raises
+    UnreadableError if the library can't make sense of the service's answer.
     """
     scheme = urlsplit(url).scheme
+    url = scheme + url[len(scheme) :]  # the libraries know schemes in small letters only
     try:
-        system = _system(scheme)
+        system = _system(scheme, versions="?versionId=" in url)
     except Exception as error:
-        if isinstance(error, (ImportError, OSError)) or (_is_of_library(error) and not _lacks_credentials(error)):
+        if _lacks_credentials(error) or (isinstance(error, ValueError) and scheme != "s3"):
+            raise _no_credentials(url, scheme, error) from error  # adlfs without an account raises a ValueError
+        if isinstance(error, ImportError) or (_may_pass(error) and scheme != "s3"):  # s3fs asks no server here
             raise
-        raise _no_credentials(url, scheme, error) from error  # adlfs without an account raises a ValueError
+        raise DataError(_why_not_made(url, scheme, error)) from error
     try:
         return getattr(system, method)(url, **more)
     except Exception as error:
-        if not _lacks_credentials(error):
-            raise
-        raise _no_credentials(url, scheme, error) from error
+        if _lacks_credentials(error):
+            raise _no_credentials(url, scheme, error) from error
+        if isinstance(error, _BROKEN) and not _is_of_library(error):
+            said = shown(f"{PACKAGES[scheme]} can't read the answer ({type(error).__name__}: {error})")
+            raise UnreadableError(Fault("unreadable", said)) from error
+        raise
+
+
+def _may_pass(error: Exception) -> bool:
+    return (isinstance(error, OSError) or _is_of_library(error)) and not isinstance(error, FileNotFoundError)
+
+
+def _why_not_made(url: str, scheme: str, error: Exception) -> str:
+    """Say that the library of `scheme` refuses the settings, and which variables of the environment may be wrong."""
+    said = " ".join(str(error).split())
+    own = f"FSSPEC_{scheme.upper()}_"
+    names = sorted(name for name in os.environ if name.startswith((own, "AWS_") if scheme == "s3" else own))
+    named = [
+        name for name in names if _is_quoted(os.environ[name], said) or f"'{name.removeprefix(own).lower()}'" in said
+    ]
+    which = ", ".join(named or names) or "the configuration of the service's own programs"
+    return f"{shown(url)}: {PACKAGES[scheme]} refuses the settings ({shown(said)}); change or unset {which}"
 
 
 def _lacks_credentials(error: Exception) -> bool:
@@ -118,17 +157,23 @@ def _is_of_library(error: Exception) -> bool:
 
 def _no_credentials(url: str, scheme: str, error: Exception) -> DataError:
     remedy = _REMEDIES[{"gcs": "gs", "abfs": "az", "abfss": "az"}.get(scheme, scheme)]
-    return DataError(f"{url}: no credentials for {scheme}:// ({' '.join(str(error).split())}); {remedy}")
+    return DataError(f"{shown(url)}: no credentials for {scheme}:// ({shown(' '.join(str(error).split()))}); {remedy}")
+
+
+def _is_quoted(value: str, said: str) -> bool:
+    return len(value) > 2 and value in said
 
 
 @cache
-def _system(scheme: str) -> Any:
+def _system(scheme: str, versions: bool = False) -> Any:
+    """Return fsspec's file system for URLs with `scheme`. If `versions` is true, it reads versions that URLs name."""
     import fsspec
 
     if scheme != "s3":
         return fsspec.filesystem(scheme)
     # `urls` repeats failed requests, so that each failure is counted once.
     settings = {"max_pool_connections": _CONNECTIONS, "retries": {"total_max_attempts": 1, "mode": "standard"}}
-    system = fsspec.filesystem("s3", config_kwargs=settings)
+    system = fsspec.filesystem("s3", config_kwargs=settings, version_aware=versions)
     system.retries = 1
+    system.connect()  # else wrong settings would be found with the first request
     return system

@@ -10,6 +10,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# A password may hold a `/`; then what follows the colon is no port.
+_USER = re.compile(r"(?<=//)(?:[^/?#]*|[^/?#:\[\s]*:(?!\d+[/?#])\S*)@")
+CONTAINERS = ("az", "abfs", "abfss")  # schemes with URLs such as abfs://container@account.dfs.core.windows.net/1.jpg
+_MOST_READ = 4000
 _MEMBER = re.compile(r"(?P<tar>.+?\.tar)/(?P<name>.+)#(?P<start>\d{1,18})\+(?P<size>\d{1,18})", re.DOTALL)
 
 
@@ -53,3 +57,19 @@ def name_of(path: str) -> str:
         return urlsplit(path).path
     member = member_at(path)
     return f"{member.tar}/{member.name}" if member else path
+
+
+def shown(text: str, most: int = 200) -> str:
+    r"""Return `text`, an address or a sentence with addresses, in the form for messages.
+
+    Names and passwords in addresses are left out. Characters that can't be printed become escapes such as `\x1b`. After
+    `most` characters, the text is cut.
+    """
+    text = text[:_MOST_READ]
+    text = _USER.sub(lambda found: found[0] if _is_container(text[: found.start()], found[0]) else "", text)
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def _is_container(before: str, user: str) -> bool:
+    return ":" not in user and before.endswith(tuple(f"{scheme}://" for scheme in CONTAINERS))

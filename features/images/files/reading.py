@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from headstart.features.errors import DataError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
-from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
+from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of, shown
 from headstart.features.images.files.urls import THREADS, read_url, version_of_url
 from headstart.features.images.formats import PREFIX_BYTES, is_image
 
@@ -167,7 +167,7 @@ def _read_or_nothing(reference: bytes) -> bytes:
         return content
     except OSError as error:
         fault, path = why_unreadable(error), os.fsdecode(reference.split(b" ", 4)[4])
-        _failures.append(f"{path}: {fault.detail}")
+        _failures.append(f"{shown(path) if is_url(path) else path}: {fault.detail}")
         if is_url(path) and len(_faults) < _MOST_FAULTS:
             _faults[reference] = fault
         return UNREAD

@@ -1,18 +1,19 @@
 """Objects with a URL: how they are read, how often a failing request is repeated, and when reading is given up."""
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import BoundedSemaphore
 from typing import Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
 from headstart.features.images.files import fetched, objects, web
-from headstart.features.images.files.paths import is_url
+from headstart.features.images.files.paths import CONTAINERS, is_url, shown
 from headstart.features.terminal import console
 
 THREADS = 32  # threads that read at the same time; they mostly wait for a network
@@ -21,6 +22,14 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.25, 10.0  # seconds
 _PROBED = 3  # objects of a bucket that must all be refused before the bucket counts as refused
 _LARGE_BYTES = 32 << 20
 _large = BoundedSemaphore(4)  # at most four threads hold objects of more than `_LARGE_BYTES`
+_MOST_SAID = 400  # characters of a detail, of which a server may have sent most
+# Versions that the libraries would leave out in silence.
+_VERSION = {
+    "s3": re.compile(r"\?versionId=$"),
+    "gs": re.compile(r"#\d+$"),
+    "gcs": re.compile(r"#\d+$"),
+    **dict.fromkeys(CONTAINERS, re.compile(r"[?&](versionid|snapshot)=", re.IGNORECASE)),
+}
 _SEVERAL = "changed while it was read"
 
 Result = TypeVar("Result")
@@ -39,14 +48,22 @@ def why_unknown(url: str) -> str:
     """Return why headstart does not read URLs such as `url`; "" if it reads them."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        return f"it is no URL ({error})"
+    except ValueError:
+        return "it is no URL"
     if parts.scheme not in (known := (*objects.PACKAGES, *web.SCHEMES)):
-        return f"{parts.scheme}:// is not read; these are: {', '.join(known)}"
-    if not parts.hostname:
-        return "it names no bucket or host"
-    if "@" in parts.netloc and parts.scheme in web.SCHEMES:
+        return f"{shown(parts.scheme)}:// is not read; these are: {', '.join(known)}"
+    return _why_not_asked(url, parts) if parts.hostname else "it names no bucket or host"
+
+
+def _why_not_asked(url: str, parts: SplitResult) -> str:
+    """Return why headstart sends no request for `url`; "" if it does. `parts` are those of the URL."""
+    user, at, _ = parts.netloc.rpartition("@")
+    if at and (parts.scheme not in CONTAINERS or ":" in user):
         return "it holds a name or password, which would be written into the store; leave them out"
+    if parts.scheme in web.SCHEMES and not re.fullmatch(r"[^:]*|[^:]*:\d{0,5}|\[[^\]]*\](:\d{0,5})?", parts.netloc):
+        return "its port is no number of up to five digits"
+    if parts.scheme in _VERSION and (found := _VERSION[parts.scheme].search(url)):
+        return f"versions of objects in {parts.scheme}:// are not read; leave out {shown(url[found.start() :])}"
     return ""
 
 
@@ -138,7 +155,7 @@ def _why_refused(urls: Sequence[str]) -> str:
             if error.fault.reason != "unreadable":
                 return ""
             if "denied" not in error.fault.detail or number == _PROBED:
-                return f"{url}: {error.fault.detail}"
+                return f"{shown(url)}: {error.fault.detail}"
         else:
             return ""
     return ""  # fewer objects than `_PROBED`, all of them refused, become rejects
@@ -184,7 +201,7 @@ def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
         except Exception as error:  # the libraries raise errors of many types
             fault = reader.fault_of(error)
             if fault:
-                raise UnreadableError(fault) from error
+                raise UnreadableError(Fault(fault.reason, shown(fault.detail, _MOST_SAID))) from error
             last = error
     said = "timed out" if isinstance(last, TimeoutError) else " ".join(str(last).split()) or type(last).__name__
-    raise UnreadableError(Fault("unreadable", f"{said} ({TRIES} tries)")) from last
+    raise UnreadableError(Fault("unreadable", f"{shown(said, _MOST_SAID)} ({TRIES} tries)")) from last

@@ -9,12 +9,13 @@ import time
 from contextlib import closing
 from functools import cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault, Version
-from headstart.features.images.files.objects import number_of
+from headstart.features.images.files.objects import number_of, size_of
+from headstart.features.images.files.paths import shown
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
@@ -43,13 +44,18 @@ def require_package(url: str) -> None:
     try:
         import urllib3  # noqa: F401
     except ImportError as error:
-        raise DataError(f"{url}: reading it needs urllib3: pip install 'headstart[remote]'") from error
+        raise DataError(f"{shown(url)}: reading it needs urllib3: pip install 'headstart[remote]'") from error
 
 
 def version_of(url: str) -> Version:
-    """Return the version of an object from its server's headers. Raises StatusError, or an error of urllib3."""
+    """Return the version of an object from its server's headers. Raises StatusError, or an error of urllib3.
+
+    Some servers answer HEAD with a length of 0 whatever the object holds. So such an answer is not believed.
+    """
     try:
-        return _version(url, "HEAD")
+        version = _version(url, "HEAD")
+        if version.bytes:
+            return version
     except StatusError as error:
         if error.status not in _NO_HEAD:
             raise
@@ -65,14 +71,14 @@ def read(url: str, most: int) -> bytes:
     start = time.monotonic()
     with closing(_asked(url, "GET")) as response:
         length = _length(response)
-        pieces, left = list[bytes](), most if length is None else min(most, length)
+        pieces, left = list[bytes](), most if length < 0 else min(most, length)
         wanted = left
         while left and (piece := response.read1(min(left, _BLOCK))):
             pieces.append(piece)
             left -= len(piece)
             if time.monotonic() - start > _PATIENCE_SECONDS + (wanted - left) / _SLOWEST:
                 raise TimeoutError
-    if left and length is not None:
+    if left and length >= 0:
         from urllib3.exceptions import IncompleteRead
 
         raise IncompleteRead(wanted - left, left)
@@ -97,20 +103,19 @@ def fault_of(error: Exception) -> Fault | None:
     if error.status in _DENIED:
         return Fault("unreadable", f"access denied ({error})")
     if 300 <= error.status < 400:
-        return Fault("unreadable", f"redirects to {error.location}, which is not followed; list that address instead")
+        to = shown(error.location) or "another address"
+        return Fault("unreadable", f"redirects to {to}, which is not followed; list that address instead")
     return None if error.status in _TRANSIENT or error.status >= 500 else Fault("unreadable", str(error))
 
 
 def _version(url: str, method: str) -> Version:
     with closing(_asked(url, method)) as response:
-        size = _length(response)
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        return Version(-1 if size is None else size, number_of(tag))
+        return Version(_length(response), number_of(tag))
 
 
-def _length(response: "BaseHTTPResponse") -> int | None:
-    size = response.headers.get("Content-Length", "")
-    return int(size) if size.isdecimal() else None
+def _length(response: "BaseHTTPResponse") -> int:
+    return size_of(response.headers.get("Content-Length"))
 
 
 def _asked(url: str, method: str) -> "BaseHTTPResponse":
@@ -118,10 +123,18 @@ def _asked(url: str, method: str) -> "BaseHTTPResponse":
         method, url, redirect=False, retries=False, preload_content=False, decode_content=False
     )
     if response.status != 200:
-        location = response.headers.get("Location", "")
+        location = _target(url, response.headers.get("Location", ""))
         response.close()
         raise StatusError(response.status, location)
     return response
+
+
+def _target(url: str, location: str) -> str:
+    """Return the address to which the header `location` of `url` leads. If it is no URL, return `location`."""
+    try:
+        return urljoin(url, location) if location else ""
+    except ValueError:
+        return location
 
 
 def _proxy_for(url: str) -> str | None:

@@ -60,6 +60,7 @@ class FakeRay:
     nodes_by_id: dict[str, dict[str, float]]
     make: Callable[[str], Any]
     killed: list[Actor] = field(default_factory=list)
+    dead: set[str] = field(default_factory=set)  # nodes that have died
 
     def __post_init__(self) -> None:
         near = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node, soft: node)
@@ -69,7 +70,7 @@ class FakeRay:
     def nodes(self) -> list[dict[str, Any]]:
         """As `ray.nodes`."""
         return [
-            {"Alive": True, "NodeID": name, "NodeManagerHostname": name, "Resources": resources}
+            {"Alive": name not in self.dead, "NodeID": name, "NodeManagerHostname": name, "Resources": resources}
             for name, resources in self.nodes_by_id.items()
         ]
 

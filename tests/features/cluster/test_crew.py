@@ -198,6 +198,38 @@ def test_a_node_that_is_refused_does_not_end_the_work_of_its_other_gpu(crew_of: 
         crew.recruit()
 
 
+def test_the_death_of_the_own_node_ends_the_work_at_once(
+    crew_of: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew_module, "_PATIENT_SECONDS", -1.0)
+    for count, resources in ((1, {"a": ONE}), (2, {"a": ONE, "b": ONE})):
+        crew, ray = crew_of(Plain, **resources)
+        until(crew, lambda crew=crew, count=count: len(crew.working()) == count)
+        ray.dead.add("a")
+        with pytest.raises(HeadstartError, match=r"--ray auto: the node of this command died \(a, a\); what was"):
+            crew.recruit()
+    assert "of 0 workers" not in capsys.readouterr().err
+
+
+def test_the_death_of_all_nodes_with_workers_is_told_at_once(
+    crew_of: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew, ray = crew_of(Plain, head={"CPU": 0.0}, a=ONE)
+    until(crew, lambda: len(crew.working()) == 1)
+    monkeypatch.setattr(crew_module, "_PATIENT_SECONDS", -1.0)
+    crew.begin(Task())
+    ray.dead.add("a")
+    crew.lose(next(iter(crew.members.values())))
+    crew.recruit()
+    told = " ".join(capsys.readouterr().err.split())
+    assert "all nodes with workers died, and no other has the CPUs for a worker" in told
+    assert "waiting 60 s for one to join" in told
+    assert "of 0 workers" not in told
+    monkeypatch.setattr(crew_module, "_ALONE_SECONDS", -1.0)
+    with pytest.raises(HeadstartError, match=r"all nodes with workers died.* and none joined"):
+        crew.recruit()
+
+
 def test_a_lack_of_memory_costs_a_slot_or_a_worker(crew_of: Make) -> None:
     class Small(Plain):
         def build(self, batch_sizes: Mapping[str, int]) -> Any:

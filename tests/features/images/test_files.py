@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from botocore.exceptions import ParamValidationError
 from headstart.features.errors import DataError
 from headstart.features.images.batches import (
     decoded_batches,
@@ -26,10 +28,11 @@ from headstart.features.images.batches import (
     why_undecodable,
 )
 from headstart.features.images.columns.inspected import inspect_images
-from headstart.features.images.faults import Version
+from headstart.features.images.faults import UnreadableError, Version
 from headstart.features.images.files import fetched, objects, reading, urls, web
 from headstart.features.images.files.fetched import bytes_kept
-from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of
+from headstart.features.images.files.objects import number_of, size_of
+from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of, shown
 from headstart.features.images.files.reading import bytes_of
 from headstart.features.images.files.urls import read_url, require_access, version_of_url, why_unknown
 from headstart.features.images.pixels import ImageConfig
@@ -39,6 +42,7 @@ from headstart.features.images.thumbnails import thumbnails
 from headstart.features.processes import host, this_process
 from headstart.features.tensorflow import tf
 from headstart.pipeline.inputs import explained
+from headstart.tests.objects import KEYS
 
 
 class Site:
@@ -47,6 +51,7 @@ class Site:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[int]] = {}
+        self.headers: dict[str, str] = {}  # instead of its own; "HEAD Content-Length" is for HEAD alone
         self.cut: dict[str, int] = {}  # how often a body by path ends early
         self.seconds = 0.0  # between two bytes, if any
         self.asked: Counter[str] = Counter()
@@ -71,10 +76,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
             status = first.pop(0) if first else 200 if path in served.files else 404
             content = served.files.get(path, b"") if status == 200 else b""
             self.send_response(status)
+            headers = {"Content-Length": str(len(content)), "ETag": f'"{hash(content)}"'}
             if 300 <= status < 400:
-                self.send_header("Location", "http://169.254.169.254/secret")
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", f'"{hash(content)}"')
+                headers["Location"] = "http://169.254.169.254/secret"
+            own = [one for one in served.headers.items() if self.command == "HEAD" or not one[0].startswith("HEAD ")]
+            for name, value in (headers | {name.removeprefix("HEAD "): value for name, value in own}).items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command == "GET" and served.cut.get(path, 0):
                 served.cut[path] -= 1
@@ -138,12 +145,69 @@ def test_paths_tell_where_a_file_is() -> None:
         ("https:///x.jpg", "no bucket or host"),
         ("https://me:secret@host/x.jpg", "holds a name or password"),
         ("http://[::1/x.jpg", "it is no URL"),
+        ("http://[::1]:80/x.jpg", ""),
+        ("http://me:sec/ret@host/x.jpg", "its port is no number"),
+        ("s3://me:secret@bucket/x.jpg", "holds a name or password"),
+        ("abfs://me:secret@account.dfs.core.windows.net/x.jpg", "holds a name or password"),
+        ("abfs://container@account.dfs.core.windows.net/x.jpg", ""),
         ("s3://bucket/x.jpg", ""),
+        ("S3://bucket/x@y.jpg?versionId=7", ""),
+        ("s3://bucket/x.jpg?versionId=", "leave out ?versionId="),
+        ("gs://bucket/x.jpg#1700000000000000", "leave out #1700000000000000"),
+        ("az://container/x.jpg?versionid=7", "versions of objects in az:// are not read"),
     ],
 )
 def test_only_known_kinds_of_urls_are_read(url: str, why: str) -> None:
     assert why in why_unknown(url)
     assert bool(why) == bool(why_unknown(url))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("http://me:secret@host/a@b.jpg", "http://host/a@b.jpg"),
+        ("//me@host/x.jpg", "//host/x.jpg"),
+        ("HTTP 302: s3://me:sec@ret@bucket/x.jpg", "HTTP 302: s3://bucket/x.jpg"),
+        ("http://me:sec/re?t@host/x.jpg", "http://host/x.jpg"),
+        ("http://[::1]:80/a@b.jpg and http://host:80/@a", "http://[::1]:80/a@b.jpg and http://host:80/@a"),
+        ("abfs://container@account/x.jpg", "abfs://container@account/x.jpg"),
+        ("http://host/\x1b[31m\n\udcff\u202eü", "http://host/\\x1b[31m\\n\\udcff\\u202eü"),
+        ("http://" + "A" * 20_000, "http://" + "A" * 193 + "..."),
+    ],
+)
+def test_an_address_is_shown_without_passwords_and_in_one_short_line(text: str, told: str) -> None:
+    assert shown(text) == told
+
+
+@pytest.mark.parametrize(
+    ("location", "detail"),
+    [
+        ("http://me:secret@host/x.jpg", "redirects to http://host/x.jpg, which is not followed"),
+        ("/y.jpg", "/y.jpg, which is not followed"),
+        ("", "redirects to another address"),
+        ("http://[", "redirects to http://[, which"),
+        ("/\x1b[31m" + "A" * 20_000, "/\\x1b[31mAAAA"),
+    ],
+)
+def test_the_target_of_a_redirect_is_shown(site: Site, location: str, detail: str) -> None:
+    site.answers["/x.jpg"], site.headers["Location"] = [302], location
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert isinstance(found, Reject)
+    assert detail in found.detail
+    assert "secret" not in found.detail
+    assert len(found.detail) < 300
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [("9" * 5000, "too-large"), ("9" * 30, "too-large"), ("-5", ""), ("\xb2", ""), ("0" * 30, ""), ("0", "")],
+)
+def test_a_server_may_tell_a_size_of_no_sense(site: Site, photo: Path, told: str, reason: str) -> None:
+    site.files["/x.jpg"], site.headers["HEAD Content-Length"] = photo.read_bytes(), told
+    (found,) = inspect_image(site.url("/x.jpg"))
+    assert getattr(found, "reason", "") == reason
+    assert size_of("0012") == 12
+    assert number_of("\ud800") != number_of("\ud801")
 
 
 def test_an_object_has_the_digest_and_header_of_the_same_file(site: Site, photo: Path) -> None:
@@ -387,13 +451,74 @@ def test_one_bad_host_does_not_end_a_command(site: Site, capsys: pytest.CaptureF
 
 
 def test_a_file_system_that_can_not_be_made_lacks_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(scheme: str) -> None:
+    def unknown(scheme: str, versions: bool) -> None:
         raise ValueError("Must provide either a connection_string or account_name with credentials!!")
 
     monkeypatch.setattr(objects, "_system", unknown)
     monkeypatch.setitem(sys.modules, "adlfs", ModuleType("adlfs"))
     with pytest.raises(DataError, match=r"az://b/x.jpg: no credentials for az:// .*set AZURE_STORAGE_ACCOUNT_NAME"):
         require_access(["az://b/x.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:1", "Invalid endpoint: 127.0.0.1:1"),
+        ("FSSPEC_S3_BLA", "1", "unexpected keyword argument 'bla'"),
+    ],
+)
+def test_wrong_settings_of_s3_are_told_in_a_line_that_names_them(variable: str, value: str, said: str) -> None:
+    code = "from headstart.features.images.files.urls import require_access; require_access(['s3://b/x.jpg'])"
+    environment = {**os.environ, **KEYS, variable: value}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert re.search(
+        rf"DataError: s3://b/x.jpg: s3fs refuses the settings \(.*{said}\); change or unset {variable}$", last
+    )
+
+
+class Refusing:
+    """A file system that refuses each request with this error, and counts them."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.asked = error, list[str]()
+
+    def info(self, url: str) -> dict[str, object]:
+        self.asked.append(url)
+        raise self.error
+
+
+def test_a_request_that_a_library_refuses_to_send_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = 'Invalid bucket name "B_": Bucket name must match the regex "^[a-z]{1,255}$" or be an ARN'
+    for error, said in (
+        (ParamValidationError(report=report), 'Invalid bucket name "B_"'),
+        (ValueError("invalid literal"), "s3fs can't read the answer (ValueError: invalid literal)"),
+    ):
+        system = Refusing(error)
+        monkeypatch.setattr(objects, "_system", lambda *_, system=system, **__: system)
+        with pytest.raises(UnreadableError) as found:
+            version_of_url("S3://B_/K.jpg")
+        assert found.value.fault.detail == said
+        assert system.asked == ["s3://B_/K.jpg"]
+
+
+def test_a_version_that_a_url_names_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    asked = list[bool]()
+
+    class Asked:
+        def info(self, url: str) -> dict[str, object]:
+            return {"size": "12", "ETag": url}
+
+    def made(scheme: str, versions: bool) -> Asked:
+        asked.append(versions)
+        return Asked()
+
+    assert objects._system("s3", versions=True).version_aware
+    monkeypatch.setattr(objects, "_system", made)
+    assert version_of_url("s3://b/x.jpg?versionId=7").bytes == version_of_url("s3://b/x.jpg").bytes == 12
+    assert asked == [True, False]
 
 
 def test_lost_access_ends_decoding_with_its_cause(site: Site, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

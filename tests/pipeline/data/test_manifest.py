@@ -9,6 +9,7 @@ import pytest
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan, scan
+from headstart.pipeline.data.manifest import read_manifest
 from headstart.pipeline.prepare.prepare import prepare
 from headstart.tests.conftest import SMALL_FLAGS
 from PIL import Image
@@ -285,3 +286,14 @@ def test_lists_that_could_be_read_in_two_ways_are_refused(photos: Path, name: st
 def test_a_pattern_too_large_to_compile_is_refused() -> None:
     with pytest.raises(OptionError, match="not a regular expression"):
         DataConfig(group="a{99999999999}")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@host/x.jpg", "s3://me:secret@bucket/x.jpg", "ftp://me:secret@host/x"]
+)
+def test_a_password_in_a_url_is_not_told_again(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "list.csv"
+    file.write_text(f"path,label\n{url},cat\n")
+    with pytest.raises(DataError, match="row 1") as found:
+        read_manifest(file, DataConfig())
+    assert "secret" not in str(found.value)
