@@ -127,6 +127,17 @@ def test_a_file_that_is_twice_in_a_tar_gives_no_image_the_label_of_another(
     assert len(scan(tar, labelled=False, config=DataConfig(layout="none")).examples) == names.count("jpg")
 
 
+def test_bytes_of_a_damaged_tar_are_shown_in_part(photos: list[bytes], tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.size = len(photos[0])
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as writing:
+        writing.addfile(info, io.BytesIO(photos[0]))
+    with pytest.raises(DataError, match=r"damaged tar \(invalid literal") as told:
+        scan(tmp_path / "x.tar")
+    assert len(str(told.value)) < len(f"{tmp_path}/x.tar") + 160
+
+
 def test_a_field_that_is_named_must_be_there(photos: list[bytes], tmp_path: Path) -> None:
     row = json.dumps({"label": 3, "class_name": "cat"}).encode()
     tar = write_tar(tmp_path / "x.tar", {"a.jpg": photos[0], "a.json": row, "a.cls": b"5"})
