@@ -44,7 +44,7 @@ class RunConfig:
     sweep: Origin | None = None
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
+        if not 0 <= self.seed < 2**32:  # NumPy takes no other
             raise ValueError(f"seed is {self.seed}")
         distinct = len(set(self.class_names))
         if distinct < max(2, len(self.class_names)):
