@@ -10,11 +10,15 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import simpy
 from headstart.benchmarks.cluster_parts import Costs, Disk, Node, Outcome, Protocol, Work
 from headstart.features import extract
 from headstart.features.store import claims, kept_index, merged, writer
 from headstart.features.store.portions import portion_size
+
+try:
+    import simpy
+except ImportError as error:
+    raise SystemExit("error: the simulator of a cluster needs SimPy: pip install 'simpy>=4.1'") from error
 
 Events = Generator[Any, Any, None]
 

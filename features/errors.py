@@ -5,6 +5,8 @@ The command then exits with status 2 for an OptionError, and with status 1 for a
 
 import math
 
+_LARGEST = 10**18  # with larger numbers, the arithmetic of NumPy and of clocks overflows
+
 
 class HeadstartError(Exception):
     """The base class of errors that the user can fix. Each message names the file, option or field, and the remedy."""
@@ -45,9 +47,11 @@ def require_options(*options: tuple[str, object, bool, str]) -> None:
     """Raise an OptionError for the first invalid option.
 
     Each option is a tuple: its flag, its value, whether the value is valid, and a description of valid values. A number
-    that is not finite is never valid.
+    that is not finite, or larger than `_LARGEST`, is never valid.
     """
     for name, value, valid, wanted in options:
         finite = not isinstance(value, float) or math.isfinite(value)
         if not (valid and finite):
             raise OptionError(f"{name} must be {wanted if finite else 'a finite number'}. Received: {value}")
+        if isinstance(value, (int, float)) and value > _LARGEST:
+            raise OptionError(f"{name} must be at most {_LARGEST:.0e}. Received: {value}")

@@ -90,8 +90,9 @@ def extract_features(
 
     One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`, and is
     called only if features are missing. Images that have all their features are not read. Processes that fill one store
-    at the same time share the work. Features that are not finite, or a store whose folder is gone, raise a StoreError.
-    A disk without room for the missing features raises an OSError. Shards written before an error are kept.
+    at the same time share the work. Features that are not finite, or a store whose folder is gone or can't be written
+    to, raise a StoreError. A disk without room for the missing features raises an OSError. Shards written before an
+    error are kept.
     """
     every = Images.of(images)
     first = first_positions(every.digests)
@@ -124,6 +125,7 @@ def _extract_missing(
     which = "" if view is None else f"view {view.number} of "
     console.print(f"extracting features of {which}{len(missing)} images that have none yet")
     require_space(writer.folder, writer.bytes_to_come())
+    writer.require_writable()
     backbone = freeze()
     description = "extracting features" if view is None else f"view {view.number}"
     claims = Claims(writer.folder)

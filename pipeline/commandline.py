@@ -49,7 +49,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A folder made by `headstart features`.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a summary.")]
 _Keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
-_Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
+_Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0, max=2**31 - 1)]
 
 
 class Result(Protocol):

@@ -121,13 +121,15 @@ def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
 def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) -> Images:
     """Return the `images` that lack features in some store, one per digest.
 
-    If the disk has no room for the missing features, an OSError is raised.
+    If the disk has no room for the missing features, an OSError is raised. If a store that lacks features can't be
+    written to, a StoreError is raised.
     """
     every = Images.of(images)
     different = every[first_positions(every.digests)]
     writer = ShardWriter(stores, different.digests)
     if lacking := writer.lacking():
         require_space(writer.folder, writer.bytes_to_come())
+        writer.require_writable()
     writer.close()
     return different[np.isin(different.digests, raw_digests(list(lacking)))]
 

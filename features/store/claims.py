@@ -194,14 +194,15 @@ def remove_void_claims(folder: Path) -> None:
     """Remove claims whose process has ended, and claims that were not renewed for a day.
 
     `folder` is a store's folder. If no claim is left, the marks of finished portions and the folder `claims` are
-    removed, too.
+    removed, too. Anything else in place of a claim, such as a folder, is no claim.
     """
     claims = folder / "claims"
     try:
         if not stat.S_ISDIR(claims.lstat().st_mode):  # a link could lead to a folder of other files
             return
         files = [claims / name for name in os.listdir(claims) if _NAME.fullmatch(name)]
-        busy = [file for file in files if file.suffix == ".claimed" and not (_is_left(file) and _removed(file))]
+        claimed = [file for file in files if file.suffix == ".claimed" and stat.S_ISREG(file.lstat().st_mode)]
+        busy = [file for file in claimed if not (_is_left(file) and _removed(file))]
         if not busy:
             for file in files:
                 _removed(file)

@@ -9,7 +9,7 @@ from headstart.features.errors import OptionError, StoreError
 from headstart.features.files import remove_left_over
 from headstart.features.store.compact import drop_shards
 from headstart.features.store.kept_index import IndexCheck, remove_segment
-from headstart.features.store.shards import read_digests, shard_fault
+from headstart.features.store.shards import IS_FOLDER, read_digests, shard_fault
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 
@@ -44,6 +44,7 @@ class Verification:
     shards: int  # good or bad
     images: int  # in the good shards
     bad: list[Damage]  # shards
+    folders: list[Damage]  # folders where shards should be; `repair` does not remove them
     merged: list[Damage]  # merged files that can't be trusted
     indexes: list[Damage]  # folders of kept indexes that can't be used
 
@@ -111,16 +112,20 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
     """Read every byte of every shard. Return the bad shards, merged files and kept indexes, each with the reason.
 
     If `repair` is true, the bad shards and indexes are removed, and merged files are updated. The next extraction makes
-    the removed features again. A shard that can't be reached raises an OSError, because its content may be good.
+    the removed features again. A folder in place of a shard is put out of use, but not removed. A shard that can't be
+    reached raises an OSError, because its content may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard
     bad: dict[Path, str] = {}
+    folders: list[Damage] = []
     checks = {store.folder: IndexCheck(store.folder) for store in stores}
     with progress("verifying", len(shards), "shards") as advance:
         for store, shard in shards:
             with suppress(FileNotFoundError):  # another process removed it after it was listed
-                if reason := shard_fault(shard, store.form):
+                if shard.is_dir() and not shard.is_symlink():
+                    folders.append(Damage(str(shard), IS_FOLDER))
+                elif reason := shard_fault(shard, store.form):
                     bad[shard] = reason
                 else:
                     digests = read_digests(shard, store.form)
@@ -134,8 +139,9 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
             remove_segment(place)
         for store in stores:
             remove_left_over(store.folder)
-            drop_shards(store, [shard for shard in bad if shard.parent == store.folder])
+            out_of_use = [*bad, *(Path(one.path) for one in folders)]
+            drop_shards(store, [shard for shard in out_of_use if shard.parent == store.folder])
             store.update_merged()
     damaged = [Damage(str(shard), reason) for shard, reason in bad.items()]
     wrong = [Damage(str(place), reason) for place, reason in indexes.items()]
-    return Verification(len(images) + len(bad), sum(images), damaged, merged, wrong)
+    return Verification(len(images) + len(bad), sum(images), damaged, folders, merged, wrong)

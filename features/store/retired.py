@@ -9,7 +9,6 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from headstart.features.errors import StoreError
 from headstart.features.files import flush_to_disk
 from headstart.features.store.shards import SHARD_NAME
 
@@ -59,11 +58,11 @@ def has_retired(folder: Path) -> bool:
 
 
 def remove_retired(folder: Path) -> None:
-    """Remove the retired shards of `folder`, and their markers. A folder in place of a shard raises a StoreError."""
+    """Remove the retired shards of `folder`, and their markers. A folder in place of a shard stays, and is not used."""
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
         if shard.is_dir() and not shard.is_symlink():
-            raise StoreError(f"{shard}: a folder where a shard should be; remove it by hand")
+            continue  # it may hold anything
         try:
             if marker == _claim(shard) and time.time() - marker.stat().st_ctime < _REMOVAL_SECONDS:
                 continue  # another process is removing this shard

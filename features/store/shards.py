@@ -35,6 +35,7 @@ _SYSTEM_ERRORS = {
 }  # fmt: skip
 _LONGEST_ATTRIBUTE = 1 << 16  # bytes
 _REMEDY = "`headstart store verify STORE --repair` drops it, and its images are done again"
+IS_FOLDER = "a folder where a shard should be; remove it by hand"
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def _attribute(value: Any) -> np.bytes_:
 def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
     """Open a shard, check that it has the layout `form`, and yield the HDF5 file. Errors: see `read_digests`."""
     status = path.lstat()  # a link is not followed: it could lead anywhere
+    if stat.S_ISDIR(status.st_mode):
+        raise StoreError(f"{path}: {IS_FOLDER}")
     try:
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
             raise _NotAShardError("it is no regular file")

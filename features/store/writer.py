@@ -1,8 +1,10 @@
 """Collect the features that forward passes compute at several cuts. Write them as shards, to one store per cut."""
 
+import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -10,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from headstart.features.digests import DIGEST_BYTES, hex_digests, raw_digests
 from headstart.features.store.claims import KNOWN_SECONDS
-from headstart.features.store.store import FeatureStore
+from headstart.features.store.store import FeatureStore, writable
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -90,6 +92,13 @@ class ShardWriter(Generic[Key]):
         """Return an estimate of the number of bytes that the features of all lacking digests will take on disk."""
         sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
+
+    def require_writable(self) -> None:
+        """Raise a StoreError if a store lacks features, and its folder can't be written to."""
+        for part in self._parts.values():
+            if part.lacking:
+                with writable(part.store.root), suppress(FileNotFoundError):  # `write` tells that a folder is gone
+                    tempfile.TemporaryFile(dir=part.store.folder).close()
 
     def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
         """Prepare to collect the features of further `digests`, too. Return the result of `still_lacking` for them."""

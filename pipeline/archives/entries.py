@@ -19,6 +19,7 @@ MAX_TOTAL_BYTES = 1 << 43
 MAX_RATIO = 100
 SMALL_BYTES = 1 << 26  # up to this size any ratio is accepted, because drawings compress well
 BLOCK = 1 << 20
+_MOST_SHOWN = 100  # characters of a library's message
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, OverflowError)
 UNSUPPORTED = (RuntimeError, NotImplementedError)  # encrypted, or packed by a method that Python lacks
 
@@ -50,9 +51,9 @@ class Entry:
         except OSError as error:
             return why_unreadable(error)
         except DAMAGE as error:
-            return Fault("corrupt", str(error))
+            return Fault("corrupt", message_of(error))
         except UNSUPPORTED as error:
-            return Fault("unsupported", str(error))
+            return Fault("unsupported", message_of(error))
 
     def _content(self) -> bytes | Fault:
         blocks = self.blocks()
@@ -67,6 +68,11 @@ class Entry:
         if is_bomb(self.size, self.packed):
             return Fault("too-large", f"{self.size} bytes, packed into {self.packed}")
         return None
+
+
+def message_of(error: Exception) -> str:
+    """Return the beginning of an error's message, in one line. The message may quote bytes of the archive."""
+    return " ".join(str(error).split())[:_MOST_SHOWN]
 
 
 def is_bomb(size: int, packed: int) -> bool:

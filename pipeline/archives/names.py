@@ -92,7 +92,7 @@ def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
         ) from error
     for raw in names:
         try:
-            raw.decode(name)
+            raw.decode(name).encode(errors="surrogateescape")  # utf-7 can give text that is no file's name
         except ValueError as error:
             raise OptionError(
                 f"--zip-encoding {name}: does not fit {archive}, in which a name is {raw!r}; leave the option out, and "

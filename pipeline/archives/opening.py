@@ -23,7 +23,7 @@ from typing import IO, BinaryIO
 from headstart.features.errors import DataError
 from headstart.features.files import require_space
 from headstart.features.terminal import console, progress
-from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, message_of, require_within_limits
 from headstart.pipeline.archives.names import as_paths
 from headstart.pipeline.archives.parts import OpenFiles, Part
 from headstart.pipeline.archives.tars import tar_entries
@@ -158,7 +158,7 @@ class Archives:
         except (*DAMAGE, *UNSUPPORTED, OSError) as error:
             if isinstance(error, OSError) and error.errno:  # the disk's error; errors of gzip and bz2 have no number
                 raise
-            raise DataError(f"{archive}: can't be unpacked ({error}); make or download it anew") from error
+            raise DataError(f"{archive}: can't be unpacked ({message_of(error)}); make or download it anew") from error
         return Part(lambda size, at: os.pread(room.fileno(), size, at), start, size, archive)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.archives.entries import BLOCK, DAMAGE, Entry, require_within_limits
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, Entry, message_of, require_within_limits
 from headstart.pipeline.archives.parts import Part
 
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
@@ -53,7 +53,7 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
                 yield info
             file.seek(headers.offset)
     except (*DAMAGE, RecursionError) as error:
-        raise DataError(f"{archive}: a damaged tar ({error}); make or download it anew") from error
+        raise DataError(f"{archive}: a damaged tar ({message_of(error)}); make or download it anew") from error
     end = file.read(tarfile.BLOCKSIZE)
     if any(end) or not end:  # tarfile mistakes any damage for the end
         why = f"no header at byte {headers.offset}" if end else "it lacks the mark of its end, so files may be missing"

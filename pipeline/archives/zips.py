@@ -9,7 +9,7 @@ from functools import partial
 
 from headstart.features.errors import DataError
 from headstart.features.images.faults import Fault
-from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, require_within_limits
+from headstart.pipeline.archives.entries import BLOCK, DAMAGE, UNSUPPORTED, Entry, message_of, require_within_limits
 from headstart.pipeline.archives.names import as_paths, guess_encoding, require_encoding
 from headstart.pipeline.archives.parts import Part
 
@@ -29,7 +29,7 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
     try:
         opened = zipfile.ZipFile(file)
     except (*DAMAGE, *UNSUPPORTED, OSError) as error:
-        raise DataError(f"{archive}: a damaged zip ({error}); make or download it anew") from error
+        raise DataError(f"{archive}: a damaged zip ({message_of(error)}); make or download it anew") from error
     infos = opened.infolist()
     size = file.seek(0, 2)
     _require_all(file, size, len(infos), archive)

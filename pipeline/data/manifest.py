@@ -13,7 +13,7 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.paths import is_url, shown
 from headstart.features.images.files.urls import why_unknown
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.names import as_label, split_named
+from headstart.pipeline.data.names import as_label, is_text, split_named
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -81,11 +81,15 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
     label = _text(row, config.column_of_labels)
     if labelled and not label:
         raise DataError(f"{where}: {config.column_of_labels} is empty for {told}; give it a label, or remove the row")
+    group = _text(row, config.group_column)
+    for column, text in ((config.path_column, path), (config.column_of_labels, label), (config.group_column, group)):
+        if not is_text(text):
+            raise DataError(f"{where}: {column} {text[:40]!a} can't be written in UTF-8; give another")
     given = _text(row, config.split_column)
     split = split_named(given) if given else ""
     if split is None:
         raise DataError(f"{where}: {config.split_column} is {given!r}; expected train, val or test")
-    return Entry(path, as_label(label) if label else None, split, _text(row, config.group_column) or None)
+    return Entry(path, as_label(label) if label else None, split, group or None)
 
 
 def _relative(where: str, path: str, folder: str) -> str:
@@ -183,7 +187,8 @@ def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[in
             raise DataError(f"{file}, line {reader.line_num}: can't be read as CSV ({error})") from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the JSON object with these keys and values. Raises ValueError if it has a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in one object")
@@ -196,7 +201,7 @@ def _json_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[i
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, object_pairs_hook=_object)
+                row = json.loads(line, object_pairs_hook=object_of)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}, row {number}: not JSON ({error})") from error
             if not isinstance(row, dict):

@@ -230,6 +230,17 @@ def as_label(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_text(name: str) -> bool:
+    """Return whether a file can hold `name`, and gives it back unchanged.
+
+    Some lone surrogates are allowed: Python has one for each byte of a folder's name that is not UTF-8.
+    """
+    try:
+        return name.encode(errors="surrogateescape").decode(errors="surrogateescape") == name
+    except UnicodeEncodeError:
+        return False
+
+
 def told_cases(names: Sequence[str]) -> list[str]:
     """Return a line for each set of classes whose names differ only in upper and lower case."""
     alike: dict[str, list[str]] = defaultdict(list)

@@ -17,6 +17,7 @@ SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
 MOST_EPOCHS = 100_000
 HEAD_VERSION = 3  # increase it if the same settings give another head: then older studies are refused
+_MOST_UNITS = 1 << 20  # of a layer
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 ClassWeight = Literal["none", "balanced"]
 CLASS_WEIGHTS: tuple[ClassWeight, ...] = get_args(ClassWeight)
@@ -58,8 +59,9 @@ class HeadConfig:
         if self.own:
             self._take_own(self.own)
         units = ", ".join(map(str, self.units))
+        fits = all(1 <= one <= _MOST_UNITS for one in self.units)
         require_options(
-            ("--units", units, min(self.units, default=1) >= 1, "at least 1, or none alone"),
+            ("--units", units, fits, f"from 1 to {_MOST_UNITS}, or none alone"),
             ("--optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"among {', '.join(OPTIMIZERS)}"),
             ("--dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and under 1"),
             ("--weight-decay", self.weight_decay, self.weight_decay >= 0, "at least 0"),

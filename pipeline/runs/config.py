@@ -10,6 +10,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError, RunError
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
+from headstart.pipeline.data.names import is_text
 from headstart.pipeline.runs.files import REMEDY
 from headstart.pipeline.scoring.thresholds import Threshold
 
@@ -43,12 +44,12 @@ class RunConfig:
     sweep: Origin | None = None
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
+        if not 0 <= self.seed < 2**32:  # NumPy takes no other
             raise ValueError(f"seed is {self.seed}")
         distinct = len(set(self.class_names))
         if distinct < max(2, len(self.class_names)):
             raise ValueError(f"class_names holds {len(self.class_names)} names, {distinct} of them distinct")
-        if broken := [name for name in self.class_names if any("\ud800" <= one < "\udc80" for one in name)]:
+        if broken := [name for name in self.class_names if not is_text(name)]:
             raise ValueError(f"class_names holds {broken[0]!a}, which is no text")
         if "\0" in self.data:
             raise ValueError("data is no path")

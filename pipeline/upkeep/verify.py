@@ -24,7 +24,7 @@ class VerifyResult:
     root: Path
     repaired: bool  # whether bad shards were dropped
     read: Verification
-    folders: list[Damage]  # damaged folders, of fingerprints or of int8 networks
+    folders: list[Damage]  # folders that no command repairs: of fingerprints, of int8 networks, or in place of shards
     fresh: "Recomputation | None" = None  # None if no features were recomputed
 
     @property
@@ -59,7 +59,8 @@ class VerifyResult:
     def failure(self) -> HeadstartError | None:
         """Return the error to raise for damage that was not repaired, or None if there is no such damage."""
         if self.folders:
-            return StoreError(self.folders[0].reason)
+            one = self.folders[0]
+            return StoreError(one.reason if one.reason.startswith(one.path) else f"{one.path}: {one.reason}")
         if self.damage and not self.repaired:
             return StoreError(f"{self.root}: {len(self.damage)} bad among {self.read.shards} shards; --repair mends it")
         return None
@@ -76,7 +77,7 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0, reading: DataC
         require_data(config.data)
     stores, folders = find_stores(root)
     read = verify(stores, config.repair)
-    result = VerifyResult(root, config.repair, read, [*folders, *damaged_networks(root)])
+    result = VerifyResult(root, config.repair, read, [*folders, *read.folders, *damaged_networks(root)])
     if config.data is None:
         return result
     if result.folders or ((read.bad or read.indexes) and not config.repair):

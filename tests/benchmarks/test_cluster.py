@@ -1,7 +1,9 @@
 """The simulator of a cluster: no image is lost, claims save work, and time passes as it must."""
 
 import hashlib
+import importlib
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,13 @@ RANDOM = Protocol(claims=False)
 def work(images: int) -> Work:
     """Images that are read and known at no cost."""
     return Work(images, read_operations=0, scan_operations=0, scan_seconds=0, scan_bytes=0)
+
+
+def test_without_simpy_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "simpy", None)
+    monkeypatch.delitem(sys.modules, cluster_model.__name__)
+    with pytest.raises(SystemExit, match=r"error: .* needs SimPy: pip install 'simpy>=4.1'"):
+        importlib.import_module(cluster_model.__name__)
 
 
 times = st.floats(0, 400)

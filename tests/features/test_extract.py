@@ -1,3 +1,6 @@
+import errno
+import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -94,6 +97,22 @@ def test_only_what_is_missing_is_extracted(tmp_path: Path, backbone, frozen, ima
     assert sum(passes) == 24  # the inner cut lacked all
     digests = [image.digest for image in good[:12]]
     assert inner.missing(digests) == outer.missing(digests) == []
+
+
+def test_a_store_that_can_not_be_written_to_is_told_before_a_network_is_built(
+    tmp_path: Path, backbone, frozen, images, passes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [image for image in images if "broken" not in image.path]
+    stores = stores_in(tmp_path, backbone)
+    extract_features(good[:1], lambda: frozen, stores, ImageConfig(64))
+
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(StoreError, match=f"--store {tmp_path}: can't be written to"):
+        extract_features(good[:2], build_nothing, stores, ImageConfig(64))
+    assert extract_features(good[:1], build_nothing, stores, ImageConfig(64)).extracted == 0
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
 from headstart.pipeline.archives.opening import list_plain_tar
 from headstart.pipeline.data.clutter import clutter_kinds
-from headstart.pipeline.data.names import as_label, has_image_suffix, listed
+from headstart.pipeline.data.manifest import object_of
+from headstart.pipeline.data.names import as_label, has_image_suffix, is_text, listed
 
 _LABEL_FIELDS = ("label", "class", "cls", "class_name", "category", "target")
 _MOST_FIELDS = 100
@@ -40,7 +41,7 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     """List the images of the tar at `tar`, and find their labels.
 
     The label of `key.jpg` is in `key.cls` or `key.json`. If `labelled` is false, no label is read. Raises DataError if
-    the tar is damaged or ends early, if a label can't be read, or if it is not clear which field is the label.
+    the tar is damaged or ends early, if a label can't be read, or if it is not clear which file or field is the label.
 
     Args:
         label_field: the field of `key.json` that holds the label. An image without a `key.json` has its label in
@@ -58,6 +59,8 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
         elif not has_image_suffix(entry.name):
             found.ignored["no image"] += 1
             if suffix in ("cls", "json") and entry.start is not None:
+                if labelled and suffix in beside[key]:
+                    raise _has_twice(tar, entry.name)
                 beside[key][suffix] = entry
         elif why := _why_unusable(entry):
             found.rejects.append(Reject(f"{tar}/{entry.name}", "unsupported", why))
@@ -69,6 +72,8 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     with_label = [key for key in dict.fromkeys(keys) if labelled and key in beside]
     labels = {key: _label(tar, beside[key], label_field, found.fields) for key in with_label}
     found.labels = [labels.get(key) for key in keys]
+    if twice := [name for name, count in Counter(found.names).items() if count > 1 and _key_of(name)[0] in labels]:
+        raise _has_twice(tar, twice[0])
     several = {key for key, count in Counter(keys).items() if count > 1 and key in labels}
     found.groups = [f"{tar}/{key}" if key in several else None for key in keys]
     return found
@@ -106,6 +111,11 @@ def _why_unusable(entry: Entry) -> str:
     return "a sparse file" if entry.start is None else ""
 
 
+def _has_twice(tar: str, name: str) -> DataError:
+    """Return the error for a file that a tar has twice. Which image has which label is then a guess."""
+    return DataError(f"{tar}: has {name} twice, so labels are not clear; give each sample its own key, with `tar -c`")
+
+
 def _label(tar: str, beside: dict[str, Entry], field: str, fields: set[str]) -> str | None:
     if "json" in beside and (field or "cls" not in beside):
         return _label_in_json(tar, beside["json"], field, fields)
@@ -123,7 +133,7 @@ def _label_in_text(tar: str, entry: Entry) -> str:
 def _label_in_json(tar: str, entry: Entry, field: str, fields: set[str]) -> str | None:
     where = f"{tar}/{entry.name}"
     try:
-        row = json.loads(_text(tar, entry, _MOST_JSON_BYTES))
+        row = json.loads(_text(tar, entry, _MOST_JSON_BYTES), object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
     row = row if isinstance(row, dict) else {"label": row}
@@ -140,8 +150,8 @@ def _label_in_json(tar: str, entry: Entry, field: str, fields: set[str]) -> str 
 
 
 def _as_class(where: str, field: str, value: Any) -> str:
-    if not isinstance(value, (str, int)) or not str(value).strip():
-        raise DataError(f"{where}: {field} must be the number or name of a class. Received: {str(value)[:40]!r}")
+    if not isinstance(value, (str, int)) or not str(value).strip() or not is_text(str(value)):
+        raise DataError(f"{where}: {field} must be the number or name of a class. Received: {str(value)[:40]!a}")
     return as_label(str(value).strip())
 
 

@@ -135,7 +135,9 @@ def test_whatever_lies_in_the_place_of_a_claim_stops_no_work(tmp_path: Path) -> 
         assert one.take(name) == Claim.BUSY
         age(claims / f"{name}.claimed", VOID_SECONDS + 60)
         assert one.take(name) == Claim.TAKEN_OVER
+    (claims / "f.done").touch()
     one.release_all()
+    assert [path.name for path in claims.iterdir()] == ["b.claimed"]
 
 
 def test_a_link_in_the_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:

@@ -353,14 +353,21 @@ def test_only_shards_of_the_folder_are_removed(tmp_path: Path) -> None:
     holds(store, {1})
 
 
-def test_a_folder_where_a_shard_should_be_is_named(tmp_path: Path) -> None:
+def test_a_folder_where_a_shard_should_be_is_named_and_other_bad_shards_are_removed(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     fill(store, [1])
     (store.folder / "shard-0123456789abcdef.h5").mkdir()
-    (bad,) = verify([store]).bad
-    assert "no regular file" in bad.reason
-    with pytest.raises(StoreError, match="remove it by hand"):
-        verify([store], repair=True)
+    (store.folder / "shard-fedcba9876543210.h5").write_bytes(b"rubbish")
+    for repair in (False, True):
+        found = verify([store], repair)
+        assert len(found.bad) == 1
+        (folder,) = found.folders
+        assert "remove it by hand" in folder.reason
+        assert "--repair" not in folder.reason
+    assert verify([store]).bad == []
+    assert Path(folder.path).is_dir()
+    compact(store)
+    holds(store_in(tmp_path), {1})
 
 
 def test_a_shard_that_can_not_be_read_is_no_bad_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,6 +271,16 @@ def test_absolute_paths_within_the_folder_are_taken_and_odd_ones_refused(photos:
 
 
 @pytest.mark.parametrize(
+    "text", [r"\ud800", r"\udfff", r"\udcc3\udca9"]
+)  # UTF-8 holds the last one, but as another letter
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_labels_and_groups_that_no_file_can_hold_are_refused(photos: Path, column: str, text: str) -> None:
+    row = {"path": "train/0.png", "label": "a", "group": "b"} | {column: json.loads(f'"{text}"')}
+    with pytest.raises(DataError, match=f"row 1: {column} .* can't be written in UTF-8"):
+        scan(listed(photos / "y.jsonl", json.dumps(row) + "\n"))
+
+
+@pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         ("x.csv", "path,path,label\ntrain/0.png,train/1.png,a\n", "two columns path"),

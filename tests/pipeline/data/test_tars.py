@@ -98,6 +98,8 @@ def test_of_several_labels_one_is_named(photos: list[bytes], tmp_path: Path) -> 
         ("a.cls", b"x" * 5000, "too many for a label"),
         ("a.json", b"{", "not JSON"),
         ("a.json", b'{"label": [1]}', "must be the number or name"),
+        ("a.json", rb'{"label": "\ud800"}', r"must be the number or name of a class. Received: '\\ud800'"),
+        ("a.json", b'{"label": "cat", "label": "dog"}', "a key stands twice"),
     ],
 )
 def test_a_label_that_can_not_be_read_is_told(
@@ -107,6 +109,33 @@ def test_a_label_that_can_not_be_read_is_told(
     with pytest.raises(DataError, match=why) as told:
         scan(tar)
     assert str(told.value).startswith(f"{tar}/{name}: ")
+
+
+@pytest.mark.parametrize("names", ["a.jpg a.cls a.jpg a.cls", "a.jpg a.cls a.CLS", "a.jpg b.jpg b.cls a.cls a.jpg"])
+def test_a_file_that_is_twice_in_a_tar_gives_no_image_the_label_of_another(
+    names: str, photos: list[bytes], tmp_path: Path
+) -> None:
+    tar = tmp_path / "x.tar"
+    for number, name in enumerate(names.split()):
+        content = photos[number] if name.endswith("jpg") else b"class %d" % number
+        with tarfile.open(tar, "a") as writing:  # as `tar -r` does
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            writing.addfile(info, io.BytesIO(content))
+    with pytest.raises(DataError, match=r"has a.\w+ twice, so labels are not clear"):
+        scan(tar)
+    assert len(scan(tar, labelled=False, config=DataConfig(layout="none")).examples) == names.count("jpg")
+
+
+def test_bytes_of_a_damaged_tar_are_shown_in_part(photos: list[bytes], tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.size = len(photos[0])
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as writing:
+        writing.addfile(info, io.BytesIO(photos[0]))
+    with pytest.raises(DataError, match=r"damaged tar \(invalid literal") as told:
+        scan(tmp_path / "x.tar")
+    assert len(str(told.value)) < len(f"{tmp_path}/x.tar") + 160
 
 
 def test_a_field_that_is_named_must_be_there(photos: list[bytes], tmp_path: Path) -> None:

@@ -123,6 +123,10 @@ def test_a_scratch_folder_of_a_run_from_elsewhere_is_not_used(run: Path, tmp_pat
 @pytest.mark.parametrize(("option", "message"), [
     (("--memory", "-1"), "--memory must be over 0, or 0 to choose. Received: -1.0"),
     (("--memory", "nan"), "--memory must be a finite number. Received: nan"),
+    (("--memory", "1e300"), "--memory must be at most 1e+18. Received: 1e+300"),
+    (("--max-pixels", "9" * 30), f"--max-pixels must be at most 1e+18. Received: {'9' * 30}"),
+    (("--units", "9" * 22), f"--units must be from 1 to 1048576, or none alone. Received: {'9' * 22}"),
+    (("--learning-rate", "1e300"), "--learning-rate must be at most 1e+18. Received: 1e+300"),
     (("--scratch", "/nowhere"), "--scratch must be a folder that exists. Received: /nowhere"),
 ])  # fmt: skip
 def test_wrong_options_are_told(headstart: Cli, prepared: Path, tmp_path: Path, option, message: str) -> None:

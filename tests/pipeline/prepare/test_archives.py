@@ -310,6 +310,11 @@ def test_an_encoding_that_does_not_fit(tmp_path: Path, encoding: str, message: s
         read(source, encoding)
 
 
+def test_an_encoding_that_gives_names_no_disk_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--zip-encoding utf-7: does not fit"):
+        read(raw_zip(tmp_path / "s.zip", {b"+2AA-/1.png": b""}), "utf-7")
+
+
 def test_an_encoding_for_what_is_no_zip(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="is no zip"):
         read(write(tmp_path / "s.tar", tar_bytes(PICTURES)), "cp932")
