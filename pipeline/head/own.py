@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.errors import OptionError
+from headstart.pipeline.head.traced import why_no_graph
 
 if TYPE_CHECKING:
     import keras
@@ -246,6 +247,8 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
             f"{head}: uses {code[:80]}, which is code of its own; a run loads without running code, so build the head "
             "from Keras's own layers and functions"
         )
+    if fault := why_no_graph(plain, features):
+        raise OptionError(f"{head}: TensorFlow can't train it ({fault}); change its layers or their names")
     return plain
 
 
