@@ -4,7 +4,8 @@ The result is the number that Pillow reads. Where the structure of a file or of 
 graph fails, because Pillow may read another number.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -105,8 +106,11 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
     return tf.reduce_sum(ordered * tf.cast(256 ** tf.range(width - 1, -1, -1), tf.int64), axis=-1)
 
 
-def _required(holds: "tf.Tensor", why: str) -> AbstractContextManager[None]:
-    """Return a context whose operations run only if `holds` is true. Otherwise, the graph fails with a message."""
+@contextmanager
+def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
+    """Within the block, make operations that run only if `holds` is true. Otherwise, the graph fails with a message."""
     from headstart.features.tensorflow import tf
 
-    return tf.control_dependencies([tf.debugging.Assert(holds, [f"{why}, so its orientation is not sure; {_REMEDY}"])])
+    said = f"{why}, so its orientation is not sure; {_REMEDY}"
+    with tf.control_dependencies([tf.debugging.Assert(holds, [said])]):
+        yield
