@@ -45,14 +45,12 @@ def written_atomically(path: Path) -> Iterator[Path]:
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`. Remove the file at the end, unless the caller renamed it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _told_of(path, *path.parents):
+        path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
     try:
-        yield partial
-    except OSError as error:
-        if str(error.filename) == str(partial):  # the temporary name would tell the user nothing
-            error.filename = str(path)
-        raise
+        with _told_of(path, partial):
+            yield partial
     finally:
         partial.unlink(missing_ok=True)
 
@@ -93,11 +91,41 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
     """
     remove_left_over(parent)
     folder = _partial(parent / name)
-    folder.mkdir(parents=True)
+    with _told_of(parent / name, folder, *folder.parents):
+        folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         _remove(folder)
+
+
+def require_place(path: Path) -> None:
+    """Raise an OSError that names `path` if nothing can be made there. Missing folders above `path` are not made."""
+    whole = path.absolute()
+    above = next((folder for folder in whole.parents if os.path.lexists(folder)), whole)
+    try:
+        with scratch_folder(above, whole.name or "root"):
+            pass
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
+@contextmanager
+def _told_of(path: Path, *made: Path) -> Iterator[None]:
+    """Within the block, an OSError that names one of `made`, such as a temporary path, names `path` instead.
+
+    Some folders, such as `/proc`, say of everything new that there is no such file. This becomes a PermissionError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if str(error.filename) not in map(str, made):
+            raise
+        if error.errno == errno.ENOENT and error.filename2 is None:  # and no failed renaming
+            raise PermissionError(errno.EPERM, "Nothing can be made there", str(path)) from error
+        error.filename = str(path)  # the temporary name would tell the user nothing
+        raise
 
 
 def _partial(path: Path) -> Path:

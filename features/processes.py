@@ -1,12 +1,15 @@
-"""The identity of a process. A process writes its identity into files.
+"""The identity of a process, and its end by SIGTERM. A process writes its identity into files.
 
 From the identity, other processes can tell whether the process has ended.
 """
 
 import os
 import re
+import signal
 import socket
+import threading
 from pathlib import Path
+from types import FrameType
 
 PROCESS = r"(?P<host>.+)-(?P<pid>\d{1,18})-(?P<started>\d{1,18})"
 _PID_NAMESPACE = Path("/proc/self/ns/pid")
@@ -51,3 +54,22 @@ def _started(pid: int) -> int | None:
         return int(1000 * psutil.Process(pid).create_time())
     except psutil.Error:
         return None
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came. The command ends as after Ctrl-C, so that it removes what is half written."""
+
+
+def stop_at_sigterm() -> None:
+    """Raise `TerminatedError` in this process when SIGTERM comes. SIGTERM ends forked processes at once."""
+    here = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the command at once
+        if os.getpid() == here:
+            raise TerminatedError
+        os.kill(os.getpid(), number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)

@@ -16,6 +16,7 @@ import typer
 from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.processes import TerminatedError, stop_at_sigterm
 from headstart.features.terminal import PlainConsole
 from headstart.features.terminal import console as messages
 from typer.core import TyperCommand
@@ -127,6 +128,7 @@ def command(
         @functools.wraps(function)
         def call(json: bool, seed: int, context: typer.Context, **values: Any) -> None:
             try:
+                stop_at_sigterm()
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed
@@ -144,7 +146,7 @@ def command(
                 raise typer.Exit(code) from error
             except KeyboardInterrupt as error:
                 messages.print(f"interrupted; {kept}")
-                raise typer.Exit(130) from error
+                raise typer.Exit(143 if isinstance(error, TerminatedError) else 130) from error
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles

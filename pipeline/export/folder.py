@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import ExportError
-from headstart.features.files import json_text, read_json
+from headstart.features.files import json_text, read_json, require_place
 from headstart.pipeline.export.config import MODEL_FILES, Format
 
 LABELS, CARD, EXAMPLE, PREPROCESS = "labels.json", "README.md", "example.py", "preprocess.py"
@@ -19,7 +19,11 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def require_free(out: Path, overwrite: bool) -> None:
-    """Raise ExportError if `out` exists. With `overwrite`, raise it only if `out` exists and is no valid export."""
+    """Raise ExportError if `out` exists. With `overwrite`, raise it only if `out` exists and is no valid export.
+
+    Raises an OSError if no folder can be made at `out`.
+    """
+    require_place(out)
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:
@@ -61,7 +65,8 @@ def read_labels(folder: Path) -> dict[str, Any]:
         raise ExportError(f"{folder}: no export, it has no {LABELS}; {_REMEDY}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{file}: is damaged; {_REMEDY}") from error
-    named = isinstance(names, list) and len(names) > 1 and all(isinstance(one, str) for one in names)
+    named = isinstance(names, list) and len(names) > 1 and all(isinstance(one, str) and one for one in names)
+    named = named and len(set(names)) == len(names)
     known = isinstance(format, str) and format in MODEL_FILES
     if not named or not known or not isinstance(found.get("preprocessing"), dict):
         raise ExportError(f"{file}: is damaged; {_REMEDY}")

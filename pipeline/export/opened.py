@@ -14,6 +14,7 @@ from headstart.pipeline.export.folder import LABELS, read_labels
 
 _SETTINGS = ("size", "resize", "truncated", "bits", "most_pixels")
 _AGAIN = "export the run again"
+_ROUNDING = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def open_export(path: Path) -> OpenExport:
     labels = read_labels(folder)
     format, settings, cut = labels["format"], labels["preprocessing"], labels.get("second_above")
     model = folder / MODEL_FILES[format]  # what the file says about its place is not believed
-    if not model.exists():
-        raise ExportError(f"{folder}: has no {model.name}; {_AGAIN}")
+    _require_files(model, format)
     _require_valid(folder, settings, cut, len(labels["class_names"]))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[format]}")
     try:
@@ -66,9 +66,24 @@ def open_export(path: Path) -> OpenExport:
         said = " ".join(str(error).split())[:200]
         raise ExportError(f"{model}: its runtime can't load it, or run it ({said}); {_AGAIN}") from error
     classes = len(labels["class_names"])
-    if blank.shape != (1, classes) or not np.isfinite(blank).all():
+    if blank.shape != (1, classes) or not _are_probabilities(blank):
         raise ExportError(f"{model}: does not give {classes} probabilities, one a class of labels.json; {_AGAIN}")
     return OpenExport(folder, format, labels["class_names"], settings, cut, labels, run)
+
+
+def _require_files(model: Path, format: Format) -> None:
+    """Raise an ExportError if a file of the model is missing, or is no regular file. A pipe would never end."""
+    if not (model.is_dir() if format == "saved_model" else model.is_file()):
+        raise ExportError(f"{model.parent}: has no {model.name}; {_AGAIN}")
+    parts = model.rglob("*") if model.is_dir() else model.parent.glob(f"{model.stem}.*")
+    if odd := next((part for part in parts if part.exists() and not (part.is_file() or part.is_dir())), None):
+        raise ExportError(f"{odd}: is no regular file; {_AGAIN}")
+
+
+def _are_probabilities(found: np.ndarray) -> bool:
+    """Return whether each row of `found` holds probabilities. NaN is none."""
+    within = (found >= -_ROUNDING) & (found <= 1 + _ROUNDING)
+    return bool(within.all() and (np.abs(found.sum(axis=1) - 1) <= _ROUNDING).all())
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:

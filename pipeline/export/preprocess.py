@@ -40,7 +40,8 @@ def pixels(
 ) -> np.ndarray:
     """Return the pixels, uint8 [size, size, 3], of an image file, given by its path or its bytes.
 
-    A file that is damaged, or no image, raises an OSError, ValueError or SyntaxError, as Pillow does.
+    A file that is damaged, or no image, raises an OSError, ValueError or SyntaxError, as Pillow does. An image with 32
+    bits per sample raises a ValueError.
 
     Args:
         size: side of the result in pixels.
@@ -79,6 +80,10 @@ def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, pag
             raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
         if page > 1:
             image.seek(page - 1)
+        if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+            raise ValueError(f"{image.format} with 32 bits per sample")
+        if image.format == "PNG":
+            image.load()  # `getexif` loads the pixels too, and its errors are ignored
         turn = _orientation(image)
         if image.format in ("JPEG", "MPO"):
             side = (max if pad else min)(image.size)

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.errors import OptionError
+from headstart.pipeline.head.traced import why_no_graph, without_gradient
 
 if TYPE_CHECKING:
     import keras
@@ -236,7 +237,7 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
         )
     if not model.trainable_variables:
         raise OptionError(f"{head}: has no weights to train")
-    if idle := _without_gradient(model, features):
+    if idle := without_gradient(model, features):
         raise OptionError(f"{head}: its weight {idle} has no gradient; set trainable=False, or let the output use it")
     plain = keras.Model(inputs[0], outputs[0], name=OWN_LAYERS)
     with warnings.catch_warnings(action="ignore"):  # Keras warns of a lambda, which is refused here
@@ -246,6 +247,8 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
             f"{head}: uses {code[:80]}, which is code of its own; a run loads without running code, so build the head "
             "from Keras's own layers and functions"
         )
+    if fault := why_no_graph(plain, features):
+        raise OptionError(f"{head}: TensorFlow can't train it ({fault}); change its layers or their names")
     return plain
 
 
@@ -260,20 +263,6 @@ def _probabilities(output: Any) -> str:
     activation = getattr(made, "activation", None)
     names = type(made).__name__, getattr(activation, "__name__", type(activation).__name__)
     return next((name for name in names if name.replace("_", "").lower() in _PROBABILITIES), "")
-
-
-def _without_gradient(model: keras.Model, features: int) -> str:
-    """Return the path of the first trainable weight that changes neither the output nor a penalty of `model`.
-
-    Return "" if there is no such weight.
-    """
-    from headstart.features.tensorflow import tf
-
-    with tf.GradientTape() as tape:
-        total = tf.add_n([tf.reduce_sum(model(tf.zeros((2, features)))), *model.losses])
-    slopes = tape.gradient(total, [weight.value for weight in model.trainable_variables])
-    pairs = zip(model.trainable_variables, slopes, strict=True)
-    return next((weight.path for weight, slope in pairs if slope is None), "")
 
 
 def _code_in(config: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from headstart.features.digests import HexDigests
 from headstart.features.errors import RunError
-from headstart.features.files import folder_written_atomically
+from headstart.features.files import folder_written_atomically, require_place
 from headstart.pipeline.data.examples import Example, Examples
 from headstart.pipeline.runs.left_over import clear_left_over
 from headstart.pipeline.runs.run import Run
@@ -38,9 +38,11 @@ def require_free(path: Path, overwrite: bool) -> None:
     """Raise RunError if `path` is not free for a new run.
 
     Without `overwrite`, `path` is free if nothing exists there. With `overwrite`, `path` is also free if a run exists
-    there, because the run is replaced. Files that killed processes left are removed first.
+    there, because the run is replaced. Files that killed processes left are removed first. Raises an OSError if no
+    folder can be made at `path`.
     """
     clear_left_over(path)
+    require_place(path)
     if path.exists():
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")

@@ -77,14 +77,17 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
     page = Page(title, service.served.layout.class_names)
     drawing = asyncio.Semaphore(_THUMBNAILS)
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page.html, headers={"Content-Security-Policy": page.policy})
 
+    @app.head("/favicon.ico", status_code=204, include_in_schema=False)
     @app.get("/favicon.ico", status_code=204, include_in_schema=False)
     async def favicon() -> None:
         """Tell browsers that there is no icon."""
 
+    @app.head("/labels", include_in_schema=False)
     @app.get("/labels", summary="The class names and the limits", response_model=Labels)
     async def labels() -> JSONResponse:
         layout, config = service.served.layout, service.config
@@ -101,6 +104,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
             }
         )
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the server answers", response_model=Health)
     async def health() -> JSONResponse:
         state = "stopping" if service.stopping else "ready"
@@ -108,6 +112,7 @@ def _add_page(app: FastAPI, service: Service, title: str) -> None:
         counts = {"requests": service.requests, "answered": service.answered}
         return Json({**told, **counts}, 503 if service.stopping else 200)
 
+    @app.head("/training/{digest}.jpg", include_in_schema=False)
     @app.get("/training/{digest}.jpg", include_in_schema=False)
     async def training(digest: str) -> Response:
         data = None

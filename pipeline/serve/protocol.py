@@ -90,6 +90,18 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._start_clock()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Note that the client sends no more. A whole request is still answered. A request that is cut off is refused.
+
+        Return whether the connection stays open until an answer is sent.
+        """
+        if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
+            self.cycle.keep_alive = False
+            return True
+        if (self._in_work or self._in_head) and not self._refused:
+            self._tell(400, "Bad Request", "the request ended before it was whole; send it again")
+        return False
+
     def connection_lost(self, exc: Exception | None) -> None:
         """End the connection."""
         self._stop_clock()

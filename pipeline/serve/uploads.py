@@ -1,6 +1,7 @@
 """Read the files of a request into memory, within limits. Nothing is written to the disk."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would tell the console of damaged forms
 _CUT_OFF = "the request ended within its files; send it again"
 _MOST_FIELDS = 64  # most parts of a form that are not files
 _HEAD_BYTES = 8 << 10  # most bytes of the headers of a part

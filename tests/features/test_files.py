@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from headstart.features.files import (
     folder_written_atomically,
     json_text,
     remove_left_over,
+    require_place,
     sha256_of,
+    write_atomically,
     write_first,
     written_atomically,
 )
@@ -176,3 +179,38 @@ def test_of_many_processes_one_writes_the_file(tmp_path: Path, links: bool) -> N
         process.stdin.flush()
     won = [number for process in started for number in process.communicate()[0].split()]
     assert sorted(map(int, won)) == list(range(100))
+
+
+def made_by_each(path: Path) -> list[Callable[[], object]]:
+    def folder() -> None:
+        with folder_written_atomically(path):
+            pass
+
+    return [
+        folder,
+        lambda: write_atomically(path, "text"),
+        lambda: write_first(path, "text"),
+        lambda: require_place(path),
+    ]
+
+
+def test_where_nothing_can_be_made_the_error_names_the_place(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "new", tmp_path / "file" / "under" / "new"):
+        for make in made_by_each(place):
+            with pytest.raises((NotADirectoryError, FileExistsError)) as raised:
+                make()
+            assert raised.value.filename == str(place)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("place", ["/proc/new", "/proc/under/new"])
+def test_a_folder_of_the_system_in_which_nothing_can_be_made(place: str) -> None:
+    for make in made_by_each(Path(place)):
+        with pytest.raises(PermissionError, match=f"Nothing can be made there: '{place}'"):
+            make()
+
+
+def test_the_place_is_tried_without_a_trace(tmp_path: Path) -> None:
+    require_place(tmp_path / "under" / "new")
+    assert not list(tmp_path.iterdir())

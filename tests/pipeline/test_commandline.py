@@ -2,9 +2,15 @@
 
 import errno
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +19,7 @@ import typer
 from click.testing import Result as Outcome
 from headstart.features.config import ExtractionConfig
 from headstart.features.errors import DataError, HeadstartError
+from headstart.features.files import scratch_folder
 from headstart.pipeline.commandline import Result, StoreArgument, command
 from rich.table import Table
 from rich.text import Text
@@ -135,3 +142,37 @@ def test_ctrl_c_says_what_is_kept() -> None:
 
     outcome = invoke(stops)
     assert (outcome.exit_code, outcome.stderr) == (130, "interrupted; nothing was changed\n")
+
+
+def test_sigterm_stops_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    def stops() -> Result:
+        with scratch_folder(tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        return Shown()
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        outcome = invoke(stops)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (outcome.exit_code, outcome.stderr) == (143, "interrupted; nothing was changed\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_ends_a_forked_process_at_once(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, time
+from headstart.features.files import scratch_folder
+from headstart.features.processes import stop_at_sigterm
+from pathlib import Path
+stop_at_sigterm()
+with scratch_folder(Path({str(tmp_path)!r})) as folder:
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert folder.is_dir()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

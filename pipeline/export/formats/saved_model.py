@@ -10,19 +10,13 @@ from headstart.features.errors import ExportError
 from headstart.features.files import read_json
 from headstart.features.images.pixels import ImageConfig
 from headstart.pipeline.export.formats.keras_file import half
+from headstart.pipeline.export.formats.orientation import orientation
 
 if TYPE_CHECKING:
     import tensorflow as tf
     from headstart.pipeline.export.deployable import Deployable
 
 _LABELS = "labels.json"  # among the assets
-_EXIF_BYTES = 1 << 16
-# The EXIF orientation of a JPEG, in both byte orders: the entry of tag 0x0112, a single number of 16 bits. RE2 reads
-# `\xff` as a letter of UTF-8, so only `\C`, which is any byte, stands for bytes over 127.
-_ORIENTATIONS = (
-    rb"(?s)\A\C*?Exif\x00\x00II\*\x00\C*?\x12\x01\x03\x00\x01\x00\x00\x00(\C)\C*\z",
-    rb"(?s)\A\C*?Exif\x00\x00MM\x00\*\C*?\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C)\C*\z",
-)
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
@@ -89,7 +83,10 @@ def _images(preprocessing: dict[str, Any]) -> ImageConfig:
 
 
 def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
-    """Decode one JPEG or PNG, a scalar string, to uint8 [S, S, 3], as headstart does. Other formats fail."""
+    """Decode one JPEG or PNG, a scalar string, to uint8 [S, S, 3], as headstart does. Other formats fail.
+
+    A JPEG whose orientation is not sure fails, too; see `orientation`.
+    """
     from headstart.features.images.decode import JPEG_RATIOS, PNG, decode
     from headstart.features.tensorflow import tf
 
@@ -98,18 +95,5 @@ def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
     side = (tf.reduce_max if images.resize == "pad" else tf.reduce_min)(sides)
     fitting = [side // ratio >= images.size for ratio in JPEG_RATIOS[1:]]
     decoder = tf.where(is_jpeg, tf.reduce_sum(tf.cast(fitting, tf.int32)), PNG)
-    reading = tf.stack([tf.cond(is_jpeg, lambda: _orientation(data), lambda: 1), 0, 1])
+    reading = tf.stack([tf.cond(is_jpeg, lambda: orientation(data), lambda: 1), 0, 1])
     return tf.switch_case(decoder, [lambda at=at: decode(data, at, reading, images) for at in range(PNG + 1)])
-
-
-def _orientation(data: "tf.Tensor") -> "tf.Tensor":
-    """Return the EXIF orientation of a JPEG, int32, 1 to 8. A JPEG without an orientation has 1."""
-    from headstart.features.tensorflow import tf
-
-    head, found = tf.strings.substr(data, 0, _EXIF_BYTES), tf.constant(1)
-    for pattern in _ORIENTATIONS:
-        match = tf.strings.regex_replace(head, pattern, rb"\1", replace_global=False)
-        number = tf.cast(tf.io.decode_raw(tf.strings.substr(match, 0, 1), tf.uint8)[0], tf.int32)
-        held = (tf.strings.length(match) == 1) & (number >= 1) & (number <= 8)
-        found = tf.where(held, number, found)
-    return found

@@ -135,6 +135,28 @@ def test_a_pillow_that_lacks_formats_reads_the_others(
         pixels(b"no image at all", 64)
 
 
+@pytest.mark.parametrize("name", ["float.tif", "integer.tif", "float.pfm"])
+def test_images_with_32_bits_per_sample_are_refused(name: str, tmp_path: Path) -> None:
+    kind = np.int32 if name.startswith("integer") else np.float32
+    Image.fromarray(np.full((40, 50), 7, kind)).save(tmp_path / name, "PPM" if name.endswith("pfm") else "TIFF")
+    assert not images_in(tmp_path)
+    with pytest.raises(ValueError, match="32 bits per sample"):
+        pixels(tmp_path / name, 64)
+
+
+@pytest.mark.parametrize("damage", ["cut chunk", "cut pixels", "broken pixels"])
+def test_damaged_pngs_are_refused(damage: str, saved: Path) -> None:
+    data = (saved / "6.png").read_bytes()
+    end = len(data) - 12  # of the pixels
+    broken = {
+        "cut chunk": data[:end] + b"\0\0\x76\x4eIDAT" + bytes(20),
+        "cut pixels": data[: end // 2],
+        "broken pixels": data[: end // 2] + bytes(1000) + data[end // 2 + 1000 :],
+    }[damage]
+    with pytest.raises((OSError, ValueError, SyntaxError)):
+        pixels(broken, 64)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 def test_awkward_photographs(shared: Path, resize: str) -> None:

@@ -182,6 +182,7 @@ def test_a_head_that_diverges_is_an_error(tmp_path: Path) -> None:
         (f"def head(features, classes): return keras.Sequential([keras.Input((features,)), {DENSE.format('', '1, activation=`sparsemax`').replace('`', chr(39))}])", "activation sparsemax"),
         ("def head(features, classes):\n    x = keras.Input((features,))\n    y = keras.layers.Dense(1, 'log_sigmoid')(keras.layers.Dense(2)(x))\n    return keras.Model(x, y)", "activation log_sigmoid"),
         ("def head(features, classes):\n    x = keras.Input((features,))\n    y = keras.layers.Dense(4, name='early')(x)\n    return keras.Model(x, keras.layers.Dense(1)(keras.ops.stop_gradient(y)))", "its weight early/kernel has no gradient"),
+        ("def head(features, classes): return keras.Sequential([keras.layers.Dense(1, name='my layer')])", r"TensorFlow can't train it \(.*my layer.* is not a valid .*\); change its layers or their names$"),
     ],
 )  # fmt: skip
 def test_models_that_can_not_be_trained_on_logits(body: str, said: str, tmp_path: Path) -> None:

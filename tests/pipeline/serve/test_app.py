@@ -98,6 +98,20 @@ def test_a_form_with_a_large_head_is_refused(header: bytes) -> None:
         refused(client.post("/predict", content=form, headers={"Content-Type": FORM}), 400)
 
 
+def test_clients_can_not_write_to_the_console(caplog: pytest.LogCaptureFixture) -> None:
+    with client_of() as client:
+        for form in (b"no boundary", body(picture()) + b"more", b"--x\r\n\xff: 1\r\n\r\n", b"\r\n\n--x--"):
+            client.post("/predict", content=form, headers={"Content-Type": FORM})
+    assert not [one for one in caplog.records if one.name.startswith("python_multipart")]
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/labels", "/openapi.json", "/favicon.ico"])
+def test_head_is_answered_where_get_is(path: str) -> None:
+    with client_of() as client:
+        assert client.head(path).status_code == client.get(path).status_code < 300
+        assert "head" not in client.get("/openapi.json").json()["paths"].get(path, {})
+
+
 def test_errors_are_json() -> None:
     with client_of() as client:
         assert "/predict" in refused(client.get("/nothing"), 404)

@@ -118,3 +118,24 @@ def test_a_request_that_takes_too_long_is_cut() -> None:
         raise AssertionError("the connection is still open")
 
     connected(client, seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        (GET, b"200", b"yes"),
+        (CHUNKED + b"3\r\nabc\r\n", b"400", b"the request ended before it was whole"),
+        (GET[:20], b"400", b"the request ended before it was whole"),
+        (b"", b"", b""),
+    ],
+    ids=["whole", "body", "head", "nothing"],
+)
+def test_a_client_that_sends_no_more_still_gets_its_answer(sent: bytes, status: bytes, said: bytes) -> None:
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(sent)
+        await asyncio.sleep(0.1)
+        writer.write_eof()
+        answer = await reader.read()
+        assert (answer[9:12], said in answer) == (status, True)
+
+    connected(client, wait=0.3)
