@@ -279,7 +279,8 @@ def _code_in(config: Any) -> str:
                 return str(config["config"])
             if str(config.get("module")).split(".")[0] != "keras":
                 return name
-        if config.keys() == {"value"}:  # Keras keeps the byte code of a lambda that serves as an activation
+        # Keras keeps so the byte code of a lambda that serves as an activation, and the number of `Constant`.
+        if config.keys() == {"value"} and not isinstance(config["value"], int | float):
             return "a lambda"
     parts = config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()
     return next(filter(None, map(_code_in, parts)), "")

@@ -23,7 +23,7 @@ from beside import UNITS
 
 def wide(features, classes):
     return keras.Sequential([
-        keras.layers.Dense(UNITS, "gelu", kernel_regularizer="l2"),
+        keras.layers.Dense(UNITS, "gelu", kernel_regularizer="l2", bias_initializer=keras.initializers.Constant(0.1)),
         keras.layers.BatchNormalization(),
         keras.layers.Dropout(0.2),
         keras.layers.Dense(1 if classes == 2 else classes),
