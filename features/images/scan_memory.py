@@ -136,7 +136,7 @@ class ScanMemory:
             paths += os.fsencode(path) + b"\0"
         learnt = {
             "version": np.array(HEADER_VERSION),
-            "paths": np.frombuffer(paths[:-1], np.uint8),
+            "paths": np.frombuffer(memoryview(paths)[:-1], np.uint8),
             "digests": images.digests.view(np.uint8).reshape(-1, DIGEST_BYTES),
             "formats": np.array(KNOWN_FORMATS, np.bytes_),
         }

@@ -41,7 +41,7 @@ class Images(Sequence[ImageFile]):
     """
 
     def __init__(self, files: Paths, digests: np.ndarray, numbers: Mapping[str, np.ndarray]) -> None:
-        self.files, self.digests, self._numbers = files, digests, numbers
+        self.files, self.digests, self._numbers = files, digests, dict(numbers)
 
     @classmethod
     def of(cls, images: Iterable[ImageFile]) -> Images:
@@ -60,14 +60,22 @@ class Images(Sequence[ImageFile]):
     @classmethod
     def concatenated(cls, parts: Sequence[Images]) -> Images:
         """Return the images of all `parts`, one part after the other."""
+        return cls.merged([part.at(part.files) for part in parts])
+
+    @classmethod
+    def merged(cls, parts: list[Images]) -> Images:
+        """Return the same as `concatenated`. Each part loses a column when the column is copied, to save memory."""
         parts = [part for part in parts if len(part)] or [cls.of([])]
         if len(parts) == 1:
             return parts[0]
-        return cls(
-            Paths.concatenated([part.files for part in parts]),
-            np.concatenate([part.digests for part in parts]),
-            {name: np.concatenate([part.numbers(name) for part in parts]) for name in NUMBERS},
-        )
+        digests, numbers = np.concatenate([part.digests for part in parts]), {}
+        for part in parts:
+            part.digests = digests[:0]
+        for name in NUMBERS:
+            numbers[name] = np.concatenate([part.numbers(name) for part in parts])
+            for part in parts:
+                del part._numbers[name]
+        return cls(Paths.concatenated([part.files for part in parts]), digests, numbers)
 
     def at(self, files: Paths) -> Images:
         """Return the same images with `files` as the paths of their files."""

@@ -276,7 +276,7 @@ class _Found:
     def inspected(self) -> Inspected:
         """Return all images and rejects, in the order of the files."""
         self._into_columns()
-        images, of_image = Images.concatenated(self._images), np.concatenate([_NONE, *self._of_image])
+        images, of_image = Images.merged(self._images), np.concatenate([_NONE, *self._of_image])
         self._images.clear()
         if (np.diff(of_image) < 0).any():
             order = np.argsort(of_image, kind="stable")
