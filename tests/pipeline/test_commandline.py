@@ -168,11 +168,15 @@ from headstart.features.processes import stop_at_sigterm
 from pathlib import Path
 stop_at_sigterm()
 with scratch_folder(Path({str(tmp_path)!r})) as folder:
+    ready, tell = os.pipe()
     child = os.fork()
     if not child:
+        os.write(tell, b".")  # Python drops a signal that comes while it forks
         time.sleep(60)
+        os._exit(1)
+    os.read(ready, 1)
     os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     assert folder.is_dir()
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, start_new_session=True)
