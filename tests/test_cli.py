@@ -105,7 +105,7 @@ def test_a_run_that_exists_is_kept_unless_it_may_go(
     before = (run / "head.keras").read_bytes()
     assert "--overwrite" in headstart.error("head", prepared, f"--run={run}", *flags)
     assert "--learning-rate" in headstart.error(
-        "head", prepared, f"--run={run}", *flags, "--overwrite", "--optimizer=sgd", "--learning-rate=1e38", "--units=8",
+        "head", prepared, f"--run={run}", *flags, "--overwrite", "--optimizer=sgd", "--learning-rate=1e18", "--units=8",
         "--units=8", "--units=8",
     )  # fmt: skip
     assert (run / "head.keras").read_bytes() == before

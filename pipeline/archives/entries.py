@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from headstart.features.errors import DataError
+from headstart.features.errors import DataError, HeadstartError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault
 from headstart.features.images.files.reading import why_unreadable
 from headstart.features.images.formats import PREFIX_BYTES, is_image
@@ -71,7 +71,12 @@ class Entry:
 
 
 def message_of(error: Exception) -> str:
-    """Return the beginning of an error's message, in one line. The message may quote bytes of the archive."""
+    """Return the message of `error` in one line.
+
+    A library's message may quote bytes of the archive. Only its first characters are returned.
+    """
+    if isinstance(error, HeadstartError):
+        return str(error)
     return " ".join(str(error).split())[:_MOST_SHOWN]
 
 
