@@ -101,14 +101,19 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 
 def require_place(path: Path) -> None:
     """Raise an OSError that names `path` if nothing can be made there. Missing folders above `path` are not made."""
-    whole = path.absolute()
-    above = next((folder for folder in whole.parents if os.path.lexists(folder)), whole)
+    whole, above = path.absolute(), _nearest(path)
     try:
         with scratch_folder(above, whole.name or "root"):
             pass
     except OSError as error:
         error.filename = str(path)
         raise
+
+
+def _nearest(path: Path) -> Path:
+    """Return the nearest folder above `path` that exists, as an absolute path. A dangling link counts as existing."""
+    whole = path.absolute()
+    return next((folder for folder in whole.parents if os.path.lexists(folder)), whole)
 
 
 @contextmanager
@@ -122,7 +127,11 @@ def _told_of(path: Path, *made: Path) -> Iterator[None]:
     except OSError as error:
         if str(error.filename) not in map(str, made):
             raise
-        if error.errno == errno.ENOENT and error.filename2 is None:  # and no failed renaming
+        is_above = str(error.filename) in map(str, path.parents)
+        if error.errno == errno.EEXIST and is_above:
+            raise NotADirectoryError(errno.ENOTDIR, f"{error.filename} is no folder", str(path)) from error
+        vanished = not is_above and not path.parent.is_dir()
+        if error.errno == errno.ENOENT and error.filename2 is None and not vanished:  # and no failed renaming
             raise PermissionError(errno.EPERM, "Nothing can be made there", str(path)) from error
         error.filename = str(path)  # the temporary name would tell the user nothing
         raise

@@ -6,9 +6,11 @@ import importlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -53,11 +55,15 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
         _require_cluster(address)
     # Ray would print reports on its nodes to standard output, which is for a command's result. The crew reports deaths.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise HeadstartError(f"--ray {address}: Ray can't connect ({said[:300]})") from error
+        finally:
+            if threading.current_thread() is threading.main_thread() and before is not None:
+                signal.signal(signal.SIGTERM, before)  # Ray's would end the command without a word
         try:
             yield
         finally:

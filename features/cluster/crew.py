@@ -112,7 +112,9 @@ class Crew:
                     count += 1
                     if (node["NodeID"], slot) not in self.members:
                         self._start(node, slot, cpus, gpus)
-        if not self.members:
+        if self.members:
+            self._alone_since = None
+        else:
             self._require_some(count, nodes, now)
         if self._task:
             self._let_build(now)
@@ -127,7 +129,6 @@ class Crew:
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
         """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
         if count:
-            self._alone_since = None
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
         for node in nodes:

@@ -23,15 +23,14 @@ def require_free(out: Path, overwrite: bool) -> None:
 
     Raises an OSError if no folder can be made at `out`.
     """
+    if out.exists() or out.is_symlink():
+        if not overwrite:
+            raise ExportError(f"{out}: exists; give another name, or --overwrite to replace an export")
+        try:
+            read_labels(out)
+        except ExportError as error:
+            raise ExportError(f"{out}: is no export, so --overwrite does not replace it; give another name") from error
     require_place(out)
-    if not out.exists() and not out.is_symlink():
-        return
-    if not overwrite:
-        raise ExportError(f"{out}: exists; give another name, or --overwrite to replace an export")
-    try:
-        read_labels(out)
-    except ExportError as error:
-        raise ExportError(f"{out}: is no export, so --overwrite does not replace it; give another name") from error
 
 
 def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: str) -> None:

@@ -28,11 +28,12 @@ def path_text(name: str, value: Any, what: str = "a path") -> str:
 def whole(name: str, value: Any, least: int = 0) -> int:
     """Return `value`, the argument `name`, as an int.
 
-    Raises OptionError if `value` is no whole number, or is under `least`.
+    Raises OptionError if `value` is no whole number, or is under `least` or over 2147483647.
     """
     number = without_numpy(value)
-    if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise OptionError(f"{name} must be a whole number, at least {least}. Received: {received(value)}")
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 1 << 31:
+        wanted = f"a whole number from {least} to {(1 << 31) - 1}"
+        raise OptionError(f"{name} must be {wanted}. Received: {received(value)}")
     return number
 
 

@@ -42,11 +42,11 @@ def require_free(path: Path, overwrite: bool) -> None:
     folder can be made at `path`.
     """
     clear_left_over(path)
-    require_place(path)
     if path.exists():
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
         Run.existing(path)  # the run may be damaged, because it is replaced
+    require_place(path)
 
 
 def versions() -> dict[str, str]:

@@ -179,4 +179,4 @@ with scratch_folder(Path({str(tmp_path)!r})) as folder:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     assert folder.is_dir()
 """
-    subprocess.run([sys.executable, "-c", code], check=True, start_new_session=True)
+    subprocess.run([sys.executable, "-c", code], check=True, start_new_session=True, timeout=50)

@@ -51,6 +51,7 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
     beside: dict[str, dict[str, Entry]] = defaultdict(dict)
+    again: dict[str, str] = {}  # of a key with two files for its label: the second one
     entries = list_plain_tar(Path(tar))
     for entry, clutter in zip(entries, clutter_kinds(entry.name for entry in entries), strict=True):
         key, suffix = _key_of(entry.name)
@@ -59,8 +60,8 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
         elif not has_image_suffix(entry.name):
             found.ignored["no image"] += 1
             if suffix in ("cls", "json") and entry.start is not None:
-                if labelled and suffix in beside[key]:
-                    raise _has_twice(tar, entry.name)
+                if suffix in beside[key]:
+                    again.setdefault(key, entry.name)
                 beside[key][suffix] = entry
         elif why := _why_unusable(entry):
             found.rejects.append(Reject(f"{tar}/{entry.name}", "unsupported", why))
@@ -70,6 +71,8 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
             found.paths.append(Member(tar, entry.name, entry.start, entry.size).path)
             keys.append(key)
     with_label = [key for key in dict.fromkeys(keys) if labelled and key in beside]
+    if unclear := [again[key] for key in with_label if key in again]:
+        raise _has_twice(tar, unclear[0])
     labels = {key: _label(tar, beside[key], label_field, found.fields) for key in with_label}
     found.labels = [labels.get(key) for key in keys]
     if twice := [name for name, count in Counter(found.names).items() if count > 1 and _key_of(name)[0] in labels]:

@@ -225,6 +225,14 @@ def test_the_death_of_all_nodes_with_workers_is_told_at_once(
     assert "all nodes with workers died, and no other has the CPUs for a worker" in told
     assert "waiting 60 s for one to join" in told
     assert "of 0 workers" not in told
+
+    ray.dead.clear()
+    until(crew, lambda: len(crew.working()) == 1)
+    ray.dead.add("a")
+    crew.lose(next(iter(crew.members.values())))
+    crew.recruit()
+    assert "waiting 60 s" in " ".join(capsys.readouterr().err.split())  # anew
+
     monkeypatch.setattr(crew_module, "_ALONE_SECONDS", -1.0)
     with pytest.raises(HeadstartError, match=r"all nodes with workers died.* and none joined"):
         crew.recruit()

@@ -182,14 +182,14 @@ def test_several_threads_may_tell_what_is_done(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_claim_that_the_disk_has_no_room_for_keeps_nobody_waiting(tmp_path: Path) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     first = Claims(tmp_path)
     (tmp_path / "claims").mkdir()
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         assert first.take("aa") == Claim.MINE
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not any((tmp_path / "claims").iterdir())
     assert Claims(tmp_path).take("aa") == Claim.MINE
 

@@ -180,7 +180,7 @@ def test_an_image_in_memory_is_named_if_none_can_be_used(trained_run: Path) -> N
         ({"run": ""}, "run is empty"),
         ({"store": ""}, "store: is empty"),
         ({"overwrite": "no"}, "overwrite must be True or False. Received: str no"),
-        ({"seed": -1}, "seed must be a whole number, at least 0. Received: int -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 2147483647. Received: int -1"),
     ],
 )
 def test_arguments_of_another_type(given: dict, said: str, prepared: Path, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_arguments_of_another_type(given: dict, said: str, prepared: Path, tmp_p
         (b"runs/a", {}, "run must be the folder of a run. Received: bytes"),
         ("", {}, "run is empty"),
         ("a\0", {}, "run holds a NUL"),
-        (".", {"seed": "x"}, "seed must be a whole number, at least 0. Received: str x"),
+        (".", {"seed": "x"}, "seed must be a whole number from 0 to 2147483647. Received: str x"),
         (".", {"output": ""}, "output: is empty"),
     ],
 )

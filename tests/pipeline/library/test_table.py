@@ -101,7 +101,7 @@ def test_environment_variables_hold_as_on_the_command_line(
         ({"data": ["absent.jpg", ""]}, "data is empty; give paths of images"),
         ({"data": b"photos"}, "Received: bytes"),
         ({"data": np.array("a.jpg")}, "Received: ndarray a.jpg"),
-        ({"seed": "x"}, "seed must be a whole number, at least 0. Received: str x"),
+        ({"seed": "x"}, "seed must be a whole number from 0 to 2147483647. Received: str x"),
         ({"store": ""}, "store: is empty"),
         ({"data": [__file__]}, "is no image"),
         ({"data": "absent"}, "absent: no such folder"),
