@@ -27,7 +27,7 @@ from headstart.pipeline.sweep.trial_worker import TrialWorker
 from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData
 
 _RECRUIT_SECONDS, _ALONE_SECONDS = 2.0, 60.0
-_LEAVE_SECONDS = 2.0  # time for workers to remove their files
+_LEAVE_SECONDS = 10.0  # at most, for workers to remove their files
 _MOST_FAILURES = 3  # failures of a node's workers, after which the node is left out
 
 

@@ -145,7 +145,7 @@ def test_two_nodes_share_the_work(nodes: Any, noise: Path, undisturbed: dict[str
 def test_a_killed_worker_a_killed_node_and_a_new_node(
     nodes: Any, noise: Path, undisturbed: dict[str, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "counts.pause").write_text("1.0")
+    (tmp_path / "counts.pause").write_text("3.0")
     cached = lose_little(nodes, lambda: extracted(noise, tmp_path), tmp_path, 80)
     assert vectors(tmp_path / "store") == undisturbed
     assert [Path(one.path).name for one in cached.rejects] == ["broken.jpg"]
@@ -162,7 +162,7 @@ def test_photographs(nodes: Any, shared: Path, tmp_path: Path) -> None:
     cache_features(data, lite, ExtractionConfig(store=tmp_path / "undisturbed", batch_size=BATCH))
     extraction = ExtractionConfig(store=tmp_path / "store", batch_size=BATCH)
     by_ray = ClusterConfig(ray="auto")
-    (tmp_path / "counts.pause").write_text("1.0")
+    (tmp_path / "counts.pause").write_text("3.0")
     cached = lose_little(nodes, lambda: cache_features(data, lite, extraction, by_ray=by_ray), tmp_path, 80)
     assert not cached.rejects
     assert vectors(tmp_path / "store") == vectors(tmp_path / "undisturbed")
