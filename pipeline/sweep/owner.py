@@ -33,17 +33,18 @@ class StudyOwner:
         self._trials: dict[str, optuna.Trial] = {}
         self._finished: Counter[str] = Counter()  # trials of each worker
         self._over = False
+        self._left: set[str] = set()  # a claim of a worker may arrive after its death was noticed
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
         """Claim a trial for `worker`. Return three values: the trial, and two counts of trials.
 
         The trial is its number and its parameters, or None if no trial can be claimed. The first count is of the trials
-        that other workers run now. The second count is of the finished trials. After `end`, the three values are None,
-        0 and 0.
+        that other workers run now. The second count is of the finished trials. After `end`, and for a worker that has
+        left, the three values are None, 0 and 0.
 
         For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
         """
-        if self._over:
+        if self._over or worker in self._left:
             return None, 0, 0
         if worker not in self._studies:
             self._studies[worker] = Study(*self._arguments)
@@ -101,6 +102,7 @@ class StudyOwner:
 
         If the worker has a trial, the trial goes back to the study; see `Study.give_back` and `Study.die`.
         """
+        self._left.add(worker)
         trial, study = self._trials.pop(worker, None), self._studies.pop(worker, None)
         deaths = 0
         if trial and study and died:

@@ -49,6 +49,7 @@ def test_the_trial_of_a_dead_worker_is_claimed_again(owner: StudyOwner) -> None:
     lost, _, _ = owner.claim("a", 1, NO_PRUNING)
     assert owner.claim("b", 1, NO_PRUNING)[0] is None
     owner.leave("a")
+    assert owner.claim("a", 1, NO_PRUNING) == (None, 0, 0)  # it was sent before the death, and came late
     again, _, _ = owner.claim("b", 1, NO_PRUNING)
     assert lost is not None
     assert again is not None
