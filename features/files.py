@@ -99,21 +99,16 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
         _remove(folder)
 
 
-def require_place(path: Path) -> None:
+def require_creatable(path: Path) -> None:
     """Raise an OSError that names `path` if nothing can be made there. Missing folders above `path` are not made."""
-    whole, above = path.absolute(), _nearest(path)
+    whole = path.absolute()
+    above = next((folder for folder in whole.parents if os.path.lexists(folder)), whole)
     try:
         with scratch_folder(above, whole.name or "root"):
             pass
     except OSError as error:
         error.filename = str(path)
         raise
-
-
-def _nearest(path: Path) -> Path:
-    """Return the nearest folder above `path` that exists, as an absolute path. A dangling link counts as existing."""
-    whole = path.absolute()
-    return next((folder for folder in whole.parents if os.path.lexists(folder)), whole)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from headstart.features.errors import DataError
-from headstart.features.files import require_place, write_atomically
+from headstart.features.files import require_creatable, write_atomically
 from headstart.features.terminal import progress
 from headstart.pipeline.demo.config import DEMO_IMAGES
 from PIL import Image, ImageDraw, ImageFilter
@@ -66,7 +66,7 @@ def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoRes
     if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):
         raise DataError(f"{folder}: exists and holds something else than a demo set; name a new folder")
     if not folder.exists():
-        require_place(folder)
+        require_creatable(folder)
     for name in CLASS_NAMES:
         (folder / name).mkdir(parents=True, exist_ok=True)
     with progress("drawing", images) as advance:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import ExportError
-from headstart.features.files import json_text, read_json, require_place
+from headstart.features.files import json_text, read_json, require_creatable
 from headstart.pipeline.export.config import MODEL_FILES, Format
 
 LABELS, CARD, EXAMPLE, PREPROCESS = "labels.json", "README.md", "example.py", "preprocess.py"
@@ -30,7 +30,7 @@ def require_free(out: Path, overwrite: bool) -> None:
             read_labels(out)
         except ExportError as error:
             raise ExportError(f"{out}: is no export, so --overwrite does not replace it; give another name") from error
-    require_place(out)
+    require_creatable(out)
 
 
 def write_beside(folder: Path, format: Format, labels: Mapping[str, Any], card: str) -> None:

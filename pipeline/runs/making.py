@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from headstart.features.digests import HexDigests
 from headstart.features.errors import RunError
-from headstart.features.files import folder_written_atomically, require_place
+from headstart.features.files import folder_written_atomically, require_creatable
 from headstart.pipeline.data.examples import Example, Examples
 from headstart.pipeline.runs.left_over import clear_left_over
 from headstart.pipeline.runs.run import Run
@@ -46,7 +46,7 @@ def require_free(path: Path, overwrite: bool) -> None:
         if not overwrite:
             raise RunError(f"--run {path}: exists; give another name, or --overwrite to replace it")
         Run.existing(path)  # the run may be damaged, because it is replaced
-    require_place(path)
+    require_creatable(path)
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from headstart.features.files import (
     folder_written_atomically,
     json_text,
     remove_left_over,
-    require_place,
+    require_creatable,
     sha256_of,
     write_atomically,
     write_first,
@@ -190,7 +190,7 @@ def made_by_each(path: Path) -> list[Callable[[], object]]:
         folder,
         lambda: write_atomically(path, "text"),
         lambda: write_first(path, "text"),
-        lambda: require_place(path),
+        lambda: require_creatable(path),
     ]
 
 
@@ -212,5 +212,5 @@ def test_a_folder_of_the_system_in_which_nothing_can_be_made(place: str) -> None
 
 
 def test_the_place_is_tried_without_a_trace(tmp_path: Path) -> None:
-    require_place(tmp_path / "under" / "new")
+    require_creatable(tmp_path / "under" / "new")
     assert not list(tmp_path.iterdir())
