@@ -141,9 +141,9 @@ def test_folds_that_cannot_be_drawn_are_refused(headstart: Cli, run: Path) -> No
 @pytest.mark.slow
 def test_folds_build_no_layers_but_those_of_the_head(run: Path, headstart: Cli) -> None:
     settings = json.loads((run / "config.json").read_text())
-    settings["head"]["units"] = [10**9]
+    settings["head"]["units"] = [2**20]
     (run / "config.json").write_text(json.dumps(settings))
-    assert "head.units is [1000000000], the head has [16]" in headstart.error("evaluate", run, "--folds=5")
+    assert "head.units is [1048576], the head has [16]" in headstart.error("evaluate", run, "--folds=5")
     settings["head"]["units"] = "many"
     (run / "config.json").write_text(json.dumps(settings))
     assert "head.units: Expected" in headstart.error("evaluate", run, "--folds=5")
