@@ -8,6 +8,7 @@ from headstart.features.options import option
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical, titled
 
 FEWEST_SIZES = 4  # two laws are fitted to the smaller sizes, and compared on the larger ones
+_MOST = 1000  # of sizes and of seeds: a head is trained for each pair of them
 CHART_TYPES = (".svg", ".png")
 
 
@@ -32,8 +33,8 @@ class StudyConfig:
         wanted = f"at least 0{'' if self.metric == 'loss' else ' and under 1'} for {titled(self.metric)}"
         require_options(
             ("--metric", self.metric, known, f"among {', '.join(CHOICES)}"),
-            ("--sizes", self.sizes, self.sizes >= FEWEST_SIZES, f"at least {FEWEST_SIZES}"),
-            ("--seeds", self.seeds, self.seeds >= 2, "at least 2"),
+            ("--sizes", self.sizes, FEWEST_SIZES <= self.sizes <= _MOST, f"from {FEWEST_SIZES} to {_MOST}"),
+            ("--seeds", self.seeds, 2 <= self.seeds <= _MOST, f"from 2 to {_MOST}"),
             ("--more", self.more, self.more >= 0, "at least 1, or 0 to choose"),
             ("--target", self.target, reachable, wanted),
             ("--max-images", self.max_images, self.max_images >= 2, "at least 2"),

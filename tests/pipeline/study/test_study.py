@@ -131,8 +131,9 @@ def test_too_few_images_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"sizes": 3}, "--sizes must be at least 4"),
-        ({"seeds": 1}, "--seeds must be at least 2"),
+        ({"sizes": 3}, "--sizes must be from 4 to 1000"),
+        ({"sizes": 10**17}, "--sizes must be from 4 to 1000. Received: 100000000000000000"),
+        ({"seeds": 1}, "--seeds must be from 2 to 1000"),
         ({"target": 1.0}, "--target must be at least 0 and under 1 for accuracy"),
         ({"more": -1}, "--more must be at least 1, or 0 to choose"),
         ({"chart": Path("curve.gif")}, "--chart must be a file that ends in .svg or .png"),
