@@ -1,7 +1,4 @@
-"""Facts about backbones. They are saved when a backbone is built, so that later commands need not build it.
-
-Building the network would take most of the time of a command that finds all features in the store.
-"""
+"""Facts about backbones. They are saved when a backbone is built, so that later commands need not build it."""
 
 import json
 import os
@@ -102,8 +99,9 @@ class KnownBackbones:
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Save `facts` of a backbone that was just built. A failure to write is only printed.
 
-        Save nothing if the weights file is missing. Also save nothing if this file was changed after this object was
-        made, or in the two seconds before, because the facts may be those of the file's earlier content.
+        If the weights file is missing, nothing is saved. Nothing is saved either if the file is too new: it was changed
+        after this object was made, or in the two seconds before. The facts may then be those of the file's earlier
+        content.
         """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():

@@ -91,7 +91,7 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _own_settings(name: str, weights: str, rescale: str) -> str:
-    """Return `name` if it is a `.keras` file, because such a file has its own weights. Otherwise, return `weights`.
+    """Return `name` for a `.keras` file, which holds its own weights, and `weights` for any other backbone.
 
     If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.
     """

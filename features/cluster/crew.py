@@ -100,7 +100,7 @@ class Crew:
                 self.lose(member)
 
     def recruit(self) -> None:
-        """Start a worker on every free slot of the nodes. Raise a HeadstartError if no node can have a worker."""
+        """Start a worker on every free slot; see `slots`. Raise a HeadstartError if no node can have a worker."""
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return
@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
+        """Raise a HeadstartError if `count`, of usable slots, is 0: at once after a refusal, else after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -151,10 +151,10 @@ class Crew:
         member.take_step("hello")
 
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
-        """Wait at most `timeout` seconds for answers. Yield (member, key, result) for each job that has ended.
+        """Wait at most `timeout` seconds for answers. For each job that has ended, yield (member, key, result).
 
-        If a member died or was refused, yield (member, None, None). If a step of a member has ended, begin the member's
-        next step. Errors that are not the node's fault are raised.
+        For a member that died or was refused, yield (member, None, None). A member whose step has ended begins its next
+        step; see `Member`. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -184,7 +184,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`; None if the member is lost. If `call` is a step, begin the next step."""
+        """Return the answer to `call`, or None if the member died or was refused. After a step, begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)
@@ -204,7 +204,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """If `error` is the node's fault, refuse the node or slot, or count a death. Otherwise, raise `error`."""
+        """Raise `error`, unless the member's node is at fault. Then refuse the node or the slot, or count a death."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))
@@ -236,7 +236,7 @@ class Crew:
     def blame(self, member: Member, why: str = "") -> None:
         """Count a death of `member` against its node. After three deaths in a row, start no more workers on the node.
 
-        If `member` was ready, and no other node has workers, the node stays in use nevertheless.
+        There is one exception: the node stays in use if `member` was ready and no other node has workers.
         """
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
@@ -289,7 +289,7 @@ class Crew:
             console.print(f"refused {said}", style="yellow")
 
     def lose(self, member: Member) -> None:
-        """Kill a member, and forget it."""
+        """Kill a member, and remove it from the crew."""
         self.members.pop((member.node, member.slot), None)
         self.ray.kill(member.actor)
 

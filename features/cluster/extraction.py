@@ -172,7 +172,10 @@ def _task(
 def _extracted(
     missing: Images, crew: Crew, advance: Callable[[int], None], renew_claims: Callable[[], None]
 ) -> Extracted:
-    """Extract the features of `missing` with the workers of `crew`. `renew_claims` is called several times a second."""
+    """Extract the features of `missing` with the workers of `crew`.
+
+    `advance` is called with the number of images that were just done. `renew_claims` is called several times a second.
+    """
     sent = absolute(missing)
     rejects: dict[int, Reject] = {}  # by position
     work = defaultdict[Member, NodeWork](NodeWork)

@@ -69,7 +69,7 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """Images that are being extracted. The index of an image is its number in the stream. `add` counts them from 0."""
+    """Images that are being extracted. The index of an image is its number in the stream."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
@@ -101,8 +101,7 @@ class UnitStream:
 
     Features that are in `stores` already are not extracted again. While the last images of a unit pass through the
     network, the first images of the next unit are decoded. So there is no pause between units, if the next unit comes
-    in time. One `ShardWriter` writes the shards of all units. Claims are not used, because the driver decides which
-    worker gets a unit.
+    in time. One `ShardWriter` writes the shards of all units.
     """
 
     def __init__(
@@ -209,8 +208,8 @@ class UnitStream:
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
         """Add images of `unit`, and then of later units, to the stream. Yield the numbers of each portion, int64 [n].
 
-        Images that have features are left out. When no unit waits, the stream ends. TensorFlow runs this function, on a
-        single core in the thread that also decodes. Therefore it never waits.
+        Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
+        unit, because TensorFlow runs it in the thread that also decodes.
         """
         try:
             while unit:

@@ -35,7 +35,7 @@ class Images(Sequence[ImageFile]):
     Slices, and selections by an array of positions or a mask, are `Images`, too.
 
     Args:
-        files: the paths of the files, without numbers of pages.
+        files: the paths of the files, without page numbers.
         digests: `DIGEST` [N].
         numbers: a column, int [N], for each other field of `ImageFile`. A format is a position in `KNOWN_FORMATS`.
     """
@@ -64,7 +64,7 @@ class Images(Sequence[ImageFile]):
 
     @classmethod
     def merged(cls, parts: list[Images]) -> Images:
-        """Return the same as `concatenated`. Each part loses a column when the column is copied, to save memory."""
+        """Return the same as `concatenated`, with less memory. `parts` must not be used afterwards."""
         parts = [part for part in parts if len(part)] or [cls.of([])]
         if len(parts) == 1:
             return parts[0]
