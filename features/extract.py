@@ -160,7 +160,7 @@ class _Extraction:
         self._error: Exception | None = None
 
     def run(self, backbone: FrozenBackbone) -> Extracted:
-        """Extract round by round.
+        """Extract round by round. In each round, this process extracts the portions that it can claim.
 
         The last round is over when each image has features, or when this process has tried all images that have none.
         """

@@ -142,7 +142,7 @@ def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
     A file or folder that can't be removed, as on a read-only disk, stays. If an ended process had moved a folder away,
-    and had not put a new folder in its place, put the old folder back.
+    and had not put a new folder in its place, put the old folder back; see `folder_written_atomically`.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # `glob` takes longer, which a large store would feel
     removed = [folder / name for name in names if name.startswith(".") and _writer_ended(folder / name)]

@@ -57,7 +57,7 @@ class Backbone:
     def layer_index(self, layer: str | int | Cut) -> int:
         """Return the index of `layer` in `model.operations`.
 
-        `layer` is a cut, an index (also as text), or the name of a layer or cut. An unknown layer raises an
+        `layer` is a cut, an index as a number or text, or the name of a layer or cut. An unknown layer raises an
         OptionError.
         """
         if isinstance(layer, Cut):
@@ -131,7 +131,7 @@ class Backbone:
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Return the same as `features`, computed from `tensors` and not from pixels.
+        """Return the same as `features` for `cuts`, computed from `tensors` and not from pixels.
 
         `tensors` holds the output of each operation that `crossing(from_layer, cuts)` returns, in the same order.
         """

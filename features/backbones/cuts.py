@@ -45,7 +45,7 @@ def cut_names(cuts: Sequence[Cut]) -> list[str]:
 
 
 def chosen_backbones(config: FeatureConfig) -> list[str]:
-    """Return the backbones that `config` joins by `+`: names in `BACKBONES`, and absolute paths of `.keras` files.
+    """Return the backbones that `config` names: names in `BACKBONES`, and absolute paths of `.keras` files.
 
     An unknown or repeated backbone raises an OptionError.
     """
@@ -97,7 +97,7 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
 
     Each value of `--cut` gives a set: the cuts that it names; see `chosen_cuts`. If a name in the value lacks a
     backbone, as `mixed8` does, the set also has the last cut of each backbone that would have no cut. If one of the
-    values contains `all`, each single cut of all values is a set, and sets may be joined.
+    values contains `all`, each single cut of all values is a set of its own, and the search may join sets.
 
     Without `--cut`, the last cut of each backbone is a set. All these cuts together are one more set.
     """

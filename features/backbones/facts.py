@@ -35,7 +35,10 @@ class BackboneSource:
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Return a backbone's source without reading the weights file. For the arguments, see `build_backbone`."""
+    """Return the settings of a backbone and the state of its weights file. The file is not read.
+
+    For the arguments, see `build_backbone`.
+    """
     state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": version("numpy")}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
     settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
@@ -73,7 +76,7 @@ class KnownBackbones:
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
         """Return the facts that were saved for `source`.
 
-        Return None if no facts were saved, or if the weights file or a library has changed since.
+        Return None if no facts were saved, or if the weights file or the version of a library has changed since.
         """
         if self._forget or source.state is None:
             return None

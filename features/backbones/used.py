@@ -47,7 +47,10 @@ class Used:
         return f"--weights {self.weights}{seed}{rescale}"
 
     def is_at_hand(self) -> bool:
-        """Return whether `file` still has the same bytes as when it was used. Return True if `file` is empty."""
+        """Return whether the file `self.file` still has the same bytes as when it was used.
+
+        If `self.file` is empty, return True.
+        """
         return not self.file or (bool(self.file_digest) and file_digest(self.file) == self.file_digest)
 
 
@@ -141,10 +144,11 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """Return `config` with the weights and the rescaling of the only entry of `known` whose file is at hand.
+    """Return `config` with the weights and the rescaling of the only entry of `known` that can be used.
 
-    If no file is at hand, return `config` unchanged. If several are at hand, `needed` decides; see `with_used_weights`.
-    If `rescaled` is true, the user set the rescaling, and `config` keeps it.
+    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`. If no entry can be used, return
+    `config` unchanged. If several entries can be used, `needed` decides; see `with_used_weights`. If `rescaled` is
+    true, the user set the rescaling, and `config` keeps it.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())

@@ -89,11 +89,11 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
     result, over = Future[T](), Event()
 
     def hold() -> None:
-        """Start the cluster, and end it when the context ends. Ray's processes live no longer than this thread."""
+        """Start the cluster in this thread, call `begin`, and call `end` when the context of `connecting` ends."""
         try:
             with connected(address):
                 result.set_result(begin())
-                over.wait()
+                over.wait()  # in this thread, because the system ends Ray's processes when it ends
                 end(result.result())
         except BaseException as error:
             if result.done():

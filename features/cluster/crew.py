@@ -29,7 +29,7 @@ _CALLS_AT_ONCE = 4  # two jobs, `tell` and `stop`
 
 @dataclass
 class Crew:
-    """The workers of a cluster, each with a `Member`. Workers stay for several tasks, until `dismiss` kills them."""
+    """The workers of a cluster. Each has a `Member`. Workers stay for several tasks, until `dismiss` kills them."""
 
     config: ClusterConfig
     members: dict[tuple[str, int], Member] = field(default_factory=dict)  # by node and slot; see `slots`
@@ -63,7 +63,7 @@ class Crew:
             self._prepared = None
 
     def begin(self, task: Task) -> None:
-        """Give the crew a task. A member with unfinished calls of the previous task begins the new task after them."""
+        """Give the crew a task. A member with unfinished calls of the previous task first finishes these calls."""
         self._task, self._reference = task, Reference(task)
         self._began = time.monotonic()
         for member in self.members.values():
@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if `count`, of usable slots, is 0: at once after a refusal, else after a minute."""
+        """If no slot is usable (`count` is 0), raise a HeadstartError: at once after a refusal, else after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -153,8 +153,8 @@ class Crew:
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
         """Wait at most `timeout` seconds for answers. For each job that has ended, yield (member, key, result).
 
-        For a member that died or was refused, yield (member, None, None). A member whose step has ended begins its next
-        step; see `Member`. Errors that are not the node's fault are raised.
+        The key is that of the job. For a member that died or was refused, yield (member, None, None). After a step,
+        begin the member's next step; see `Member`. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}

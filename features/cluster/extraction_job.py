@@ -46,7 +46,7 @@ class Met:
 
 @dataclass(frozen=True)
 class ExtractionTask:
-    """The extraction of features with one network. All paths are absolute."""
+    """The task to extract features with one network. All paths are absolute."""
 
     config: FeatureConfig  # of one backbone, resolved; see `Network.config`
     extraction: ExtractionConfig  # without `scratch`, which need not be on the worker's node
@@ -230,7 +230,8 @@ class ExtractionJob:
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
-        """From now on, write the features of the unit every few seconds, because another worker has the same unit."""
+        """From now on, write the features of a unit every few seconds, so that a second worker need not extract them.
+        """
         self._in_use().share(unit)
 
     def close(self) -> None:

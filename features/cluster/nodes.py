@@ -19,8 +19,9 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
     `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them; `GPU` may be missing. If the node has at
     least `config.ray_gpus` GPUs, each slot has this number of GPUs. Otherwise, slots have no GPU. Each slot has
-    `config.ray_cpus` CPUs. If this number is 0, the slots share all CPUs equally, and a node without slots for GPUs has
-    one slot. A node without CPUs, such as a head that only manages the cluster, has no slot.
+    `config.ray_cpus` CPUs. If this number is 0, slots with GPUs share all CPUs of the node equally, and a node with
+    fewer GPUs has one slot with all its CPUs. A node without CPUs, such as a head that only manages the cluster, has no
+    slot.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus >= config.ray_gpus:

@@ -33,7 +33,7 @@ _SHARED_SECONDS = 3.0  # between two shards of a unit that two workers extract
 
 @dataclass(frozen=True)
 class Finished:
-    """The result of a unit. A reject is (position in the unit, reason, detail).
+    """The result of a unit. Each of `rejects` is a tuple (position in the unit, reason, detail).
 
     `stopped` tells whether the unit was ended early.
     """
@@ -159,13 +159,14 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, or as soon as it is received. The features extracted so far are written."""
+        """End a unit early, even if it is received only after this call. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """From now on, write the features of a unit every few seconds, because another worker has the same unit."""
+        """From now on, write the features of a unit every few seconds, so that a second worker need not extract them.
+        """
         if unit := self._units.get(number):
             unit.shared = True
 
@@ -206,7 +207,8 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add images of `unit`, and then of later units, to the stream. Yield the numbers of each portion, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers, in portions, int64
+        [n].
 
         Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
         unit, because TensorFlow runs it in the thread that also decodes.

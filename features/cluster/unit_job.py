@@ -33,7 +33,7 @@ class UnitJob(ABC):
 
     @abstractmethod
     def do(self, items: Any) -> Any:
-        """Do a unit, and return its result.
+        """Do a unit that consists of `items`, and return its result.
 
         The method must call `advance` whenever items are done, with the number of these items. When `is_stopped`
         returns true, the method may return early.

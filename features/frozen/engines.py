@@ -99,7 +99,7 @@ def read_model(file: Path) -> Any:
 
 
 def constant_bytes(model: Any) -> int:
-    """Return the size in bytes of an OpenVINO model's constants. The model's file of weights will hold them."""
+    """Return the size in bytes of the file of weights that an OpenVINO model will have: the size of its constants."""
     return sum(one.get_byte_size() for one in model.get_ops() if one.get_type_name() == "Constant")
 
 
@@ -120,7 +120,7 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
     These functions may run at the same time. A lack of memory raises a MemoryError.
 
     Args:
-        model: takes uint8 [B, H, W, 3]; the call fixes this shape in `model`.
+        model: takes uint8 [B, H, W, 3]. This call sets B, H and W in `model`.
         cuts: the number of cuts. The first outputs of `model` are the features at these cuts.
         image_size: H and W, in pixels.
         batch_size: B, the images per batch.

@@ -34,7 +34,7 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
 
 class FrozenBackbone:
-    """The fast form of a backbone. A call maps uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
+    """The fast form of a backbone. A call maps uint8 [b, H, W, 3] to features, float32, for each of `cuts`.
 
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features of
     an image do not depend on the other images in its batch. Nor do they depend on its slot, which is its index in the
@@ -54,9 +54,9 @@ class FrozenBackbone:
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
-        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Return float32 [b, *shape] per cut.
+        """Run the network on `pixels`, uint8 [b, H, W, 3]. Return the features, float32 [b, D] or [b, h, w, D], by cut.
 
-        `run` is one of `passes`. If `run` is None, the first of them runs.
+        b is at most `images_per_pass`. `run` is one of `passes`. If `run` is None, the first of them runs.
         """
         run = run or self.passes[0]
         used = self._slots[: len(pixels)]
@@ -156,8 +156,8 @@ def traced(
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of tensors.
 
-    The list holds float32 [B, *shape] for each cut. B is `batch_size`; if `batch_size` is None, B is any number. On a
-    GPU, XLA compiles the function, unless `compiled` is False.
+    The list holds the features at each cut: float32 [B, D], or [B, h, w, D] for a map. B is `batch_size`; if
+    `batch_size` is None, B is any number. On a GPU, XLA compiles the function, unless `compiled` is False.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     return traced_model(keras.Model(pixels, backbone.features(pixels, cuts)), batch_size, compiled)
@@ -210,7 +210,7 @@ def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass
 
 
 def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
-    """Return the forward pass of `graph`, a function that `traced_model` returns."""
+    """Return `graph`, a function that `traced_model` returns, as a function of NumPy arrays."""
     return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
 
 

@@ -41,7 +41,10 @@ class KeptNetwork:
 
     @classmethod
     def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
-        """Return the place of the network that `fields` identify, for this version of headstart and of OpenVINO."""
+        """Return the place of the network that `fields` identify, for this version of headstart and of OpenVINO.
+
+        `name` is the name of a backbone, or `classifier`.
+        """
         identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
         return cls(root, name, json.loads(json.dumps(identity)))  # JSON turns tuples into lists, as in `identity.json`
 

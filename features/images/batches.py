@@ -211,8 +211,7 @@ def _with_its_decoder(
 ) -> np.ndarray | None:
     """Decode `data`, the bytes of the file of `image`, by `pixels`. If the image can't be decoded, return None.
 
-    `pixels` takes the bytes, a decoder and a reading; see `decode`. The first decoder is that of `image`, and the
-    second is Pillow.
+    `pixels` takes the bytes, a decoder and a reading; see `decode`. The decoder of `image` is tried first, then Pillow.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))
@@ -249,7 +248,7 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 
 def why_all_undecodable(images: Sequence[ImageFile], stopped: Callable[[], bool] = lambda: False) -> list[Reject]:
-    """Return a reject with the reason for each of `images`, which `decoded_batches` left out.
+    """Return a reject for each of `images`, with the reason why `decoded_batches` left the image out.
 
     Many files are read at once. If `stopped` returns true, the remaining images get no rejects.
     """

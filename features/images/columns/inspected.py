@@ -256,7 +256,7 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images in `rows` of `known`, int64 [n]. An image that is too large for `max_pixels` becomes a reject.
+        """Add the images in the rows `rows`, int64 [n], of `known`. Images over `max_pixels` become rejects.
 
         `of_row`, int64 [n], holds the position of the file of each of these images.
         """
