@@ -230,8 +230,7 @@ class ExtractionJob:
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
-        """From now on, write the features of a unit every few seconds, so that a second worker need not extract them.
-        """
+        """From now on, write the features of a unit every few seconds, for a second worker that has the same unit."""
         self._in_use().share(unit)
 
     def close(self) -> None:

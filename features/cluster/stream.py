@@ -165,8 +165,7 @@ class UnitStream:
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """From now on, write the features of a unit every few seconds, so that a second worker need not extract them.
-        """
+        """From now on, write the features of a unit every few seconds, for a second worker that has the same unit."""
         if unit := self._units.get(number):
             unit.shared = True
 
@@ -207,8 +206,7 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers, in portions, int64
-        [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield each portion's numbers, int64 [n].
 
         Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
         unit, because TensorFlow runs it in the thread that also decodes.
