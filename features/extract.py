@@ -260,9 +260,9 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions as done: all portions that were taken before the portion `before`.
+        """Return a function that marks portions as done: all portions that were claimed before the portion `before`.
 
-        If `before` is None, the function marks all portions that were taken.
+        If `before` is None, the function marks all portions that were claimed.
         """
         names = []
         while self._taken and self._taken[0] != before:

@@ -202,8 +202,8 @@ def flush_to_disk(path: Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raise an OSError if the disk of `folder` has less than `size` bytes free. Some libraries crash on a full disk."""
-    free = shutil.disk_usage(folder).free
+    """Raise an OSError if the disk of `folder` has less than `size` bytes free."""
+    free = shutil.disk_usage(folder).free  # some libraries crash on a full disk
     if free < size:
         message = f"No space left on device: {decimal(size)} are needed, {decimal(free)} are free"
         raise OSError(errno.ENOSPC, message, str(folder))

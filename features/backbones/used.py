@@ -210,7 +210,7 @@ def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int)
 def file_digest(path: str) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes.
 
-    Return an empty text if the file is not a regular file, can't be read, or has more than `_LARGEST` bytes.
+    Return an empty text if the file is not a regular file, can't be read, or has more than 16 GiB.
     """
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST:

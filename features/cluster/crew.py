@@ -204,7 +204,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """Raise `error`, unless the member's node is at fault. Then refuse the node or the slot, or count a death."""
+        """If the member's node is at fault, refuse the node or the slot, or count a death. Otherwise, raise `error`."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))
@@ -245,7 +245,7 @@ class Crew:
             self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died{said}")
 
     def _next(self, member: Member, answer: Any) -> None:
-        """Begin the step after the step that returned `answer`. Raise a NodeError if the node can't take part."""
+        """Begin the step after the step that returned `answer`; see `Member`. An unfit node raises a NodeError."""
         task = self._task
         if member.step == "hello":
             if answer["headstart"] != version("headstart"):

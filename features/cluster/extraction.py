@@ -141,8 +141,8 @@ def cluster(
     """Connect to the cluster that `config` names, and yield it. At the end, kill the workers and disconnect.
 
     If `config` names no cluster, yield None. Workers start at once, while the caller goes on. If the store of
-    `extraction` does not know the networks of `features` yet, a worker on this machine builds these networks, and saves
-    their facts in the store.
+    `extraction` lacks the `BackboneFacts` of a network of `features`, a worker on this machine builds the networks, and
+    saves their facts in the store.
     """
     if not config.ray:
         yield None

@@ -76,7 +76,7 @@ class _Images(Sequence[ImageFile]):
         self.rows: dict[int, tuple[_Unit, int]] = {}  # unit, and position there; two threads use it
 
     def add(self, unit: _Unit, positions: np.ndarray) -> np.ndarray:
-        """Add the images of `unit` at `positions`. Return the numbers that these images get, int64 [n]."""
+        """Add the images of `unit` at `positions`. Return the numbers of these images in the stream, int64 [n]."""
         numbers = np.arange(self.size, self.size + len(positions))
         self.rows.update(zip(numbers.tolist(), ((unit, position) for position in positions.tolist()), strict=True))
         self.size += len(positions)
@@ -112,7 +112,7 @@ class UnitStream:
         view: View | None,
         images: int,
     ) -> None:
-        """Start the thread, which then waits for units.
+        """Start the thread of the stream, which then waits for units.
 
         `stores` has the store of each cut. `images` is the number of images that all workers together will extract. The
         size of shards depends on this number; see `ShardWriter`.
@@ -170,7 +170,7 @@ class UnitStream:
             unit.shared = True
 
     def close(self) -> None:
-        """Tell the thread to end when it has finished the units that it has already."""
+        """Tell the thread of the stream to end when it has finished the units that it has already."""
         self._waiting.put(None)
 
     def _serve(self) -> None:
@@ -206,7 +206,7 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield each portion's numbers, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield their numbers, in portions, int64 [n].
 
         Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
         unit, because TensorFlow runs it in the thread that also decodes.
@@ -262,7 +262,7 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count the images before number `after` as tried.
+        """Count the images of the stream with numbers below `after` as tried.
 
         Images whose numbers are in `extracted` count as extracted, and all other images as undecoded.
         """
@@ -277,7 +277,7 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Return a function that ends the units whose images all have numbers below `after`.
+        """Return a function that ends the units whose images all have numbers below `after` in the stream.
 
         The `ShardWriter` calls the function when the features of these units are on disk.
         """

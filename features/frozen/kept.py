@@ -66,7 +66,7 @@ class KeptNetwork:
         """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
 
         Networks of other versions of headstart or OpenVINO are removed. Of the networks of the same name, only the
-        latest `_MOST` stay.
+        latest eight stay.
         """
         if not self.root.is_dir():
             return

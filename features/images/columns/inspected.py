@@ -241,7 +241,7 @@ class _Found:
 
     @contextmanager
     def kept_on_error(self) -> Iterator[None]:
-        """Save the images found so far if the block ends with an error."""
+        """Save the images found so far to the scan memory if the block ends with an error."""
         try:
             yield
         except BaseException:
@@ -249,7 +249,7 @@ class _Found:
             raise
 
     def since_last(self) -> Images:
-        """Save the images found so far. Return the images that were added since the last call."""
+        """Save the images found so far to the scan memory. Return the images that were added since the last call."""
         self.keep()
         every = Images.concatenated(self._images)
         self._images, start, self._told = [every], self._told, len(every)
