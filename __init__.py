@@ -113,12 +113,10 @@ __all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 class _FeaturesPackage(ModuleType):
-    """The sub-package `headstart.features`. It can also be called, as the library's function `features`.
+    """The type of the sub-package `headstart.features`. A call of the sub-package calls the function `features`.
 
-    The sub-package and the function have the same name, and Python binds this name to the sub-package as soon as the
-    sub-package is imported. So, at run time, the name always means the sub-package, whatever the order of imports, and
-    a call of the sub-package calls the function. For a type checker, the name means the function; see the imports
-    above.
+    The sub-package and the function have the same name. At run time, the name always means the sub-package. For a type
+    checker, the name means the function.
     """
 
     __module__ = "headstart.features"

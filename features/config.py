@@ -139,9 +139,8 @@ def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict
 def configs_from_json(values: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Return both configurations from `values`, the result of `configs_to_json`.
 
-    A missing `cut` or `store` raises a KeyError. A missing `bits` becomes `16`, because the versions of headstart that
-    did not write this field used the higher 8 of 16 bits. Any other missing field gets its default, and so do `memory`
-    and `scratch`.
+    A missing `cut` or `store` raises a KeyError. A missing `bits` becomes `16`, the behaviour of earlier versions of
+    headstart. Any other missing field gets its default. `memory` and `scratch` always get their defaults.
     """
     values = {"bits": "16", **values, "cut": tuple(values["cut"]), "store": Path(values["store"])}
     values = {name: value for name, value in values.items() if name not in _OF_THIS_MACHINE}

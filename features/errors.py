@@ -47,7 +47,7 @@ def require_options(*options: tuple[str, object, bool, str]) -> None:
     """Raise an OptionError for the first invalid option.
 
     Each option is a tuple: its flag, its value, whether the value is valid, and a description of valid values. A number
-    that is not finite, or larger than `_LARGEST`, is never valid.
+    that is not finite, or larger than 10^18, is never valid.
     """
     for name, value, valid, wanted in options:
         finite = not isinstance(value, float) or math.isfinite(value)

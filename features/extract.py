@@ -160,7 +160,7 @@ class _Extraction:
         self._error: Exception | None = None
 
     def run(self, backbone: FrozenBackbone) -> Extracted:
-        """Extract round by round.
+        """Extract round by round. In each round, this process extracts the portions that it can claim.
 
         The last round is over when each image has features, or when this process has tried all images that have none.
         """
@@ -260,10 +260,9 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions as done.
+        """Return a function that marks portions as done: all portions that were claimed before the portion `before`.
 
-        The function marks the portions that were taken before the portion `before`. If `before` is None, the function
-        marks all portions that were taken.
+        If `before` is None, the function marks all portions that were claimed.
         """
         names = []
         while self._taken and self._taken[0] != before:

@@ -59,9 +59,9 @@ def _written_beside(path: Path) -> Iterator[Path]:
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill. On success, flush it to disk and rename it to `path`. On an error, remove it.
 
-    With `replace`, a folder at `path` is replaced. Without `replace`, a folder at `path` that is not empty raises a
-    FileExistsError. No portable call exchanges two folders, so the old folder is moved away first. If the process is
-    killed before the new folder is in place, `remove_left_over` puts the old folder back.
+    Without `replace`, a folder at `path` that is not empty raises a FileExistsError. With `replace`, this folder is
+    moved away before the new folder is renamed. If the process is killed between these two steps, `remove_left_over`
+    puts the old folder back.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -115,7 +115,7 @@ def require_creatable(path: Path) -> None:
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
     """Within the block, an OSError that names one of `made`, such as a temporary path, names `path` instead.
 
-    Some folders, such as `/proc`, say of everything new that there is no such file. This becomes a PermissionError.
+    In some folders, such as `/proc`, a new file raises a FileNotFoundError. This error becomes a PermissionError.
     """
     try:
         yield
@@ -141,8 +141,8 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    A file or folder that can't be removed, as on a read-only disk, stays. If an ended process had moved an old folder
-    away, and the new folder is not in place, put the old folder back.
+    A file or folder that can't be removed, as on a read-only disk, stays. If an ended process had moved a folder away,
+    and had not put a new folder in its place, put the old folder back; see `folder_written_atomically`.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # `glob` takes longer, which a large store would feel
     removed = [folder / name for name in names if name.startswith(".") and _writer_ended(folder / name)]
@@ -202,8 +202,8 @@ def flush_to_disk(path: Path) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raise an OSError if the disk of `folder` has less than `size` bytes free. Some libraries crash on a full disk."""
-    free = shutil.disk_usage(folder).free
+    """Raise an OSError if the disk of `folder` has less than `size` bytes free."""
+    free = shutil.disk_usage(folder).free  # some libraries crash on a full disk
     if free < size:
         message = f"No space left on device: {decimal(size)} are needed, {decimal(free)} are free"
         raise OSError(errno.ENOSPC, message, str(folder))

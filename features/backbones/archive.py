@@ -32,9 +32,9 @@ def require_file(path: str, shown: str) -> None:
 def require_sound_archive(path: str, shown: str, remedy: str) -> None:
     """Raise a WeightsError unless the file at `path` is an archive of the form that Keras writes, and is safe to load.
 
-    The files in the archive must have the names that Keras uses, and plausible sizes. No layer must be quantised, have
-    a `lora_rank` over 1024, or refer to a function outside `keras.activations` and `keras.ops`. The weights must not
-    refer to other files.
+    The files in the archive must have the names that Keras uses, and plausible sizes. A layer must not be quantised,
+    have a `lora_rank` over 1024, or refer to a function outside `keras.activations` and `keras.ops`. The weights must
+    not refer to other files.
 
     Args:
         shown: the name of the file in errors.

@@ -37,12 +37,12 @@ class Backbone:
 
     @property
     def model(self) -> keras.Model:
-        """The Keras model, without a classifier. An index in `--from-layer` is an index into `model.operations`."""
+        """The Keras model, without a classifier. The option `--from-layer` takes an index into `model.operations`."""
         return self.load()
 
     @property
     def title(self) -> str:
-        """The backbone's name in fingerprints: `own` for every `.keras` file, wherever it is, and `name` otherwise."""
+        """The backbone's name in fingerprints: `own` for every `.keras` file, and `name` for every other backbone."""
         return OWN if is_own(self.name) else self.name
 
     @cached_property
@@ -57,7 +57,7 @@ class Backbone:
     def layer_index(self, layer: str | int | Cut) -> int:
         """Return the index of `layer` in `model.operations`.
 
-        `layer` is a cut, an index (also as text), or the name of a layer or cut. An unknown layer raises an
+        `layer` is a cut, an index as a number or text, or the name of a layer or cut. An unknown layer raises an
         OptionError.
         """
         if isinstance(layer, Cut):
@@ -80,8 +80,8 @@ class Backbone:
     def boundary(self, cuts: Sequence[Cut]) -> int:
         """Return the index of the first operation that fine-tuning trains by default, for a head on `cuts`.
 
-        If the deepest of `cuts` is the backbone's last cut, this is the first operation of the last stage; see
-        `graph.last_stage`. Otherwise this is the first operation of the block that ends at the deepest cut.
+        If the deepest of `cuts` is the backbone's last cut, training begins at the last stage; see `graph.last_stage`.
+        Otherwise, training begins at the start of the block that ends at the deepest cut.
         """
         from headstart.features.backbones.graph import last_stage
 
@@ -98,13 +98,11 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return the indices of the operations whose outputs the frozen part must yield, in ascending order.
+        """Return the indices of the operations whose outputs the frozen part must yield to compute `cuts`, ascending.
 
         The frozen part consists of the operations with indices below `from_layer`, and always includes operation 0, the
-        input. The rest of the network computes `cuts` from the outputs of the returned operations. If a cut lies in the
-        frozen part, its operation is returned. Any other cut is computed by later operations, from outputs of the
-        frozen part. The operations that make these outputs are returned. A network that uses a layer twice raises an
-        OptionError.
+        input. A cut in the frozen part needs only the output of its own operation. Any other cut needs the outputs of
+        the frozen part that later operations read. A network that uses a layer twice raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -133,9 +131,9 @@ class Backbone:
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Compute the result of `features` from `tensors`, the outputs of the frozen part of the network.
+        """Return the same as `features` for `cuts`, computed from `tensors` and not from pixels.
 
-        `tensors` holds one output for each operation that `crossing` returns for these arguments, in the same order.
+        `tensors` holds the output of each operation that `crossing(from_layer, cuts)` returns, in the same order.
         """
         from headstart.features.tensorflow import keras
 

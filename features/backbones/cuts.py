@@ -45,7 +45,7 @@ def cut_names(cuts: Sequence[Cut]) -> list[str]:
 
 
 def chosen_backbones(config: FeatureConfig) -> list[str]:
-    """Return the backbones that `config` joins by `+`: names in `BACKBONES`, and absolute paths of `.keras` files.
+    """Return the backbones that `config` names: names in `BACKBONES`, and absolute paths of `.keras` files.
 
     An unknown or repeated backbone raises an OptionError.
     """
@@ -95,10 +95,11 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    Each value of `--cut` is one set; see `chosen_cuts`. If every cut in a value names its backbone, the set has no cuts
-    of other backbones. Otherwise, each backbone without a cut in the value adds its default cut, the last one. If one
-    of the values contains `all`, each single cut is a set instead, and sets may be joined. Without `--cut`, each
-    backbone's default cut is a set, and all default cuts together are one more set.
+    Each value of `--cut` gives a set: the cuts that it names; see `chosen_cuts`. If a name in the value lacks a
+    backbone, as `mixed8` does, the set also has the last cut of each backbone that would have no cut. If one of the
+    values contains `all`, each single cut of all values is a set of its own, and the search may join sets.
+
+    Without `--cut`, the last cut of each backbone is a set. All these cuts together are one more set.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -144,9 +145,10 @@ def require_maps(cuts: Sequence[Cut]) -> None:
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
-    `--weights` holds one value for all backbones, or one value per backbone, joined by `+`. A `.keras` file has its own
-    weights. If this file is joined with other backbones, `--weights` holds no value for the file. The path of an
-    existing file may contain a `+`. A text that can't be split in exactly one way raises an OptionError.
+    `config.weights` is one value for all backbones, or one value per backbone, joined by `+`. The path of an existing
+    file may contain a `+`. If there is not exactly one way to split the text, an OptionError is raised. A `.keras` file
+    that is joined with other backbones has no value in the text, because it holds its own weights. Its value in the
+    result is `imagenet`.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
@@ -179,7 +181,7 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split each of `texts` at each `+` that is not in the path of one of `backbones`.
+    """Split `texts`, which are values of `--cut`, at each `+`, but not within a path of one of `backbones`.
 
     The paths in `backbones` are absolute. In `texts`, they may be relative.
     """

@@ -1,7 +1,4 @@
-"""Facts about backbones. They are saved when a backbone is built, so that later commands need not build it.
-
-Building the network would take most of the time of a command that finds all features in the store.
-"""
+"""Facts about backbones. They are saved when a backbone is built, so that later commands need not build it."""
 
 import json
 import os
@@ -38,7 +35,10 @@ class BackboneSource:
 
 
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
-    """Return a backbone's source without reading the weights file. For the arguments, see `build_backbone`."""
+    """Return the settings of a backbone and the state of its weights file. The file is not read.
+
+    For the arguments, see `build_backbone`.
+    """
     state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": version("numpy")}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
     settings = json.dumps([name, file or weights, image_size, weights_seed if weights == "random" else 0])
@@ -76,7 +76,7 @@ class KnownBackbones:
     def recall(self, source: BackboneSource) -> BackboneFacts | None:
         """Return the facts that were saved for `source`.
 
-        Return None if no facts were saved, or if the weights file or a library has changed since.
+        Return None if no facts were saved, or if the weights file or the version of a library has changed since.
         """
         if self._forget or source.state is None:
             return None
@@ -102,8 +102,9 @@ class KnownBackbones:
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Save `facts` of a backbone that was just built. A failure to write is only printed.
 
-        Save nothing if the weights file is missing. Also save nothing if this file was changed after this object was
-        made, or in the two seconds before, because the facts may be those of the file's earlier content.
+        If the weights file is missing, nothing is saved. Nothing is saved either if the file is too new: it was changed
+        after this object was made, or in the two seconds before. The facts may then be those of the file's earlier
+        content.
         """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():

@@ -131,13 +131,15 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Name the blocks that end at `ends`. Return a mapping from the name of each block to the index of its end.
+    """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
 
     A block has the name of its last layer. If Keras made up this name, it contains a number that differs between
-    processes. Such a name is kept if `stable` is true. Otherwise, it is replaced. If the network ends with an
-    activation, the last block is called `TOP`. Any other block is called by the common start of two names: the last two
-    names in the block that Keras did not make up. Examples are `block5` and `stage_2_block_1`. Without a common start,
-    the name is `block` and the number of the block.
+    processes. Unless `stable` is true, the block then gets another name:
+
+    - If the block ends the network with an activation, the name is `TOP`.
+    - Otherwise, the name is the common start of the last two names in the block that Keras did not make up, such as
+      `block5`.
+    - If these names have no common start, the name is `block` and the number of the block.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -159,15 +161,17 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    Usually, the last stage consists of the blocks after the first block whose output has the lowest resolution. For
-    example, `mixed8` is the first such block of InceptionV3. The two blocks after `mixed8` are the last stage, which
-    begins at operation 249. There are three exceptions. If only one of several blocks has the lowest resolution, this
-    block is the last stage. If most blocks have the lowest resolution, the last quarter of all blocks is the last
-    stage. If the network is a single block, the last stage begins at the first operation whose output has the lowest
-    resolution.
+    Usually, the last stage consists of the blocks after the first block whose output has the lowest resolution. In
+    InceptionV3, this first block is `mixed8`. The last stage consists of the two blocks after `mixed8`.
 
-    The last operation with a kernel always belongs to the last stage. If `read_graph` returns None, the last stage
-    begins at this operation.
+    There are three exceptions:
+
+    - If only one of several blocks has the lowest resolution, this block is the last stage.
+    - If most blocks have the lowest resolution, the last quarter of all blocks is the last stage.
+    - If the network is a single block, the last stage begins at the first operation whose output has the lowest
+      resolution.
+
+    The last stage always includes the last operation with a kernel. If `read_graph` returns None, it begins there.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)

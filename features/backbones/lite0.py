@@ -26,8 +26,8 @@ def build_efficientnet_lite0(
 ) -> keras.Model:
     """Build EfficientNet-Lite0. The arguments are those of the builders in `keras.applications`.
 
-    `weights` is `imagenet` for the shipped weights, or None for Keras's initial weights. The model maps float32
-    [B, H, W, 3] in (-1, 1] to [B, H/32, W/32, 1280]. Other `weights`, or `include_top`, raise a ValueError. A missing
+    The model maps float32 [B, H, W, 3] in (-1, 1] to [B, H/32, W/32, 1280]. `weights` is `imagenet` for the shipped
+    weights, or None for Keras's initial weights. Any other value, or `include_top=True`, raises a ValueError. A missing
     or damaged weights file raises a WeightsError.
     """
     if include_top or weights not in ("imagenet", None):

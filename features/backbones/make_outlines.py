@@ -1,4 +1,4 @@
-"""Make `outlines.json` from the graphs of the networks. Run this after a change of the zoo, of `graph` or of Keras.
+"""Make `outlines.json`; see `outlines`. Run this module after a change of `zoo`, of `graph` or of Keras.
 
 python -m headstart.features.backbones.make_outlines [NAME...]
 """

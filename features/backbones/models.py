@@ -57,8 +57,8 @@ def without_preprocessing(model: keras.Model) -> keras.Model:
 
 
 def _fill_at_random(model: keras.Model, seed: int) -> None:
-    """Fill the kernels by He initialisation (arXiv:1502.01852). With Keras's default, activations vanish with depth."""
-    for index, variable in enumerate(model.weights):
+    """Fill the kernels of `model` with random values by He initialisation (arXiv:1502.01852)."""
+    for index, variable in enumerate(model.weights):  # with Keras's default, activations vanish with depth
         if "kernel" in variable.name:
             rng, shape = np.random.default_rng([seed, index]), variable.shape
             # A depthwise kernel [h, w, channels, 1] has one input channel per filter.

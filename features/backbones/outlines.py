@@ -1,7 +1,7 @@
 """Outlines: facts about the graph of a network, known before the network is built.
 
-The outlines of the zoo are in `outlines.json`, so that a command that builds no network need not import Keras.
-`make_outlines` makes this file from the graphs.
+The outlines of the networks in `zoo` are in `outlines.json`, so that a command that builds no network need not import
+Keras. `make_outlines` makes this file from the graphs.
 """
 
 import json
@@ -32,7 +32,7 @@ PlaceOfWeights = Literal["shipped", "cached", "download", "none"]
 
 @dataclass(frozen=True)
 class Outline:
-    """The size of a network, and the places where it can be cut."""
+    """Facts about a network that is not built: its input size, its number of parameters, its cost, and its cuts."""
 
     image_size: int  # side of the square input in pixels; 0 if the network takes any size
     parameters: int  # number of parameters without the top
@@ -84,7 +84,10 @@ def _outline_of_own(name: str) -> Outline:
 
 
 def place_of_weights(name: str) -> PlaceOfWeights:
-    """Return where the ImageNet weights of the network `name` are. For a `.keras` file, return `shipped`."""
+    """Return where the ImageNet weights of the network `name` are: for example `cached` if Keras has downloaded them.
+
+    A `.keras` file holds its own weights. For such a file, return `shipped`.
+    """
     if is_own(name) or BACKBONES[name].shipped:
         return "shipped"
     file = outline(name).file

@@ -34,7 +34,7 @@ class Used:
 
     @property
     def file(self) -> str:
-        """The path of the file that holds the weights; empty if no file was named."""
+        """The path of the file that holds the weights; empty for ImageNet weights and random weights."""
         if is_own(self.backbone):
             return self.backbone
         return "" if self.weights in KNOWN_WEIGHTS else self.weights
@@ -47,16 +47,18 @@ class Used:
         return f"--weights {self.weights}{seed}{rescale}"
 
     def is_at_hand(self) -> bool:
-        """Return whether the file still holds the bytes that were used. Return True if no file was named."""
+        """Return whether the file `self.file` still has the same bytes as when it was used.
+
+        If `self.file` is empty, return True.
+        """
         return not self.file or (bool(self.file_digest) and file_digest(self.file) == self.file_digest)
 
 
 def used_with(store: Path) -> list[Used]:
-    """Return the backbones and weights that were used with `store`, the latest last.
+    """Return the backbones and weights that were used with `store`, the latest last. Returned paths are absolute.
 
-    If `used.json` can't be read, a line on the console says so, and the result is empty. Paths in `used.json` are
-    relative to the store. Returned paths are absolute. `used.json` may come from elsewhere, so callers must not trust
-    its paths; see `Used.is_at_hand`.
+    If `used.json` can't be read, a line on the console says so, and the result is empty. The file may come from another
+    machine. So call `Used.is_at_hand` before you use a file that it names.
     """
     if (found := _read(_file(store))) is None:
         _tell_unreadable(_file(store))
@@ -100,9 +102,11 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
     `given` names the fields of `config` that the user set; these fields stay. The default weights, which are the
-    ImageNet weights, also stay if they are on this machine or were used with the store. A line on the console says
-    which options were filled in. If the store was used with several weights, none is chosen. In this case, if `needed`
-    is true, an OptionError lists the weights. If `needed` is false, the weights of `config` stay.
+    ImageNet weights, stay if they are on this machine or were used with the store. A line on the console says which
+    options were filled in.
+
+    If the store was used with several other weights, `needed` decides. If it is true, an OptionError lists the weights.
+    Otherwise, the weights of `config` stay.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -123,9 +127,9 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
     """Return `config` with the only backbone that was used with `store`, in place of the default backbone.
 
-    `config` must have the default backbone. If this backbone was used with `store`, or if none was, `config` is
-    returned unchanged, and nothing is printed. Otherwise, a line on the console says which backbone is taken. The
-    default backbone then stays in two cases: several others were used with `store`, or its weights are on this machine.
+    `config` must have the default backbone. This backbone stays if its weights are on this machine, or if it was used
+    with `store`. It also stays if no backbone, or several backbones, were used with `store`. If `store` was used with
+    other backbones only, a line on the console says which backbone is taken.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -140,10 +144,11 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """If only one entry of `known` is at hand, return `config` with the weights and the rescaling of this entry.
+    """Return `config` with the weights and the rescaling of the only entry of `known` that can be used.
 
-    If none of `known` is at hand, return `config` unchanged. If several are at hand, see `with_used_weights`.
-    `rescaled` says whether the user set the rescaling. If so, `config` keeps its rescaling.
+    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`. If no entry can be used, return
+    `config` unchanged. If several entries can be used, `needed` decides; see `with_used_weights`. If `rescaled` is
+    true, the user set the rescaling, and `config` keeps it.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
@@ -205,7 +210,7 @@ def digest_in_store(store: Path, backbone: str, weights: str, weights_seed: int)
 def file_digest(path: str) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes.
 
-    Return an empty text if the file is not a regular file, can't be read, or has more than `_LARGEST` bytes.
+    Return an empty text if the file is not a regular file, can't be read, or has more than 16 GiB.
     """
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > _LARGEST:

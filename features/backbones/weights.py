@@ -32,9 +32,8 @@ def build_backbone(
 ) -> Backbone:
     """Build a network and fill it with weights.
 
-    If `known` has the network's facts, the Keras model is built only when it is first used. An unknown name, or a size
-    that the network can't take, raises an OptionError. Weights that are missing, corrupt, or of another network raise a
-    WeightsError.
+    An unknown name, or a size that the network can't take, raises an OptionError. Weights that are missing, corrupt, or
+    of another network raise a WeightsError.
 
     Args:
         name: a name in `BACKBONES`, or the path of a `.keras` file; see `load_own`.
@@ -43,6 +42,8 @@ def build_backbone(
         rescale: a key of `RESCALINGS`, or `auto` for the key of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
+        known: facts about networks that were built before. If it has this network's facts, the Keras model is built
+            only when it is first used.
         tokens: how tokens, [N, D], become one vector: `mean` takes their mean, and `first` the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
@@ -91,7 +92,7 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _own_settings(name: str, weights: str, rescale: str) -> str:
-    """Return `name` if it is a `.keras` file, because such a file has its own weights. Otherwise, return `weights`.
+    """Return `name` for a `.keras` file, which holds its own weights, and `weights` for any other backbone.
 
     If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.
     """

@@ -27,7 +27,7 @@ class Rescaling:
     bgr: bool = False  # the network's order of channels is blue, green, red; else red, green, blue
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value of a fingerprint's field `rescale`."""
+        """Return this rescaling as the value of a fingerprint's field `rescale`."""
         return {"scale": self.scale, "offset": self.offset} | ({"bgr": True} if self.bgr else {})
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Settings of a Ray cluster. They do not change a feature's value, but `ray_mixed` may change the last bits."""
+"""Settings of a Ray cluster. Only `ray_mixed` may change the value of a feature, and only its last bits."""
 
 from dataclasses import dataclass
 

@@ -74,9 +74,9 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
 def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[Callable[[], T]]:
     """Connect to the Ray cluster at `address`, and call `begin`. Yield a function that returns the result of `begin`.
 
-    At the end of the context, call `end` with the result of `begin`, and disconnect. A local cluster takes seconds to
-    start. Therefore a thread starts it while the caller goes on, and the yielded function waits for this thread. For
-    errors, see `connected`.
+    At the end of the context, `end` is called with this result, and the connection is closed. A local cluster takes
+    seconds to start. So a thread starts it, while the caller goes on. The yielded function waits until `begin` has
+    returned, and raises the errors of `connected`.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):
@@ -89,11 +89,11 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
     result, over = Future[T](), Event()
 
     def hold() -> None:
-        """Start the cluster, and stay in this thread: the system ends Ray's processes when the thread ends."""
+        """Start the cluster in this thread, call `begin`, and call `end` when the context of `connecting` ends."""
         try:
             with connected(address):
                 result.set_result(begin())
-                over.wait()
+                over.wait()  # in this thread, because the system ends Ray's processes when it ends
                 end(result.result())
         except BaseException as error:
             if result.done():

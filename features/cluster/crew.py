@@ -29,7 +29,7 @@ _CALLS_AT_ONCE = 4  # two jobs, `tell` and `stop`
 
 @dataclass
 class Crew:
-    """The workers of a cluster, each with a `Member`. Workers stay for several tasks, until `dismiss` kills them."""
+    """The workers of a cluster. Each has a `Member`. Workers stay for several tasks, until `dismiss` kills them."""
 
     config: ClusterConfig
     members: dict[tuple[str, int], Member] = field(default_factory=dict)  # by node and slot; see `slots`
@@ -63,7 +63,7 @@ class Crew:
             self._prepared = None
 
     def begin(self, task: Task) -> None:
-        """Give the crew a task. A member with unfinished calls of the previous task begins the new task after them."""
+        """Give the crew a task. A member with unfinished calls of the previous task first finishes these calls."""
         self._task, self._reference = task, Reference(task)
         self._began = time.monotonic()
         for member in self.members.values():
@@ -100,7 +100,7 @@ class Crew:
                 self.lose(member)
 
     def recruit(self) -> None:
-        """Start a worker on every free slot of the nodes. Raise a HeadstartError if no node can have a worker."""
+        """Start a worker on every free slot; see `slots`. Raise a HeadstartError if no node can have a worker."""
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return
@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
+        """If no slot is usable (`count` is 0), raise a HeadstartError: at once after a refusal, else after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -151,10 +151,10 @@ class Crew:
         member.take_step("hello")
 
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
-        """Wait at most `timeout` seconds for answers. Yield (member, key, result) for each job that has ended.
+        """Wait at most `timeout` seconds for answers. For each job that has ended, yield (member, key, result).
 
-        If a member died or was refused, yield (member, None, None). If a step of a member has ended, begin the member's
-        next step. Errors that are not the node's fault are raised.
+        The key is that of the job. For a member that died or was refused, yield (member, None, None). After a step,
+        begin the member's next step; see `Member`. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -184,7 +184,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`; None if the member is lost. If `call` is a step, begin the next step."""
+        """Return the answer to `call`, or None if the member died or was refused. After a step, begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)
@@ -204,7 +204,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """If `error` is the node's fault, refuse the node or slot, or count a death. Otherwise, raise `error`."""
+        """If the member's node is at fault, refuse the node or the slot, or count a death. Otherwise, raise `error`."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))
@@ -236,7 +236,7 @@ class Crew:
     def blame(self, member: Member, why: str = "") -> None:
         """Count a death of `member` against its node. After three deaths in a row, start no more workers on the node.
 
-        If `member` was ready, and no other node has workers, the node stays in use nevertheless.
+        There is one exception: the node stays in use if `member` was ready and no other node has workers.
         """
         self._failures[member.node] += 1
         others = {other.node for other in self.members.values()} - {member.node}
@@ -245,7 +245,7 @@ class Crew:
             self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died{said}")
 
     def _next(self, member: Member, answer: Any) -> None:
-        """Begin the step after the step that returned `answer`. Raise a NodeError if the node can't take part."""
+        """Begin the step after the step that returned `answer`; see `Member`. An unfit node raises a NodeError."""
         task = self._task
         if member.step == "hello":
             if answer["headstart"] != version("headstart"):
@@ -289,7 +289,7 @@ class Crew:
             console.print(f"refused {said}", style="yellow")
 
     def lose(self, member: Member) -> None:
-        """Kill a member, and forget it."""
+        """Kill a member, and remove it from the crew."""
         self.members.pop((member.node, member.slot), None)
         self.ray.kill(member.actor)
 

@@ -141,8 +141,8 @@ def cluster(
     """Connect to the cluster that `config` names, and yield it. At the end, kill the workers and disconnect.
 
     If `config` names no cluster, yield None. Workers start at once, while the caller goes on. If the store of
-    `extraction` does not know the networks of `features` yet, a worker on this machine builds these networks, and saves
-    their facts in the store.
+    `extraction` lacks the `BackboneFacts` of a network of `features`, a worker on this machine builds the networks, and
+    saves their facts in the store.
     """
     if not config.ray:
         yield None
@@ -172,7 +172,10 @@ def _task(
 def _extracted(
     missing: Images, crew: Crew, advance: Callable[[int], None], renew_claims: Callable[[], None]
 ) -> Extracted:
-    """Extract the features of `missing` with the workers of `crew`. `renew_claims` is called several times a second."""
+    """Extract the features of `missing` with the workers of `crew`.
+
+    `advance` is called with the number of images that were just done. `renew_claims` is called several times a second.
+    """
     sent = absolute(missing)
     rejects: dict[int, Reject] = {}  # by position
     work = defaultdict[Member, NodeWork](NodeWork)

@@ -35,7 +35,7 @@ _AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
 
 @dataclass(frozen=True)
 class Met:
-    """The report of a node before its first unit.
+    """The report of a worker on its node, before the first unit.
 
     The report holds the fingerprint of each cut, as JSON, and whether the node sees an image of the task's `sample`.
     """
@@ -46,7 +46,7 @@ class Met:
 
 @dataclass(frozen=True)
 class ExtractionTask:
-    """The extraction of features with one network. All paths are absolute."""
+    """The task to extract features with one network. All paths are absolute."""
 
     config: FeatureConfig  # of one backbone, resolved; see `Network.config`
     extraction: ExtractionConfig  # without `scratch`, which need not be on the worker's node
@@ -60,7 +60,7 @@ class ExtractionTask:
 
     @property
     def tries_batch_sizes(self) -> bool:
-        """See `Task.tries_batch_sizes`."""
+        """Whether a worker on a GPU finds its batch size by trials."""
         return not self.extraction.batch_size and self.config.precision != "int8"
 
     def job(self, before: Job | None) -> ExtractionJob:
@@ -188,10 +188,10 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return the features of one or two images, float32 [F], by a key for each image.
+        """Return the features of one or two images, float32 [F], joined from all cuts, for a comparison of workers.
 
-        The first image is random, and has the key "". The second image is the first image of the sample that can be
-        decoded, and its key is its digest. If no image of the sample can be decoded, there is no second image.
+        The features of a random image have the key "". The features of the first image of the sample that can be
+        decoded have its digest as their key. If no image of the sample can be decoded, there is only the random image.
         """
         from headstart.features.images.batches import decoded_batches
 
@@ -222,15 +222,15 @@ class ExtractionJob:
             raise
 
     def tell(self, unit: int) -> int:
-        """Return how many images of a unit are done; 0 if this job does not have the unit."""
+        """Return how many images of the unit with the number `unit` are done; 0 if this job does not have this unit."""
         return self._in_use().tried(unit)
 
     def stop(self, unit: int) -> None:
-        """End a unit early. The features extracted so far are written."""
+        """End the unit with the number `unit` early. The features extracted so far are written."""
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
-        """From now on, write the features of a unit every few seconds, because another worker has the same unit."""
+        """From now on, write the features of a unit every few seconds, for a second worker that has the same unit."""
         self._in_use().share(unit)
 
     def close(self) -> None:
@@ -245,10 +245,9 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """Return `network`, with a Keras model that is already built, if there is one.
+    """Return `network` with the built Keras model of the first network in `others` that has the same backbone.
 
-    The model is that of the first network in `others` with the same backbone. Without such a network, return `network`
-    unchanged.
+    If no network in `others` has the same backbone, return `network` unchanged.
     """
     own = network.backbone
     for other in (one.backbone for one in others):

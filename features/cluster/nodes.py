@@ -15,13 +15,13 @@ _PATIENT_SECONDS = 120.0  # after this time, others no longer wait for a worker 
 
 
 def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:
-    """Return the slots of a node. A slot is room for one worker: a pair of a number of CPUs and a number of GPUs.
+    """Return the slots of a node: a pair (number of CPUs, number of GPUs) for each worker that the node has room for.
 
     `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them; `GPU` may be missing. If the node has at
-    least `ray_gpus` GPUs, each slot has `ray_gpus` GPUs. Such a slot has `ray_cpus` CPUs or, if this number is 0, an
-    equal share of the CPUs. There are as many slots as the GPUs and the CPUs suffice for. Any other node has a slot for
-    every `ray_cpus` CPUs or, if this number is 0, one slot with all CPUs. A node without CPUs, such as a head that only
-    manages the cluster, has no slot.
+    least `config.ray_gpus` GPUs, each slot has this number of GPUs. Otherwise, slots have no GPU. Each slot has
+    `config.ray_cpus` CPUs. If this number is 0, slots with GPUs share all CPUs of the node equally, and a node with
+    fewer GPUs has one slot with all its CPUs. A node without CPUs, such as a head that only manages the cluster, has no
+    slot.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus >= config.ray_gpus:
@@ -34,7 +34,7 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
 
 def alive(nodes: Sequence[dict[str, Any]], here: str, config: ClusterConfig) -> list[dict[str, Any]]:
-    """Return the nodes in `nodes` that have not died. `nodes` is what Ray tells of them; `here` is the driver's ID.
+    """Return the nodes in `nodes` that have not died. `nodes` is Ray's list, and `here` is the ID of the driver's node.
 
     If the driver's node has died, no answer of another node reaches the driver. So a HeadstartError is raised.
     """
@@ -48,7 +48,7 @@ def alive(nodes: Sequence[dict[str, Any]], here: str, config: ClusterConfig) -> 
 
 
 def why_alone(config: ClusterConfig, started: bool) -> str:
-    """Say that no node can have a worker. `started` tells whether a node could have one before."""
+    """Return the message that no node can have a worker. `started` tells whether a node could have one before."""
     lacking = f"has the CPUs for a worker (--ray-cpus {config.ray_cpus}, --ray-gpus {config.ray_gpus:g})"
     return f"--ray {config.ray}: {'all nodes with workers died, and no other' if started else 'no node'} {lacking}"
 
@@ -65,8 +65,8 @@ class Reference:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
         If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs wait
-        for this batch size, for two minutes at most. `building` holds a number of seconds for each other worker with a
-        GPU that is building its network: the time since it began.
+        for this batch size, for two minutes at most. `building` describes the workers with a GPU that build their
+        networks now. It holds the seconds since each of them began.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)

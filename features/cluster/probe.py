@@ -32,7 +32,7 @@ class NodeMemoryError(NodeError):
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """Raise a NodeMemoryError in place of an error that reports too little memory of the machine or of a GPU."""
+    """Raise a NodeMemoryError in place of an error that reports a lack of memory, of the machine or of a GPU."""
     try:
         yield
     except Exception as error:
@@ -43,9 +43,9 @@ def memory_errors_told() -> Iterator[None]:
 
 
 def is_seen(image: ImageFile) -> bool:
-    """Return whether this process can read an image in the state that the scan found. The image is read.
+    """Return whether this process can read the file of `image`, unchanged since the scan. The file is read.
 
-    If the web server of an image does not report states, it is enough that the image can be read with the same digest.
+    If the file is on a web server that reports no versions of it, only the digest of its bytes has to be the same.
     """
     stateless = is_url(image.file) and image.mtime_ns == 0
     try:
@@ -75,7 +75,7 @@ def probe_file(store: Path) -> Iterator[str]:
 
 
 def require_store_seen(store: Path, nonce: str) -> None:
-    """Raise a NodeError unless this node reads the probe file in `store`, and can write there."""
+    """Raise a NodeError unless this node can read the probe file with this `nonce` in `store`, and can write there."""
     file = _file(store, nonce)
     for _ in range(_TRIES):
         with suppress(OSError):

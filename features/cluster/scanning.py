@@ -61,10 +61,10 @@ class ScanJob(UnitJob):
 
 
 def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
-    """Raise a NodeError if this node sees none of the files in `sample`.
+    """Raise a NodeError if no file in `sample` is the same file on this node as on the driver.
 
-    `sample` holds a pair for each file: its path, and the `size_and_time` that the driver sees. A file that the driver
-    does not see is not counted.
+    `sample` holds a pair for each file: its path, and its `size_and_time` on the driver. Files that are missing on the
+    driver are not counted.
     """
     known = [(path, version) for path, version in sample if version != (-1, -1)]
     if known and all(size_and_time(path) != version for path, version in known):
@@ -72,9 +72,9 @@ def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
 
 
 def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
-    """Return at most five of `files`, evenly spaced, each with its `size_and_time`; see `require_seen`.
+    """Return at most five of `files`, evenly spaced, as a sample for `require_seen`. `files` are absolute paths.
 
-    `files` are absolute paths.
+    The sample holds a pair for each file: its path and its `size_and_time`.
     """
     return [(path, size_and_time(path)) for path in files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]]
 
@@ -83,8 +83,8 @@ def why_blind(unread: Sequence[str], files: int) -> str:
     """Return the reason to refuse a node that can't read files, or "" if there is no such reason.
 
     `unread` holds the paths that a worker on the node could not read, and `files` is the number of files that the
-    worker tried. There is a reason if more than half of the files could not be read, and this process can read one of
-    the first five paths in `unread`.
+    worker tried. The node is refused if both are true: more than half of the files could not be read, and this process
+    can read one of the first five paths in `unread`.
     """
     some = unread[:_SAMPLE] if 2 * len(unread) > files else ()
     seen_here = next(filter(_is_readable, some), "")
@@ -101,9 +101,9 @@ def _is_readable(path: str) -> bool:
 
 
 def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
-    """Inspect local `files` with the workers of `crew`; see `Elsewhere`.
+    """Inspect local `files` with the workers of `crew`. Yield pairs: positions in `files`, int64 [n], and their result.
 
-    A file that a worker can't read is inspected again in this process.
+    A file that a worker can't read is inspected again in this process. For the form of a result, see `Elsewhere`.
     """
     here = os.getcwd()
     every = files.with_folders([os.path.join(here, folder) for folder in files.folders])
@@ -129,10 +129,10 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return `found` with the paths in `files` in place of those in `sent`, and the positions of unread files.
+    """Return `found` with the paths in `files`, and the positions of unread files, int64 [n], ascending.
 
-    `found` is the result for the files that were sent. The positions are int64 [n], ascending. The returned result has
-    no rejects for unread files.
+    `sent` holds the absolute paths of `files`, as a worker got them. `found` is the worker's result. The returned
+    result has no rejects for unread files.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = sorted({at for at, one in pairs if one.reason in UNREAD})

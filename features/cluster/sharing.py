@@ -148,7 +148,7 @@ class Sharing:
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
         """Process the result of a unit, and yield the unit if it is done.
 
-        If `unit` or `result` is None, the member was lost. In this case, take the member's units back.
+        `unit` or `result` is None if the member died or was refused. In this case, take the member's units back.
         """
         if unit is None or result is None:
             self._lost(member)

@@ -33,7 +33,7 @@ _SHARED_SECONDS = 3.0  # between two shards of a unit that two workers extract
 
 @dataclass(frozen=True)
 class Finished:
-    """The result of a unit. A reject is (position in the unit, reason, detail).
+    """The result of a unit. Each of `rejects` is a tuple (position in the unit, reason, detail).
 
     `stopped` tells whether the unit was ended early.
     """
@@ -69,14 +69,14 @@ class _Unit:
 
 
 class _Images(Sequence[ImageFile]):
-    """Images that are being extracted. The index of an image is its number in the stream. `add` counts them from 0."""
+    """Images that are being extracted. The index of an image is its number in the stream."""
 
     def __init__(self) -> None:
         self.size = 0  # images so far
         self.rows: dict[int, tuple[_Unit, int]] = {}  # unit, and position there; two threads use it
 
     def add(self, unit: _Unit, positions: np.ndarray) -> np.ndarray:
-        """Add the images of `unit` at `positions`. Return the numbers that these images get, int64 [n]."""
+        """Add the images of `unit` at `positions`. Return the numbers of these images in the stream, int64 [n]."""
         numbers = np.arange(self.size, self.size + len(positions))
         self.rows.update(zip(numbers.tolist(), ((unit, position) for position in positions.tolist()), strict=True))
         self.size += len(positions)
@@ -101,8 +101,7 @@ class UnitStream:
 
     Features that are in `stores` already are not extracted again. While the last images of a unit pass through the
     network, the first images of the next unit are decoded. So there is no pause between units, if the next unit comes
-    in time. One `ShardWriter` writes the shards of all units. Claims are not used, because the driver decides which
-    worker gets a unit.
+    in time. One `ShardWriter` writes the shards of all units.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class UnitStream:
         view: View | None,
         images: int,
     ) -> None:
-        """Start the thread, which then waits for units.
+        """Start the thread of the stream, which then waits for units.
 
         `stores` has the store of each cut. `images` is the number of images that all workers together will extract. The
         size of shards depends on this number; see `ShardWriter`.
@@ -160,18 +159,18 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, or as soon as it is received. The features extracted so far are written."""
+        """End a unit early, even if it is received only after this call. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """From now on, write the features of a unit every few seconds, because another worker has the same unit."""
+        """From now on, write the features of a unit every few seconds, for a second worker that has the same unit."""
         if unit := self._units.get(number):
             unit.shared = True
 
     def close(self) -> None:
-        """Tell the thread to end when it has finished the units that it has already."""
+        """Tell the thread of the stream to end when it has finished the units that it has already."""
         self._waiting.put(None)
 
     def _serve(self) -> None:
@@ -207,10 +206,10 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add images of `unit`, and then of later units, to the stream. Yield the numbers of each portion, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield their numbers, in portions, int64 [n].
 
-        Images that have features are left out. When no unit waits, the stream ends. TensorFlow runs this function, on a
-        single core in the thread that also decodes. Therefore it never waits.
+        Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
+        unit, because TensorFlow runs it in the thread that also decodes.
         """
         try:
             while unit:
@@ -263,7 +262,7 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count the images before number `after` as tried.
+        """Count the images of the stream with numbers below `after` as tried.
 
         Images whose numbers are in `extracted` count as extracted, and all other images as undecoded.
         """
@@ -278,7 +277,7 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Return a function that ends the units whose images all have numbers below `after`.
+        """Return a function that ends the units whose images all have numbers below `after` in the stream.
 
         The `ShardWriter` calls the function when the features of these units are on disk.
         """

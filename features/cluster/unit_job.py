@@ -29,11 +29,11 @@ class UnitJob(ABC):
 
     @abstractmethod
     def meet(self) -> Any:
-        """See `Job.meet`."""
+        """Check that this node can do the task. Return the argument for `Task.require_same` on the driver."""
 
     @abstractmethod
     def do(self, items: Any) -> Any:
-        """Do a unit, and return its result.
+        """Do a unit that consists of `items`, and return its result.
 
         The method must call `advance` whenever items are done, with the number of these items. When `is_stopped`
         returns true, the method may return early.
@@ -44,7 +44,7 @@ class UnitJob(ABC):
         return Built()
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Outcome:
-        """Do the unit with the number `unit`. `backwards` is ignored, because the result is needed as a whole."""
+        """Do the unit with the number `unit`, and return its outcome. `backwards` is ignored."""
         self._tried, self._unit, self._stopped = 0, unit, self._to_stop == unit
         start = time.perf_counter()
         result = self.do(items)
@@ -55,7 +55,7 @@ class UnitJob(ABC):
         return self._tried if unit == self._unit else 0
 
     def stop(self, unit: int) -> None:
-        """End a unit early. If the worker has not received the unit yet, it ends the unit as soon as it does."""
+        """End the unit with the number `unit` early, even if the worker receives this unit only after this call."""
         self._to_stop = unit
         self._stopped |= unit == self._unit
 
@@ -63,7 +63,7 @@ class UnitJob(ABC):
         """Do nothing: each worker does the whole unit."""
 
     def close(self) -> None:  # noqa: B027 a job may override it
-        """Do nothing: between units, nothing runs."""
+        """Do nothing, because this job has no threads."""
 
     def advance(self, count: int) -> None:
         """Record that `count` more items are done."""

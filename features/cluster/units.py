@@ -39,8 +39,9 @@ class Units(Generic[Worker]):
 
     A worker has at most two units, so that it can begin the second without a pause. If a worker takes longer for its
     unit than an idle worker would need, the idle worker gets the same unit. So a slow worker does not delay the end.
-    When three workers have died with a unit, the unit is halved. When three workers have died with a unit of a single
-    image, the image is given up. The place of a worker is its node.
+
+    When three workers have died with a unit, the unit is halved. If this unit is a single image, the image is given up.
+    In this class, the place of a worker is its node.
     """
 
     def __init__(self, images: int, largest: int = _LARGEST_UNIT) -> None:
@@ -74,17 +75,18 @@ class Units(Generic[Worker]):
         place: Hashable = None,
         alone: bool = True,
     ) -> Unit[Worker] | None:
-        """Choose a unit for `worker`, and return it. Return None if there is nothing for `worker` to do at `now`.
+        """Choose a unit for `worker`, and return it. Return None if there is no unit for `worker` now.
 
-        The first choice is a unit that was taken back from a worker. The second choice is a new unit of about a
-        minute's work. New units get smaller when fewer than two units of this size are left per worker. If there is
-        neither, and `worker` has no unit, the third choice is a unit that another worker has had for a long time. This
-        unit is chosen only if `worker` would need less time for it than the other worker has already taken. The unit
-        then has two holders.
+        The choices are, in this order:
 
-        A unit is under suspicion if a worker has died with it. `worker` gets no second unit if one of the two would be
-        under suspicion, because the death of `worker` would not show which unit was the cause. `worker` also gets no
-        second unit if another worker shares its first unit.
+        - a unit that was taken back from a worker;
+        - a new unit of about a minute's work; it is smaller when fewer than two units of this size are left per worker;
+        - if `worker` has no unit: a unit that another worker has had for longer than `worker` would need for it. Both
+          workers then have this unit.
+
+        `worker` gets no second unit if another worker shares its first unit. `worker` also gets no second unit if a
+        worker has died with one of the two units. Otherwise, the death of `worker` would not show which unit was the
+        cause.
 
         Args:
             now: in seconds, on a clock that never goes back.
@@ -147,10 +149,10 @@ class Units(Generic[Worker]):
         return others
 
     def die(self, worker: Worker, place: Hashable = None) -> bool:
-        """Record that `worker` has died at `place`. Return whether one of its units was under suspicion before.
+        """Record that `worker` has died at `place`. Return whether a worker had died before with one of its units.
 
-        Each of its units is given out again, unless another worker still has the same unit. A unit that three workers
-        have died with is halved or given up instead; see `Units`. For suspicion, see `take`.
+        Each unit of `worker` is given out again, unless another worker still has the same unit. A unit that three
+        workers have died with is halved or given up instead; see `Units`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)
@@ -175,8 +177,8 @@ class Units(Generic[Worker]):
     def give_back(self, worker: Worker, *units: Unit[Worker]) -> None:
         """Take `units` back from `worker`. If `units` is empty, take back all units of `worker`.
 
-        These units do not count as failed. Each of these units is given out again, unless another worker still has the
-        same unit.
+        Units that are taken back do not count as failed. They are given out again, unless another worker still has
+        them.
         """
         for unit in reversed(units or self.held_by(worker)):
             self._release(worker, unit)

@@ -56,9 +56,7 @@ class Task(Protocol):
     def job(self, before: Job | None) -> Job:
         """Return the job that does this task in a worker. This method is called in the worker's process.
 
-        `before` is the worker's previous job, or None. If this task takes networks, and `Worker.prepare` has done a
-        task since the last such task, `before` is the job of `Worker.prepare` instead. The new job may take over a
-        network that `before` has built.
+        `before` is an earlier job of the worker, or None. The new job may take over a network that `before` has built.
         """
 
     def require_same(self, met: Any) -> None:
@@ -72,7 +70,7 @@ class Job(Protocol):
         """Check that this node can do the task. Return the argument for `Task.require_same` on the driver."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, if there is one. `batch_sizes` maps a `Built.kind` to the batch size of another worker."""
+        """Build the network, if there is one. `batch_sizes` holds the batch sizes of other workers, by `Built.kind`."""
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
@@ -138,25 +136,25 @@ class Worker:
             return self._prepared.meet()
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """See `Job.build`. A lack of memory raises a NodeMemoryError."""
+        """Build the network of the present job; see `Job.build`. A lack of memory raises a NodeMemoryError."""
         with memory_errors_told():
             return self._present.build(batch_sizes)
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
-        """See `Job.extract`. A lack of memory raises a NodeMemoryError."""
+        """Do the unit with the number `unit`; see `Job.extract`. A lack of memory raises a NodeMemoryError."""
         with memory_errors_told():
             return self._present.extract(unit, items, backwards)
 
     def tell(self, unit: int) -> int:
-        """See `Job.tell`."""
+        """Return how many images of the unit with the number `unit` are done."""
         return self._present.tell(unit)
 
     def stop(self, unit: int) -> None:
-        """See `Job.stop`."""
+        """End the unit with the number `unit` early, even if the job gets this unit after this call."""
         self._present.stop(unit)
 
     def share(self, unit: int) -> None:
-        """See `Job.share`."""
+        """Take note that, from now on, another worker also has the unit with the number `unit`."""
         self._present.share(unit)
 
     @property

@@ -20,8 +20,8 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
     """Return the folder of a backbone's 8-bit network in the store at `root`. The folder need not exist.
 
-    The other arguments decide the folder's name: the backbone's `name`, the names of its `cuts`, and `fields`. The last
-    are the fields with the same value in the fingerprints of all cuts.
+    The other arguments decide the folder's name. `name` is the backbone's name, and `cuts` holds the names of its cuts.
+    `fields` holds the fields of the fingerprint that have the same value for all cuts.
     """
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
@@ -63,7 +63,7 @@ def damaged_networks(root: Path) -> list[Damage]:
 
 
 def network_digest(folder: Path) -> str:
-    """Return the hexadecimal SHA-256 of the network in `folder`, or the text `a file is missing`."""
+    """Return the hexadecimal SHA-256 of the network in `folder`; `a file is missing` if a file is missing."""
     digest = hashlib.sha256()
     for name in ("model.xml", "model.bin"):
         try:

@@ -34,8 +34,7 @@ def engine(backbone: Backbone) -> Engine | None:
     """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
 
     OpenVINO makes bfloat16 features if it is installed, if there is no GPU, and if the network has depthwise
-    convolutions. For all other networks, TensorFlow is fast enough. TensorFlow also made their features in earlier
-    versions of headstart, so the features in existing stores stay valid.
+    convolutions. Otherwise, TensorFlow makes them.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None
@@ -100,7 +99,7 @@ def read_model(file: Path) -> Any:
 
 
 def constant_bytes(model: Any) -> int:
-    """Return the size in bytes of an OpenVINO model's constants. The model's file of weights will hold them."""
+    """Return the size in bytes of the file of weights that an OpenVINO model will have: the size of its constants."""
     return sum(one.get_byte_size() for one in model.get_ops() if one.get_type_name() == "Constant")
 
 
@@ -118,11 +117,10 @@ def _memory_errors() -> Iterator[None]:
 def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, arithmetic: str | None) -> list[Pass]:
     """Compile an OpenVINO model. Return functions that each run the model on one batch.
 
-    These functions may run at the same time. There is one function more than the number that OpenVINO prefers, so that
-    no core is idle between two batches. A lack of memory raises a MemoryError.
+    These functions may run at the same time. A lack of memory raises a MemoryError.
 
     Args:
-        model: takes uint8 [B, H, W, 3]; the call fixes this shape in `model`.
+        model: takes uint8 [B, H, W, 3]. This call sets B, H and W in `model`.
         cuts: the number of cuts. The first outputs of `model` are the features at these cuts.
         image_size: H and W, in pixels.
         batch_size: B, the images per batch.
@@ -147,4 +145,4 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
         return run
 
     at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    return [new_pass() for _ in range(at_once + 1)]
+    return [new_pass() for _ in range(at_once + 1)]  # one more, so that no core is idle between two batches

@@ -103,7 +103,10 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """Map the name of each convolution in reduced precision to the means of its input channels, float64 [channels]."""
+    """Return the means of the input channels of each convolution in reduced precision, by the convolution's name.
+
+    The means are float64 [channels].
+    """
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}

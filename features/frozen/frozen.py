@@ -34,12 +34,12 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
 
 class FrozenBackbone:
-    """The fast form of a backbone. It maps uint8 [b, H, W, 3] to float32 [b, *shape] for each of `cuts`.
+    """The fast form of a backbone. A call maps uint8 [b, H, W, 3] to features, float32, for each of `cuts`.
 
-    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features
-    of an image depend neither on the other images in its batch nor on its slot, which is its index in the batch. To
-    ensure this, a small batch is padded with zeros, and only slots that compute equal results are used. The
-    constructor runs the network once to find these slots. `_equal_slots` describes the exception to this rule.
+    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features of
+    an image do not depend on the other images in its batch. Nor do they depend on its slot, which is its index in the
+    batch: only slots that compute equal results are used. The other slots are filled with zeros. `_equal_slots` chooses
+    the slots, and describes an exception to this rule.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -54,9 +54,9 @@ class FrozenBackbone:
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
-        """Run the network on uint8 [b, H, W, 3], b <= `images_per_pass`. Return float32 [b, *shape] per cut.
+        """Run the network on `pixels`, uint8 [b, H, W, 3]. Return the features, float32 [b, D] or [b, h, w, D], by cut.
 
-        `run` is one of `passes`. If `run` is None, the first of them runs.
+        b is at most `images_per_pass`. `run` is one of `passes`. If `run` is None, the first of them runs.
         """
         run = run or self.passes[0]
         used = self._slots[: len(pixels)]
@@ -94,12 +94,13 @@ def freeze(
     engine: str | None = None,
     keep: KeptNetwork | None = None,
 ) -> FrozenBackbone:
-    """Build the fast form of a `backbone` that is not int8. `engine` is the fingerprint's field; see `engines.engine`.
+    """Build the fast form of `backbone`, which is not int8. `engine` is the fingerprint's field; see `engines.engine`.
 
     If `batch_size` is 0, it is chosen. With OpenVINO, it is 8, or 4 for a large network. With TensorFlow on a GPU, it
-    is the fastest size found by trials. With TensorFlow on a CPU, it is `default_batch_size`. If OpenVINO can't run a
-    network in float32, TensorFlow runs the network. In bfloat16 an OptionError is raised instead. If `keep` is given, a
-    network that OpenVINO runs is written there.
+    is the fastest size found by trials. With TensorFlow on a CPU, it is `default_batch_size`.
+
+    If OpenVINO can't run a float32 network, TensorFlow runs this network. If OpenVINO can't run a bfloat16 network, an
+    OptionError is raised. `keep` is the place to which a network that OpenVINO runs is written.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -144,7 +145,7 @@ def default_batch_size() -> int:
 
 
 def folded_backbone(backbone: Backbone) -> Backbone:
-    """Return `backbone` with batch normalisation folded into convolutions. TensorFlow then fuses bias and ReLU, too."""
+    """Return `backbone` with batch normalisation folded into convolutions."""
     model = _folded(backbone, backbone.model)
     # After folding, not every cut can be found in the graph. Operations keep their indices.
     return replace(backbone, load=lambda: model, known_indices=backbone.indices)
@@ -155,9 +156,8 @@ def traced(
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
     """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of tensors.
 
-    The list holds float32 [B, *shape] for each cut. B is `batch_size`; if `batch_size` is None, B is any number. On a
-    GPU, XLA compiles the function, unless `compiled` is False. Weights stay variables, because each step of
-    TensorFlow's graph optimizer would copy constants.
+    The list holds the features at each cut: float32 [B, D], or [B, h, w, D] for a map. B is `batch_size`; if
+    `batch_size` is None, B is any number. On a GPU, XLA compiles the function, unless `compiled` is False.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     return traced_model(keras.Model(pixels, backbone.features(pixels, cuts)), batch_size, compiled)
@@ -166,7 +166,11 @@ def traced(
 def traced_model(
     model: keras.Model, batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Trace a model that takes pixels, uint8 [B, H, W, 3]; see `traced`."""
+    """Trace `model` into a TensorFlow function: uint8 [B, H, W, 3] to a list of the model's outputs.
+
+    For `batch_size` and `compiled`, see `traced`.
+    """
+    # Weights stay variables: each step of TensorFlow's graph optimizer would copy constants.
     signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.uint8)
     function: Callable[[tf.Tensor], list[tf.Tensor]] = tf.function(
         lambda batch: keras.tree.flatten(model(batch, training=False)), jit_compile=compiled and on_gpu()
@@ -196,29 +200,26 @@ def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
 
 
 def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass]:
-    """Build as many forward passes as `passes_at_once` returns.
-
-    If the network has shortcuts, each pass has its own graph. A oneDNN convolution that also adds a shortcut stores
-    both summands in the operation object (TensorFlow 2.21, `MklConvOp`). Passes that shared a graph mixed up these
-    summands: features were wrong, or the process crashed.
-    """
+    """Build as many forward passes as `passes_at_once` returns."""
     count = passes_at_once()
     if not any(isinstance(layer, keras.layers.Add) for layer in folded.model.layers):
         return [pass_of(traced(folded, cuts, batch_size))] * count
+    # Each pass has its own graph: a oneDNN convolution that also adds a shortcut stores both summands in the operation
+    # object (TensorFlow 2.21, `MklConvOp`). Passes that shared a graph gave wrong features, or crashed the process.
     return [pass_of(traced(folded, cuts, batch_size)) for _ in range(count)]
 
 
 def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
-    """Return the forward pass of a graph that `traced_model` returns."""
+    """Return `graph`, a function that `traced_model` returns, as a function of NumPy arrays."""
     return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
 
 
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
     """Return the slots of a batch that yield the same bits for the same image, int64 [n], n <= `batch_size`.
 
-    A matrix product may add up numbers in another order for the last rows of a batch than for the others. The last bits
-    of these rows then differ. If fewer than half of the slots agree, all slots are returned, and features of different
-    slots differ by rounding errors.
+    A slot is an index in the batch. The last slots often differ from the others, because a matrix product may add up
+    numbers in another order for the last rows. If fewer than half of the slots agree, all slots are returned. Features
+    of different slots then differ by rounding errors.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))

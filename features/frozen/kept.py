@@ -41,7 +41,10 @@ class KeptNetwork:
 
     @classmethod
     def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
-        """Return the place of the network that `fields` identify, for this version of headstart and of OpenVINO."""
+        """Return the place of the network that `fields` identify, for this version of headstart and of OpenVINO.
+
+        `name` is the name of a backbone, or `classifier`.
+        """
         identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
         return cls(root, name, json.loads(json.dumps(identity)))  # JSON turns tuples into lists, as in `identity.json`
 
@@ -63,7 +66,7 @@ class KeptNetwork:
         """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
 
         Networks of other versions of headstart or OpenVINO are removed. Of the networks of the same name, only the
-        latest `_MOST` stay.
+        latest eight stay.
         """
         if not self.root.is_dir():
             return

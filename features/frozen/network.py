@@ -1,6 +1,6 @@
 """Networks. A network is a backbone with its cuts and settings. These decide the network's fast form and its stores.
 
-This module imports no TensorFlow. If a command finds all features in the store, it needs no fast form of a network.
+This module imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. It does not depend on the settings of decoding."""
+        """Return the place of the converted network in the store. The settings of decoding don't change it."""
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}
@@ -192,10 +192,11 @@ def load_networks(
 
 
 def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether no other process should build the networks of `config` before this process loads them.
+    """Return whether this process may load the networks of `config` itself, and need not wait for another process.
 
-    The result is true if the store has the facts of all these networks. It is also true if another process would save
-    no time, because this process must time the arithmetic itself, must read the weights again, or uses a `.keras` file.
+    A worker of a cluster can build the networks first and save their facts in the store, from which this process reads
+    them. This saves no time if the store has the facts already. It also saves no time if this process must time the
+    arithmetic or read the weights in any case, or if a network is a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):

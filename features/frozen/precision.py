@@ -36,9 +36,8 @@ class Verdict:
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
     """Choose float32 or bfloat16 for `auto` by timing both. Return any other precision unchanged.
 
-    If the choice differed from command to command, all features would be made again. Therefore a `store` keeps the
-    first choice, also for other machines. If several processes time at the same moment, the first to write decides for
-    all. If the file with the choice is damaged, a StoreError is raised.
+    A `store` keeps the first choice for all later commands, also on other machines. If several processes time at the
+    same moment, the first to write decides for all. If the file with the choice is damaged, a StoreError is raised.
     """
     if precision != "auto":
         return precision

@@ -33,8 +33,9 @@ class View:
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
     """Augment one square image, uint8 [H, H, 3], and keep its shape. `seed`, int32 [2], decides the result.
 
-    `none` changes nothing. `flip` mirrors the image left to right with probability 1/2. `standard` also crops a random
-    square of 70 to 100 % of the side, resizes it to [H, H, 3], and changes brightness and contrast by up to 20 %.
+    If `augment` is `none`, nothing changes. `flip` mirrors the image left to right with probability 1/2. `standard`
+    also crops a random square of 70 to 100 % of the side, resizes it to [H, H, 3], and changes brightness and contrast
+    by up to 20 %.
     """
     if augment == "none":
         return pixels

@@ -39,10 +39,9 @@ def decoded_dataset(
 ) -> tf.data.Dataset:
     """Decode `files`, a `tf.data.Dataset`, on all cores. Return a `tf.data.Dataset` of batches in the same order.
 
-    An element of `files` is a tuple (file, decoder, reading, ...); see `file_columns`. `finish` takes the pixels of one
-    decoded image, uint8 [size, size, 3], and all columns of its element after `reading`. It returns the columns of the
-    result. By default, it returns its arguments unchanged. A batch is then a tuple (pixels, ...) with pixels uint8 [b,
-    size, size, 3], where b is at most `batch_size`.
+    An element of `files` is a tuple (file, decoder, reading, ...) for one image; see `file_columns`. For each image,
+    `finish` is called with its pixels, uint8 [size, size, 3], and its columns after `reading`. A batch has the columns
+    that `finish` returns, for at most `batch_size` images. By default, these are the arguments of `finish`.
 
     Images that TensorFlow can't decode are decoded by Pillow after the rest of their batch. If Pillow can't decode an
     image either, the image is left out if `skip` is true. If `skip` is false, an error is raised.
@@ -57,8 +56,7 @@ def decoded_dataset(
 def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Columns], skip: bool) -> Any:
     """Return the graph that maps a batch of files to the columns of `decoded_dataset`.
 
-    The graph is traced when it is first used. Tracing takes half a second, so a second dataset with the same settings
-    gets the same graph.
+    The same arguments give the same graph, because tracing a graph takes half a second.
     """
 
     def load(
@@ -112,9 +110,10 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of those of `files` that are not local, strings [b]. `files` are references, strings [b].
+    """Read those of `files` that are not local. Return their contents, strings [b].
 
-    A local file, and a file that `read_references` can't read, have b"" in the result.
+    `files` are references, strings [b]; see `reference_of`. For a local file, and for a file that `read_references`
+    can't read, the result has b"".
     """
 
     def read() -> tf.Tensor:
@@ -172,17 +171,14 @@ def decoded_batches(
 
 
 def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
-    """Decode one image. Return uint8 [size, size, 3], or None if the image can't be decoded.
-
-    This function traces no graph, because tracing takes half a second.
-    """
+    """Decode one image. Return uint8 [size, size, 3], or None if the image can't be decoded."""
     try:
         data = bytes_of(image)
     except OSError:
         return None
 
     def pixels(data: tf.Tensor, decoder: int, reading: tf.Tensor) -> tf.Tensor:
-        found = decode(data, decoder, reading, config)
+        found = decode(data, decoder, reading, config)  # without a graph, whose tracing would take half a second
         return augment_image(found, view.augment, tf.constant(view.image_seed(image.digest))) if view else found
 
     return _with_its_decoder(data, image, config, pixels)
@@ -200,7 +196,7 @@ def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndar
 
 @lru_cache(maxsize=8)
 def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
-    """Return a graph that maps bytes, decoder and reading to pixels; see `decode`."""
+    """Return a graph that maps a file's bytes, decoder and reading to pixels; see `decode`."""
 
     def load(data: tf.Tensor, decoder: tf.Tensor, reading: tf.Tensor) -> tf.Tensor:
         return decode(data, decoder, reading, config)
@@ -213,9 +209,9 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Return the result of `pixels` with the decoder of `image`. If this decoder fails, use Pillow.
+    """Decode `data`, the bytes of the file of `image`, by `pixels`. If the image can't be decoded, return None.
 
-    `pixels` takes the bytes, the decoder and the reading. If Pillow fails too, return None.
+    `pixels` takes the bytes, a decoder and a reading; see `decode`. The decoder of `image` is tried first, then Pillow.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))
@@ -252,7 +248,7 @@ def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list
 
 
 def why_all_undecodable(images: Sequence[ImageFile], stopped: Callable[[], bool] = lambda: False) -> list[Reject]:
-    """Return a reject with the reason for each of `images`, which `decoded_batches` left out.
+    """Return a reject for each of `images`, with the reason why `decoded_batches` left the image out.
 
     Many files are read at once. If `stopped` returns true, the remaining images get no rejects.
     """

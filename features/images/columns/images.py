@@ -35,8 +35,8 @@ class Images(Sequence[ImageFile]):
     Slices, and selections by an array of positions or a mask, are `Images`, too.
 
     Args:
-        files: the paths of the files, without numbers of pages.
-        digests: `DIGEST` [N].
+        files: the paths of the files, without page numbers.
+        digests: an array [N] of dtype `DIGEST`.
         numbers: a column, int [N], for each other field of `ImageFile`. A format is a position in `KNOWN_FORMATS`.
     """
 
@@ -64,7 +64,7 @@ class Images(Sequence[ImageFile]):
 
     @classmethod
     def merged(cls, parts: list[Images]) -> Images:
-        """Return the same as `concatenated`. Each part loses a column when the column is copied, to save memory."""
+        """Return the same as `concatenated`, with less memory. `parts` must not be used afterwards."""
         parts = [part for part in parts if len(part)] or [cls.of([])]
         if len(parts) == 1:
             return parts[0]
@@ -129,7 +129,7 @@ class Images(Sequence[ImageFile]):
 
 
 def _image(path: str, digest: str, numbers: Sequence[int]) -> ImageFile:
-    """Return the image with these `numbers`, which are in the order of `NUMBERS`."""
+    """Return the image with this `path`, `digest` and `numbers`. The numbers are in the order of `NUMBERS`."""
     size, mtime_ns, orientation, width, height, format, *others = numbers
     return ImageFile(path, digest, size, mtime_ns, orientation, width, height, KNOWN_FORMATS[format], *others)
 
@@ -139,7 +139,7 @@ def _codes(images: Sequence[ImageFile]) -> list[int]:
 
 
 def narrow(field: str, column: np.ndarray) -> np.ndarray:
-    """Return a column of `Images`, int [N], in the dtype of its field, or as int64 if some number needs it.
+    """Return a column of `Images`, int [N], in the dtype of its field, or as int64 if a number does not fit.
 
     `field` is a key of `NUMBERS`.
     """

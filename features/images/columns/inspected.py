@@ -36,10 +36,10 @@ class Memory(Protocol):
     images: Images
 
     def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
-        """See `ScanMemory.recall`."""
+        """Find the images of those `files` that have not changed since a scan; see `ScanMemory.recall`."""
 
     def add(self, images: Images) -> None:
-        """See `ScanMemory.add`."""
+        """Add `images` to the memory; see `ScanMemory.add`."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,13 @@ def inspect_images(
 ) -> Inspected:
     """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
 
-    If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. The images of such
-    a file are only compared with `max_pixels`. The images found so far are saved to `memory` now and then, and after an
+    If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. Its images are only
+    compared with `max_pixels`. All other files are read. Their images are saved to `memory` now and then, and after an
     error or an interruption.
 
-    All other files are read, in turns of about `TURN_BYTES`. After each turn except the last, `turn` is called with the
-    images of this turn. If at least `MANY_FILES` have to be read, `elsewhere` inspects them instead, without turns. If
-    some of `paths` are URLs, neither `turn` nor `elsewhere` is called.
+    With `turn`, files are read in turns of about `TURN_BYTES`. After each turn except the last, `turn` is called with
+    the images of this turn. If at least `MANY_FILES` have to be read, `elsewhere` inspects them instead, without turns.
+    If some of `paths` are URLs, neither `turn` nor `elsewhere` is called.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -155,7 +155,7 @@ def _inspected(
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield (part, whether it is the last).
 
-    Threads look up the sizes of the files. They are only a little ahead of the parts that the caller has asked for.
+    The sizes of the files are looked up in threads, shortly before each part is yielded.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
@@ -241,7 +241,7 @@ class _Found:
 
     @contextmanager
     def kept_on_error(self) -> Iterator[None]:
-        """Save the images found so far if the block ends with an error."""
+        """Save the images found so far to the scan memory if the block ends with an error."""
         try:
             yield
         except BaseException:
@@ -249,14 +249,14 @@ class _Found:
             raise
 
     def since_last(self) -> Images:
-        """Save the images found so far. Return the images that were added since the last call."""
+        """Save the images found so far to the scan memory. Return the images that were added since the last call."""
         self.keep()
         every = Images.concatenated(self._images)
         self._images, start, self._told = [every], self._told, len(every)
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images in `rows` of `known`, int64 [n]. Images beyond the limits become rejects.
+        """Add the images in the rows `rows`, int64 [n], of `known`. Images over `max_pixels` become rejects.
 
         `of_row`, int64 [n], holds the position of the file of each of these images.
         """
