@@ -112,7 +112,7 @@ def _text(row: _Row, column: str) -> str:
 
 
 def _formatted(where: str, row: _Row, pattern: str) -> str:
-    """Replace each `{column}` in `pattern` by the row's value of this column. Raises DataError for an empty value."""
+    """Return `pattern` with the values of `row` in place of each `{column}`. Raises DataError for an empty value."""
 
     def value(match: re.Match[str]) -> str:
         text = _text(row, match[1])
@@ -165,7 +165,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return the encoding for reading the CSV file. For UTF-8, it is `utf-8-sig`, which skips a byte order mark."""
+    """Return `encoding`, but `utf-8-sig` for UTF-8. A CSV file is then read without its byte order mark."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 
@@ -188,7 +188,7 @@ def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[in
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the JSON object with these keys and values. Raises ValueError if it has a key twice."""
+    """Return `pairs`, the keys and values of a JSON object, as a dict. Raises ValueError if a key appears twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in one object")

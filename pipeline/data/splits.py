@@ -234,7 +234,7 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
 
 
 def _asked(fractions: Mapping[str, float]) -> list[str]:
-    """Return the splits that get images, the most needed first."""
+    """Return the splits that get images: train, and val and test if their fractions are above 0, in this order."""
     return [split for split in SPLITS if split == "train" or fractions.get(split)]
 
 

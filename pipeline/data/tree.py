@@ -159,7 +159,10 @@ def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
 
 
 def coded(placed: Placed, count: int) -> Coded[Place | None]:
-    """Return the place of each of `count` files, or None for a file without a place. See `Placed`."""
+    """Return the place, which is (split, label), of each of `count` files. A file without a place has None.
+
+    `placed` holds pairs: a place, and the positions of the files in this place.
+    """
     codes = np.zeros(count, np.int32)
     for code, (_, positions) in enumerate(placed, 1):
         codes[positions] = code

@@ -123,9 +123,9 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the step, in nanoseconds, of file times on a disk. The disk rounds the time of `file` to this step.
+    """Return the step, in nanoseconds, to which the disk of `file` rounds the times of files.
 
-    Return None if the time of `file` can't be set.
+    To find it, the time of `file` is changed. Return None if this fails.
     """
     wanted = 1_234_567_891_111_111_111
     try:

@@ -57,7 +57,7 @@ def evaluate(
     Args:
         split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places` name other data that have
             no splits. Otherwise, `auto` means `test`.
-        places: where the run's store, weights and data are now. Its `data` may also be other data to score.
+        places: where the run's store, weights and data are now. `places.data` may also name other data to score.
         sort: the order of the predictions; see `write_predictions`.
         threshold: how the threshold between two classes is set. A new threshold is kept in the run.
         by_ray: the settings of Ray. If they name a cluster, the cluster extracts features and runs the classifier.

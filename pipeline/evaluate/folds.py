@@ -49,9 +49,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 
     Each image is scored once per repeat. The head that scores an image was trained without this image, its
     near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
-    val split, the head is not trained on one of these other folds. This fold chooses the best epoch. The result is
-    stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors,
-    see `evaluate`.
+    val split, one of the other folds is used as val: it chooses the best epoch, and the head is not trained on it.
+    The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For
+    other errors, see `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
@@ -86,8 +86,7 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 def _head_config(run: Run) -> HeadConfig:
     """Return the settings of the run's head.
 
-    Raises RunError if the settings are invalid, or if their `units` are not the units of the saved head. Both are
-    checked because the run may come from another machine.
+    Raises RunError if the settings are invalid, or if their `units` are not the units of the saved head.
     """
     again = "run `headstart head` again, with --overwrite"
     try:

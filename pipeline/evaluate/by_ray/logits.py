@@ -67,7 +67,7 @@ class LogitsJob(UnitJob):
         self._classifier: FrozenClassifier
 
     def meet(self) -> str:
-        """Check that the worker can read the sample of images. Return the digest of the worker's classifier."""
+        """Check that the worker can read the task's sample of images. Return the digest of the worker's classifier."""
         require_seen(self._task.sample)
         return sha256_of(Run.open(self._task.run).classifier_file)
 
