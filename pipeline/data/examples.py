@@ -140,7 +140,7 @@ def scan(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Scan:
-    """Make an example of every image in `data`: a folder, a manifest or tars. Only digests and headers are read.
+    """Make an example of every image in `data`: a folder, a manifest or tars. Images are not decoded.
 
     An image that can't be used becomes a reject. Raises DataError if there are no images. For other errors, see
     `read_data` and, for URLs, `require_access`.

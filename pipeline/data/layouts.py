@@ -81,7 +81,7 @@ def read_layout(
             `cat.0.jpg`, `none` for unlabelled images, `auto` to choose by the names.
         classes: names of the class folders, at any depth. If empty, `layout` decides.
         empty: folders without files. If one of them lies beside class folders, it is a class without images.
-        label_from: a regular expression with a group `label`; see `labels_matched`. Folders then give splits only.
+        label_from: a regular expression with a group `label`; see `labels_matched`. If given, folders give splits only.
     """
     paths = Paths.of(paths)
     is_image = np.fromiter(map(has_image_suffix, paths.names()), bool, len(paths))

@@ -111,7 +111,7 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Enter `folder` and the folders below it, each once. Clutter folders come last.
+    """Yield `folder` and the folders below it, each once, when they are entered. Clutter folders come last.
 
     If `clutter` is false, clutter folders are not entered.
     """

@@ -2,7 +2,7 @@
 
 Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
 candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. This comparison ignores
-everything that the image also has in common with its other neighbours. For example, any two chest X-rays look alike.
+everything that the image has in common with its other neighbours, too. Otherwise, any two chest X-rays would be alike.
 ARCHITECTURE.md, decision 16, gives the measurements.
 """
 

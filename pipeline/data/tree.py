@@ -44,7 +44,7 @@ class ImageTree:
 
     @cached_property
     def folders(self) -> "dict[str, ImageTree]":
-        """A dict from the name of each subfolder with images to its tree, sorted by name."""
+        """The tree of each subfolder that holds images, by the name of the subfolder. Names are sorted."""
         return {name: self.inside[name] for name in sorted(self.inside) if self.inside[name].count}
 
     def walk(self, above: Parts = ()) -> "Iterator[tuple[Parts, ImageTree]]":

@@ -29,7 +29,7 @@ def refusal(format: str, converter: str, error: Exception) -> ExportError:
 
 @contextmanager
 def refused(format: str, converter: str) -> Iterator[None]:
-    """Turn an error of `converter` within the block into an ExportError; see `refusal`."""
+    """Turn an error of `converter` in the `with` block into an ExportError; see `refusal`."""
     try:
         yield
     except (ExportError, MemoryError):

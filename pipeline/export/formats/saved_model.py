@@ -83,9 +83,9 @@ def _images(preprocessing: dict[str, Any]) -> ImageConfig:
 
 
 def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
-    """Decode one JPEG or PNG, a scalar string, to uint8 [S, S, 3], as headstart does. Other formats fail.
+    """Return the pixels, uint8 [S, S, 3], of a JPEG or PNG with the bytes `data`, decoded as headstart does.
 
-    A JPEG whose orientation is not sure fails, too; see `orientation`.
+    Other formats fail. A JPEG whose orientation is not sure fails, too; see `orientation`.
     """
     from headstart.features.images.decode import JPEG_RATIOS, PNG, decode
     from headstart.features.tensorflow import tf
