@@ -73,7 +73,7 @@ class Examples(Sequence[Example]):
 
     @property
     def digests(self) -> np.ndarray:
-        """The digest of each image, `DIGEST` [N]."""
+        """The digest of each image: an array [N] of the dtype `DIGEST`."""
         return self.images.digests
 
     @cached_property
@@ -217,9 +217,9 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return `groups`, the group of each image in `seen`, with a group for the pages of each file of several pages.
+    """Return the group of each image in `seen`. If a file has several pages but no group, its path becomes their group.
 
-    If pages have no group yet, the path of their file becomes their group.
+    `groups` holds the given group of each image, or None.
     """
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))

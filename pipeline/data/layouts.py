@@ -113,7 +113,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return pairs: a place, which is a split and a label, and its images. Some images may be left out."""
+        """Return pairs: a place, which is (split, label), and the images in this place. Images can be left out."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -178,7 +178,7 @@ class _Reader:
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> Labels:
-        """Return the images of each label in one split or data set, `images`. If `quiet`, describe no reading."""
+        """Return the images of each label in `images`, a split or data set. If `quiet`, add nothing to `lines`."""
         if self.classes:
             return self._named_classes(images)
         images = self._below_wrappers(images)
@@ -239,7 +239,7 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Enter the only subfolder again and again, if it holds nearly all images and is no class. Return the last one.
+        """Enter subfolders while a single one holds nearly all images and is no class. Return the last one entered.
 
         `in_split` is False if no splits have been looked for yet. In this case, val and test folders are not entered.
         """
@@ -276,7 +276,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Return `images` without a folder that repeats the others: its subfolders have the names of all others."""
+        """Return `images` without any folder whose subfolders have the names of all folders beside it."""
         folders = images.folders
         repeated = {
             name

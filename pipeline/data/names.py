@@ -254,5 +254,5 @@ def told_cases(names: Sequence[str]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join the first four of `names` by commas. If there are more names, append their number."""
+    """Return the first four of `names` as text, such as `a, b, c, d and 7 more`."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

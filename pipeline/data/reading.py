@@ -87,7 +87,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Return the files that have a label, or all files if none has a label. Others count in `ignored` as `kind`."""
+    """Return the files with a label, or all files if none has one. Files left out count in `ignored` as `kind`."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)

@@ -17,10 +17,10 @@ def fill(
     due: Collection[_Pair],
     wanted: Mapping[_Pair, int],
 ) -> None:
-    """Change `splits` until each pair (class, split) in `due` has a group. A pair that no move can help stays without.
+    """Move groups until each pair (class, split) in `due` has a group, or until no move helps. Changes `splits`.
 
-    The best move takes no class's last group out of a split. Among such moves, the move that brings the sizes of splits
-    nearest to `wanted` is made.
+    Moves that take no class's last group out of a split are preferred. Among these moves, moves that bring the sizes of
+    splits nearer to `wanted` are preferred.
 
     Args:
         splits: the split of each group.
@@ -91,9 +91,9 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return each pair (class, split) that needs the group at position `at`, because it has no other group.
+        """Return each pair (class, split) that would have no group without the group at position `at`.
 
-        The pairs that should have a group are those in `due`; see `fill`.
+        Only pairs in `due` are returned; see `fill`.
         """
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]

@@ -70,7 +70,7 @@ class ImageTree:
 
     @cached_property
     def is_numbered(self) -> bool:
-        """Whether all file names are numbers. Then equal names in two folders don't show that files belong together."""
+        """Whether all file names are numbers. If so, equal names in two folders don't show that the files match."""
         return all(stem.isdigit() for stem in self.stems)
 
     def without(self, folders: Collection[Parts]) -> "ImageTree":
@@ -201,10 +201,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Find subfolders in which no file has a suffix. Return a list with a line that counts their files.
+    """Return a list with a line that counts the files in subfolders where no file name has a suffix.
 
-    These files might be the images of a class. If there are none, or all files count as images, return []. `images`
-    holds the positions of the files that count as images.
+    These files may be images that were not recognised. If there are none, or if all files are recognised, return [].
+    `images` holds the positions of the recognised images.
     """
     if len(images) == len(paths):
         return []

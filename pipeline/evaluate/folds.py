@@ -161,9 +161,10 @@ def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
-    """Train a head on the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
+    """Train a head, and return its predicted labels for the examples at `part`, int64 [n].
 
-    The rows `val` choose the best epoch. `repeat` counts from 0, and is added to the run's seed.
+    `train`, `val` and `part` are positions in the examples of `method`. The head is trained on `train`, and `val`
+    chooses the best epoch. `repeat` counts from 0, and is added to the run's seed.
     """
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.head.loop import logits_of
@@ -177,9 +178,9 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Fit logistic regression to the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
+    """Fit logistic regression to the examples at `train`, and return its predicted labels for `part`, int64 [n].
 
-    If the fit would take too long, all predicted labels are -1.
+    `train` and `part` are positions in the examples of `method`. If the fit would take too long, all labels are -1.
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]

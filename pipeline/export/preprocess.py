@@ -7,8 +7,8 @@ kinds of files are exceptions:
 - Images with 16 bits per sample, if fewer of these bits are in use: colour images come out darker. For grey images, the
   number of bits in use is taken from the brightest sample, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
-- Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this file decodes them
-  at a smaller size.
+- Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this module decodes
+  them at a smaller size.
 - PNGs with texts over 1 MiB, and images over twice Pillow's `MAX_IMAGE_PIXELS`: Pillow refuses them.
 """
 

@@ -89,7 +89,7 @@ def _finetune(
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
     """If the head has a threshold, print that the new classifier does not use this threshold.
 
-    Nothing is printed if the best epoch is 0, because the classifier then has the weights from before.
+    If the best epoch is 0, nothing is printed, because the classifier then predicts as before.
     """
     if result.best_epoch and run.threshold("head"):
         console.print(

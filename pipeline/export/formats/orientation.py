@@ -1,7 +1,7 @@
 """The EXIF orientation of a JPEG, read in a TensorFlow graph, without Pillow.
 
-The result is the number that Pillow reads. Where the structure of a file or of its EXIF is damaged or unusual, the
-graph fails, because Pillow may read another number.
+The result is the number that Pillow reads. If the structure of the file or of its EXIF is damaged or unusual, the graph
+fails, because Pillow may read another number.
 """
 
 from collections.abc import Iterator
@@ -111,7 +111,7 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 
 @contextmanager
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
-    """Within the block, make operations that run only if `holds` is true. Otherwise, the graph fails with a message."""
+    """Let operations made in the `with` block run only if `holds` is true. If not, the graph fails with a message."""
     from headstart.features.tensorflow import tf
 
     said = f"{why}, so its orientation is not sure; {_REMEDY}"
