@@ -92,7 +92,7 @@ class Examples(Sequence[Example]):
         return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
 
     def together(self) -> list[str]:
-        """Return `Example.together` of each example."""
+        """Return the group of each example, or the digest if it has no group; see `Example.together`."""
         return [group or digest for group, digest in zip(self.groups, HexDigests(self.digests), strict=True)]
 
     def __len__(self) -> int:

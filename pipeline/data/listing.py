@@ -113,7 +113,7 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
     """Yield `folder` and the folders below it, each once, when they are entered. Clutter folders come last.
 
-    If `clutter` is false, clutter folders are not entered.
+    If `clutter` is false, clutter folders are not entered. If `recursive` is false, only `folder` itself is entered.
     """
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data

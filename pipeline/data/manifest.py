@@ -64,7 +64,7 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
 
 def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: bool, folder: str) -> Entry:
-    """Return the entry of `row`, a dict from columns to values. Raises DataError for the same rows as `read_manifest`.
+    """Return the entry of `row`, a dict from columns to values. Raises DataError for a faulty row; see `read_manifest`.
 
     `labelled` says whether labels are needed. `where` names the row in messages. `folder` is the absolute path of the
     manifest's folder.
@@ -126,7 +126,7 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
     """Yield the number and the content of each row. The first row below a header has number 1.
 
-    Raises DataError if a column is missing.
+    Raises DataError if a column that `config` names is missing, or, if `labelled` is true, the column of labels.
     """
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()

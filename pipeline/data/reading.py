@@ -87,7 +87,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Return the files with a label, or all files if none has one. Files left out count in `ignored` as `kind`."""
+    """Return the `paths` with a label in `reading`, or all if none has one. The others count in `ignored` as `kind`."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -254,7 +254,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading` with labels, and perhaps splits, read from `names`: the names of the files in tars."""
+    """Return `reading` with labels, and perhaps splits, from `names`, the names of files in tars; see `read_names`."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:

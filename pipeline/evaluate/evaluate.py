@@ -141,7 +141,8 @@ def _thresholds(
 ) -> dict[str, Threshold]:
     """Return a dict from the name of each model to its threshold. A model without a threshold is left out.
 
-    A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation.
+    A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation. `positive` is the
+    positive class. For `finetuned` and `workers`, see `_outputs`.
     """
     if positive is None:
         return {}
@@ -168,8 +169,8 @@ def _outputs(
 ) -> dict[str, _Output]:
     """Return a dict from the name of each model to its outputs.
 
-    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. Raises RunError if an
-    output is not finite.
+    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. If `workers` are given,
+    they run this classifier. Raises RunError if an output is not finite.
     """
     features = cached.labelled(examples).features
     model = run.load_model(run.head_file, features.shape[1:])

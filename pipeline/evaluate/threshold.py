@@ -44,7 +44,7 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold that `--threshold` gives.
+    """Return the threshold that `--threshold` gives, for the class `positive`.
 
     If no option of `config` sets a threshold, return the threshold that the run keeps for `model`, or None if there is
     none. If an option asks to choose the threshold on val, return None.

@@ -87,7 +87,10 @@ def _are_probabilities(found: np.ndarray) -> bool:
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:
-    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range."""
+    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range.
+
+    `settings`, the settings of the preprocessing, and `cut` are these values. `classes` is the number of classes.
+    """
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
         ImageConfig(size, resize, truncated, bits)

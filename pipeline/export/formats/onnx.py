@@ -25,7 +25,7 @@ _BATCH = 8
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write an ONNX model to `path`. Its `metadata_props` hold the metadata.
+    """Write `deployable` to `path`, as an ONNX model. Its `metadata_props` hold the metadata.
 
     With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
     With int8, weights are quantised per channel. Activations are quantised by their ranges on the images `calibration`,
@@ -73,7 +73,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _convert(deployable: "Deployable", file: Path) -> None:
-    """Convert the model to ONNX in float32, and write the result to `file`."""
+    """Convert the model of `deployable` to ONNX in float32, and write the result to `file`."""
     package("tf2onnx", _EXTRA)
     model, size = deployable.model, deployable.image_size
     try:
@@ -132,7 +132,7 @@ def _order(graph: Any) -> None:
 
 
 def _in_order(graph: Any) -> list[Any]:
-    """Return the nodes that the outputs need, each after the nodes that it needs itself."""
+    """Return the nodes of `graph` that its outputs need. Each node comes after the nodes that it needs itself."""
     makers = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
     found, waiting = dict[int, Any](), [makers[one.name] for one in graph.output]
     while waiting:

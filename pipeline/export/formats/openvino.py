@@ -19,7 +19,7 @@ _INPUT, _OUTPUT, _OURS = "pixels", "probabilities", "headstart"
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write an OpenVINO model to `path`, a `.xml` file, and its weights to the `.bin` file beside it.
+    """Write `deployable` as an OpenVINO model: a `.xml` file at `path`, and its weights in a `.bin` file beside it.
 
     The model's `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and
     OpenVINO computes with them in float32. With int8, weights are quantised per channel. Activations are quantised by
@@ -90,7 +90,7 @@ def _require_halves(deployable: "Deployable") -> None:
 
 
 def _quantised(model: Any, calibration: np.ndarray) -> Any:
-    """Return the 8-bit form of `model`, made by NNCF."""
+    """Return the 8-bit form of `model`, made by NNCF. For `calibration`, see `write`."""
     nncf = package("nncf", "int8")
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
     data = nncf.Dataset([image[np.newaxis] for image in calibration])

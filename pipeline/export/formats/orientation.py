@@ -111,7 +111,7 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 
 @contextmanager
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
-    """Let operations made in the `with` block run only if `holds` is true. If not, the graph fails with a message."""
+    """Let operations made in the `with` block run only if `holds` is true. If not, the graph fails, and says `why`."""
     from headstart.features.tensorflow import tf
 
     said = f"{why}, so its orientation is not sure; {_REMEDY}"

@@ -9,7 +9,7 @@ from headstart.features.errors import ExportError
 
 
 def package(name: str, extra: str) -> Any:
-    """Import the module `name`, and return it. If the import fails, raise an ExportError that says what to install."""
+    """Import and return the module `name`. If this fails, raise an ExportError that names the `extra` to install."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -20,7 +20,7 @@ _LABELS = "labels.json"  # among the assets
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write a SavedModel to the folder `path`, with the metadata as an asset.
+    """Write `deployable` to the folder `path`, as a SavedModel. The metadata are an asset.
 
     The signature `serving_default` maps `pixels` to `probabilities`. The signature `files` maps the bytes of JPEG and
     PNG files, string [B], to `probabilities`. With float16, weights lie in the file as float16, and are turned into
