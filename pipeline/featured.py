@@ -255,7 +255,7 @@ def networks_for(
 
 
 def bits_in(scanned: Scan) -> set[int]:
-    """Return the distinct values of `ImageFile.bits` in a scan."""
+    """Return the different values of `ImageFile.bits` among the scanned images."""
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
@@ -284,7 +284,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Return the key of each cut's fingerprint, by the cut's name. If `bits` is given, all networks get this value."""
+    """Return the key of each cut's fingerprint, by the cut's name. If `bits` is given, it is used by all networks."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
@@ -292,7 +292,7 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists, each with the key of each cut's fingerprint: first for `--bits 16`, then for `--bits` = `bits`.
+    """Return two lists with the key of each cut's fingerprint: one for `--bits 16`, one for `--bits` set to `bits`.
 
     If both values give the images of a data folder the same pixels, the folder's features have the keys of the first
     list. Otherwise, they have the keys of the second list.

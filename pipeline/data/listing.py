@@ -64,7 +64,7 @@ def require_readable(folder: Path, listing: Listing) -> None:
 
 
 def is_clutter_folder(folder: Path) -> bool:
-    """Whether `folder` holds no images of a data set, by its name, or because it is a store or run of headstart."""
+    """Whether `folder` is clutter, and no part of a data set: by its name, or as a store or run of headstart."""
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 

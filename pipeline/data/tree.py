@@ -171,10 +171,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return `places` with places for other files, too. `images`, int64 [n], holds the positions of the images.
+    """Return the place, which is (split, label), of all files in `paths`. `places` holds the places of images only.
 
-    A file that is not in `images` gets the split and label of the images in its folder. If these images have several
-    splits or labels, the file gets no place.
+    A file that is no image gets the place of the images in its folder. If these images have several places, the file
+    gets no place. `images`, int64 [n], holds the positions of the images.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)

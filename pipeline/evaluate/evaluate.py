@@ -217,8 +217,8 @@ def _result(
 ) -> EvaluateResult:
     """Score the outputs of each model, compare the models, and return the result.
 
-    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether fine-tuning
-    gained nothing: the classifier then has the weights of the head and of the pretrained backbone.
+    `predicted` holds the predicted labels of each model, int64 [N]. If `unchanged` is true, fine-tuning gained nothing,
+    so the classifier has the weights of the head and of the pretrained backbone.
     """
     labels, class_names = _labels(taken.examples), run.class_names()
     simple = simple_models_of(run, cached, taken.examples)
