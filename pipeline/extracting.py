@@ -38,7 +38,7 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier` is how many seconds earlier extractions with `compact=False` took; see `compact_by_itself`."""
+        """`earlier` is the time in seconds that extractions without compaction took before; see `compact_by_itself`."""
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))
@@ -48,8 +48,8 @@ class Extractor:
     ) -> tuple[Stores, Extracted]:
         """Extract the missing features of `images`. If there is a cluster, the cluster extracts them.
 
-        With `view`, the features of this augmented view of each image are extracted instead. With `compact`, a store
-        that then has many small shards is compacted. Returns two things: the store of each cut, and the result of the
+        If `view` is given, features are extracted from this view of each image. If `compact` is true, a store with many
+        small shards is compacted afterwards. Returns two things: the store of each cut, and the result of the
         extraction.
         """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
@@ -97,9 +97,9 @@ def extract_all(
 ) -> tuple[Scan, list[Extractor], Stores, Extracted]:
     """Extract the missing features of the scanned examples with each network in turn.
 
-    `earlier` is the time in seconds that an `Early` took with these networks. Afterwards, the store remembers which
-    weights were used; see `remember_weights`. Returns four things: a scan in which images that can't be decoded are
-    rejects, the extractor of each network, the store of each cut, and the totals of the extraction.
+    `earlier` is the time in seconds that an `Early` took with these networks. After the extraction, the store remembers
+    which weights were used; see `remember_weights`. Returns four things: a scan in which images that can't be decoded
+    are rejects, the extractor of each network, the store of each cut, and the totals of the extraction.
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:

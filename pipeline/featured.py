@@ -88,7 +88,7 @@ class FeaturedExamples:
         )
 
     def features(self, digests: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Read the features of these `digests` into memory, float32 [N, D]. For the arguments, see `read_features`."""
+        """Read the features of the images with these `digests` into memory, float32 [N, D]; see `read_features`."""
         return read_features(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
@@ -246,7 +246,7 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If 16 and the value of `config.bits` give the same pixels for all scanned images, the networks get the value 16.
+    If `config.bits` and 16 give the same pixels for all scanned images, the networks get 16 as their `bits`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
@@ -255,7 +255,7 @@ def networks_for(
 
 
 def bits_in(scanned: Scan) -> set[int]:
-    """Return the distinct values of `ImageFile.bits` in a scan."""
+    """Return the different values of `ImageFile.bits` among the scanned images."""
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
@@ -284,7 +284,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Return the key of each cut's fingerprint, by the cut's name. `bits`, if given, replaces the networks' own."""
+    """Return the key of each cut's fingerprint, by the cut's name. If `bits` is given, it is used by all networks."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
@@ -292,7 +292,7 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists, each with the key of each cut's fingerprint: first for `--bits 16`, then for `--bits` = `bits`.
+    """Return two lists with the key of each cut's fingerprint: one for `--bits 16`, one for `--bits` set to `bits`.
 
     If both values give the images of a data folder the same pixels, the folder's features have the keys of the first
     list. Otherwise, they have the keys of the second list.

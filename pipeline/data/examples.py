@@ -35,7 +35,7 @@ from headstart.pipeline.data.tars.shards import kind_of
 class Example:
     """An image with its label and split.
 
-    Images of one `group` get the same split when splits are drawn. In a cross-validation, they are in one fold.
+    Images with the same `group` get the same split when splits are drawn, and are in one fold of a cross-validation.
     """
 
     image: ImageFile
@@ -51,7 +51,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
-    """A sequence of examples in columns. A slice, or a selection by positions or a mask, is also `Examples`."""
+    """A sequence of examples, in columns. A slice, or a selection by positions or a mask, is `Examples`, too."""
 
     images: Images
     labels: np.ndarray  # int32 [N]
@@ -60,7 +60,7 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
-        """Make columns of `examples`, in their order. Columns are returned unchanged."""
+        """Make columns of `examples`, in their order. If they are columns already, they are returned unchanged."""
         if isinstance(examples, Examples):
             return examples
         rows = list(examples)
@@ -73,7 +73,7 @@ class Examples(Sequence[Example]):
 
     @property
     def digests(self) -> np.ndarray:
-        """The digest of each image, `DIGEST` [N]."""
+        """The digest of each image: an array [N] of the dtype `DIGEST`."""
         return self.images.digests
 
     @cached_property
@@ -92,7 +92,7 @@ class Examples(Sequence[Example]):
         return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
 
     def together(self) -> list[str]:
-        """Return `Example.together` of each example."""
+        """Return the group of each example, or the digest if it has no group; see `Example.together`."""
         return [group or digest for group, digest in zip(self.groups, HexDigests(self.digests), strict=True)]
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ def scan(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Scan:
-    """Make an example of every image in `data`: a folder, a manifest or tars. Only digests and headers are read.
+    """Make an example of every image in `data`: a folder, a manifest or tars. Images are not decoded.
 
     An image that can't be used becomes a reject. Raises DataError if there are no images. For other errors, see
     `read_data` and, for URLs, `require_access`.
@@ -179,8 +179,8 @@ def scan(
 def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject], Counter[str]]:
     """Return two things: the rejects, and the number of ignored files by kind.
 
-    `seen` holds the images and rejects among `files`. `is_list` says whether `files` are the rows of a manifest. If so,
-    a file that is no image is a reject. If not, the file is ignored.
+    `seen` holds the images and rejects among `files`. A file that is no image is ignored. But if `is_list` is true,
+    `files` are the rows of a manifest, and a file that is no image is a reject.
     """
     ignored, rejects = files.ignored.copy(), list(zip(seen.of_reject, seen.rejects, strict=True))
     found = np.zeros(len(files.paths), bool)
@@ -217,7 +217,10 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return the group of each image. If a file has several pages but no group, its path becomes their group."""
+    """Return the group of each image in `seen`. If a file has several pages but no group, its path becomes their group.
+
+    `groups` holds the given group of each image, or None.
+    """
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
     if not len(paged):
@@ -230,7 +233,7 @@ def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]
 
 
 def _listed_in_vain(path: str) -> Reject:
-    """Return the reject for the file at `path`. The file is named in a manifest, but is missing or not an image."""
+    """Return the reject for a `path` that a manifest names, although the file is missing or is no image."""
     if is_url(path) or os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")
@@ -285,10 +288,10 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return the reject for the file at `path`, which is the file of `reject` or a copy of it.
+    """Return the reject for the file at `path`: the file of `reject`, or a copy of this file.
 
-    Copies are not decoded, so the reject of a copy has the reason of `reject`. If the file of `reject` could not be
-    read, the copy may be good. Then the reject of the copy names the file that could not be read.
+    The new reject has the reason of `reject`. If the file of `reject` could not be read, the copy may be good. In this
+    case, the new reject names the file that could not be read.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)

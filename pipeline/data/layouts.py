@@ -81,7 +81,7 @@ def read_layout(
             `cat.0.jpg`, `none` for unlabelled images, `auto` to choose by the names.
         classes: names of the class folders, at any depth. If empty, `layout` decides.
         empty: folders without files. If one of them lies beside class folders, it is a class without images.
-        label_from: a regular expression with a group `label`; see `labels_matched`. Folders then give splits only.
+        label_from: a regular expression with a group `label`; see `labels_matched`. If given, folders give splits only.
     """
     paths = Paths.of(paths)
     is_image = np.fromiter(map(has_image_suffix, paths.names()), bool, len(paths))
@@ -113,7 +113,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return the place of each image: its split and label. An image that is left out has no place."""
+        """Return pairs: a place, which is (split, label), and the images in this place. Images can be left out."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -149,7 +149,7 @@ class _Reader:
         return [((splits[name], label), found) for name in used for label, found in labels[name].items()]
 
     def _splits(self, images: ImageTree, folders: "Mapping[str, ImageTree]") -> dict[str, str]:
-        """Map the name of each split folder among `folders` to its split. If there are no split folders, return {}."""
+        """Map the name of each split folder to its split. `folders` are the subfolders of the tree `images`."""
         splits, words = splits_named(folders), splits_in_words(folders)
         others = [name for name in folders if name not in splits]
         if len(images.loose) > FEW * images.count or self.classes & set(map(as_label, folders)):
@@ -178,7 +178,7 @@ class _Reader:
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> Labels:
-        """Return the images of each label. `images` is one split, or a data set without splits."""
+        """Return the images of each label in `images`, a split or data set. If `quiet`, add nothing to `lines`."""
         if self.classes:
             return self._named_classes(images)
         images = self._below_wrappers(images)
@@ -239,9 +239,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Enter subfolders while a single one holds nearly all images, and it is no class. Return the last tree.
+        """Enter subfolders while a single one holds nearly all images and is no class. Return the last one entered.
 
-        `in_split` is False as long as no splits have been looked for. Then val and test folders are not entered.
+        `in_split` is False if no splits have been looked for yet. In this case, val and test folders are not entered.
         """
         while True:
             folders = images.folders
@@ -258,7 +258,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Leave out folders of masks beside folders of images. Raises DataError if a folder may be a class instead."""
+        """Return `images` without folders of masks. Raises DataError if a folder may hold masks or be a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -276,7 +276,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder if its subfolders have the names of all folders beside it. They are taken for copies."""
+        """Return `images` without any folder whose subfolders have the names of all folders beside it."""
         folders = images.folders
         repeated = {
             name

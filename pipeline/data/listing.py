@@ -64,7 +64,7 @@ def require_readable(folder: Path, listing: Listing) -> None:
 
 
 def is_clutter_folder(folder: Path) -> bool:
-    """Whether `folder` holds no data: its name is clutter, or its files belong to a store or run of headstart."""
+    """Whether `folder` is clutter, and no part of a data set: by its name, or as a store or run of headstart."""
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
@@ -111,9 +111,9 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Enter `folder` and the folders below it, each once. Clutter folders come last.
+    """Yield `folder` and the folders below it, each once, when they are entered. Clutter folders come last.
 
-    If `clutter` is false, clutter folders are not entered.
+    If `clutter` is false, clutter folders are not entered. If `recursive` is false, only `folder` itself is entered.
     """
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data

@@ -64,7 +64,7 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
 
 def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: bool, folder: str) -> Entry:
-    """Return the entry of `row`, a dict from columns to values. Raises DataError for the same rows as `read_manifest`.
+    """Return the entry of `row`, a dict from columns to values. Raises DataError for a faulty row; see `read_manifest`.
 
     `labelled` says whether labels are needed. `where` names the row in messages. `folder` is the absolute path of the
     manifest's folder.
@@ -112,7 +112,7 @@ def _text(row: _Row, column: str) -> str:
 
 
 def _formatted(where: str, row: _Row, pattern: str) -> str:
-    """Replace each `{column}` in `pattern` by the row's value of this column. Raises DataError for an empty value."""
+    """Return `pattern` with the values of `row` in place of each `{column}`. Raises DataError for an empty value."""
 
     def value(match: re.Match[str]) -> str:
         text = _text(row, match[1])
@@ -126,7 +126,7 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
     """Yield the number and the content of each row. The first row below a header has number 1.
 
-    Raises DataError if a column is missing.
+    Raises DataError if a column that `config` names is missing, or, if `labelled` is true, the column of labels.
     """
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()
@@ -165,7 +165,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return the encoding for reading the CSV file. For UTF-8, it is `utf-8-sig`, which skips a byte order mark."""
+    """Return `encoding`, but `utf-8-sig` for UTF-8. A CSV file is then read without its byte order mark."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 
@@ -188,7 +188,7 @@ def _csv_rows(file: Path, encoding: str, needed: list[str]) -> Iterator[tuple[in
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the JSON object with these keys and values. Raises ValueError if it has a key twice."""
+    """Return `pairs`, the keys and values of a JSON object, as a dict. Raises ValueError if a key appears twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a key stands twice in one object")

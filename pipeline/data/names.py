@@ -226,14 +226,14 @@ def says_nothing(name: str) -> bool:
 
 
 def as_label(name: str) -> str:
-    """Return the class that a folder's name stands for. Names that differ only in their Unicode form are one class."""
+    """Return the class name for `name`, the name of a folder: the same text, in Unicode's normal form NFC."""
     return unicodedata.normalize("NFC", name)
 
 
 def is_text(name: str) -> bool:
-    """Return whether a file can hold `name`, and gives it back unchanged.
+    """Return whether `name` can be written to a file and read again unchanged.
 
-    Some lone surrogates are allowed: Python has one for each byte of a folder's name that is not UTF-8.
+    A lone surrogate is allowed if it stands for a byte of a file name that is not UTF-8.
     """
     try:
         return name.encode(errors="surrogateescape").decode(errors="surrogateescape") == name
@@ -254,5 +254,5 @@ def told_cases(names: Sequence[str]) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Join the first four of `names` by commas. If there are more names, append their number."""
+    """Return the first four of `names` as text, such as `a, b, c, d and 7 more`."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

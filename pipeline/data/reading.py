@@ -50,8 +50,8 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each file.
 
     If some files of a folder have a label, the files without a label are left out. Raises DataError if `data` is
-    missing or of another kind, if its names allow several readings, or if `labelled` is set and labels are missing.
-    Raises OptionError if `config` does not fit this kind of data. Raises the errors of `read_manifest`.
+    missing or of another kind. Raises OptionError if `config` does not fit this kind of data. For other errors, see
+    `read_manifest` and `read_names`.
     """
     require_data(data)
     kind = shards.kind_of(data)
@@ -87,7 +87,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Leave out the files without a label, and count them in `ignored` as `kind`. If no file has a label, keep all."""
+    """Return the `paths` with a label in `reading`, or all if none has one. The others count in `ignored` as `kind`."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -98,7 +98,7 @@ def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: st
 def require_data(data: Path) -> None:
     """Raise an error unless `data` is a folder, tars that exist, or a file with the suffix of a manifest.
 
-    A URL raises an OptionError, and anything else raises a DataError.
+    The error is an OptionError for a URL, and otherwise a DataError.
     """
     if data.is_dir() or is_manifest(data) or (data.name.endswith(shards.SUFFIX) and shards.is_there(data)):
         return
@@ -115,13 +115,13 @@ def read_names(
 ) -> Reading:
     """Find the split, label and group of each file in `names`.
 
-    Raises DataError if the names allow several readings, if `labelled` is set and no file has a label, or if the
-    regular expression `config.group` matches no path.
+    Raises DataError if the regular expression `config.group` matches no path.
 
     Args:
         names: paths relative to the folder or archive `where`, with slashes.
         empty: folders without files, relative to `where`.
-        labelled: whether labels are needed. If not, and the names allow several readings, the files get no labels.
+        labelled: whether to raise DataError if the names allow several readings, or if no file has a label. If false,
+            names that allow several readings give no labels (but with `config.label_from`, they raise DataError).
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
@@ -254,7 +254,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading` with labels, and perhaps splits, read from `names`: the names of the files in tars."""
+    """Return `reading` with labels, and perhaps splits, from `names`, the names of files in tars; see `read_names`."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:

@@ -2,7 +2,7 @@
 
 Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
 candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. This comparison ignores
-everything that the image also has in common with its other neighbours. For example, any two chest X-rays look alike.
+everything that the image has in common with its other neighbours, too. Otherwise, any two chest X-rays would be alike.
 ARCHITECTURE.md, decision 16, gives the measurements.
 """
 
@@ -154,7 +154,7 @@ def nearest(
 
     Args:
         directions: the n unit vectors, float32 [n, K].
-        others: the vectors to search. Each block is a pair: positions, int64 [m], and unit vectors, float32 [m, K].
+        others: blocks of the vectors to search. A block is a pair: positions, int64 [m], and vectors, float32 [m, K].
         own: int64 [n], the position of each of the n vectors among `others`. A vector is never its own neighbour. If
             the n vectors are not among `others`, `own` is None.
     """
@@ -203,7 +203,10 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield the near-duplicates of `image` among its neighbours `around`. Row `row` of `near` holds their positions."""
+    """Yield the near-duplicates of `image` among its neighbours `around`; see `agreeing`.
+
+    Row `row` of `near` holds the positions and cosines of the neighbours.
+    """
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
     background = _background(plain, cosines, around, pixels)

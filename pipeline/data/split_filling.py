@@ -17,10 +17,10 @@ def fill(
     due: Collection[_Pair],
     wanted: Mapping[_Pair, int],
 ) -> None:
-    """Move groups until there is a group for each pair (class, split) in `due`. Changes `splits`.
+    """Move groups until each pair (class, split) in `due` has a group, or until no move helps. Changes `splits`.
 
-    Moves are preferred if no class loses its last group in a split. Among these moves, the move that brings the sizes
-    of splits nearest to `wanted` is made. If no move helps a pair, it stays without a group.
+    Moves that take no class's last group out of a split are preferred. Among these moves, moves that bring the sizes of
+    splits nearer to `wanted` are preferred.
 
     Args:
         splits: the split of each group.
@@ -67,9 +67,8 @@ class _Filling:
     def cover(self, pair: _Pair, depth: int) -> bool:
         """Move a group of a class to a split that has no group of this class. Return whether that was possible.
 
-        `pair` is (class, split). If the moved group was the last group of another class in its old split, a group of
-        this other class must move there. That move may need another, and so on. At most `depth` moves can follow one
-        another in this way.
+        `pair` is (class, split). If another class loses its last group in a split by the move, another group of that
+        class moves into that split; see `_needed`. A chain of such moves has at most `depth` moves after the first.
         """
         label, split = pair
         held = {at for at, _ in self._moves}
@@ -92,9 +91,9 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return the classes that must keep the group at position `at` in its split, as pairs (class, split).
+        """Return each pair (class, split) that would have no group without the group at position `at`.
 
-        For such a class, it is the only group in the split, and the split should hold the class.
+        Only pairs in `due` are returned; see `fill`.
         """
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]

@@ -234,7 +234,7 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
 
 
 def _asked(fractions: Mapping[str, float]) -> list[str]:
-    """Return the splits that get images, the most needed first."""
+    """Return the splits that get images: train, and val and test if their fractions are above 0, in this order."""
     return [split for split in SPLITS if split == "train" or fractions.get(split)]
 
 
@@ -293,7 +293,7 @@ def _hash(digest: str, seed: int) -> str:
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """Return the split that versions before 0.2 drew for an image. These versions did not draw class by class."""
+    """Return the split that versions before 0.2 drew for an image, by the fractions `val` and `test` of all images."""
     draw = int(_hash(digest, seed)[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"

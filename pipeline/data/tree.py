@@ -44,7 +44,7 @@ class ImageTree:
 
     @cached_property
     def folders(self) -> "dict[str, ImageTree]":
-        """A dict from the name of each subfolder with images to its tree, sorted by name."""
+        """The tree of each subfolder that holds images, by the name of the subfolder. Names are sorted."""
         return {name: self.inside[name] for name in sorted(self.inside) if self.inside[name].count}
 
     def walk(self, above: Parts = ()) -> "Iterator[tuple[Parts, ImageTree]]":
@@ -70,7 +70,7 @@ class ImageTree:
 
     @cached_property
     def is_numbered(self) -> bool:
-        """Whether all file names are numbers. Then equal names in two folders don't show that files belong together."""
+        """Whether all file names are numbers. If so, equal names in two folders don't show that the files match."""
         return all(stem.isdigit() for stem in self.stems)
 
     def without(self, folders: Collection[Parts]) -> "ImageTree":
@@ -159,7 +159,10 @@ def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
 
 
 def coded(placed: Placed, count: int) -> Coded[Place | None]:
-    """Return the place of each of `count` files, or None for a file without a place. See `Placed`."""
+    """Return the place, which is (split, label), of each of `count` files. A file without a place has None.
+
+    `placed` holds pairs: a place, and the positions of the files in this place.
+    """
     codes = np.zeros(count, np.int32)
     for code, (_, positions) in enumerate(placed, 1):
         codes[positions] = code
@@ -168,10 +171,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return `places` with places for other files, too. `images`, int64 [n], holds the positions of the images.
+    """Return the place, which is (split, label), of all files in `paths`. `places` holds the places of images only.
 
-    A file that is not in `images` gets the split and label of the images in its folder. If these images have several
-    splits or labels, the file gets no place.
+    A file that is no image gets the place of the images in its folder. If these images have several places, the file
+    gets no place. `images`, int64 [n], holds the positions of the images.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
@@ -198,10 +201,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Find subfolders in which no file has a suffix. Return a list with a line that counts their files.
+    """Return a list with a line that counts the files in subfolders where no file name has a suffix.
 
-    These files might be the images of a class. If there are none, or all files count as images, return []. `images`
-    holds the positions of the files that count as images.
+    These files may be images that were not recognised. If there are none, or if all files are recognised, return [].
+    `images` holds the positions of the recognised images.
     """
     if len(images) == len(paths):
         return []

@@ -128,7 +128,10 @@ def _precision(store: Path) -> dict[str, Any]:
 def _problems(
     started: dict[str, Any], machine: dict[str, Any], on: dict[str, Any], at_hand: dict[str, Any], limit: dict[str, Any]
 ) -> Iterator[str]:
-    """Yield a line for each fact that would make a command fail. The line also says what to do."""
+    """Yield a line for each fact that would make a command fail. The line also says what to do.
+
+    The arguments are the results of `Start.result`, `device`, `disk`, `weights` and `limits`.
+    """
     if started["problem"]:
         yield started["problem"]
     elif machine["gpu_at_hand"] and not machine["gpu"]:

@@ -31,7 +31,7 @@ def weights() -> dict[str, Any]:
     """Return facts about the ImageNet weights of the networks, and about HEADSTART_WEIGHTS.
 
     The facts are the names of the networks with shipped weights and with cached weights, and the number of all other
-    networks. For HEADSTART_WEIGHTS, they are its value, and whether the files exist that it names.
+    networks. For the environment variable HEADSTART_WEIGHTS, they are its value, and whether the files it names exist.
     """
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}
@@ -56,9 +56,10 @@ def _all_there(weights: str) -> bool | None:
 
 
 def disk(store: Path) -> dict[str, Any]:
-    """Return what the disk of `store` can do. If the folder is missing, the nearest folder above it is tried.
+    """Return facts about the disk of `store`, such as the free space, and whether its files can be renamed.
 
-    To try the disk, files are made in a temporary folder. At the end, the temporary folder is removed.
+    If `store` is missing, the nearest folder above it is examined. To find the facts, files are made in a temporary
+    folder, which is removed at the end.
     """
     folder = next(one for one in (store.absolute(), *store.absolute().parents) if _is_folder(one))
     is_file = False
@@ -123,9 +124,9 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the step, in nanoseconds, of file times on a disk. The disk rounds the time of `file` to this step.
+    """Return the step, in nanoseconds, to which the disk of `file` rounds the times of files.
 
-    Return None if the time of `file` can't be set.
+    To find it, the time of `file` is changed. Return None if this fails.
     """
     wanted = 1_234_567_891_111_111_111
     try:

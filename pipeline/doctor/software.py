@@ -46,10 +46,9 @@ def _requirements(extra: str) -> list[Requirement]:
 
 
 def _version(name: str, wanted: set[str] = frozenset()) -> str | None:  # type: ignore[assignment]
-    """Return the installed version of a package.
+    """Return the installed version of the package `name`. Return None if the package is missing.
 
-    Return None if the package is missing. `wanted` names extras of the package. These extras require other packages. If
-    one of these is missing, return None, too.
+    `wanted` names extras of the package. If a package that these extras require is missing, return None, too.
     """
     try:
         found = version(name)

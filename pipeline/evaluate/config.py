@@ -89,7 +89,7 @@ class FoldsConfig:
 
     @property
     def rounds(self) -> int:
-        """Return how often the folds are drawn."""
+        """Return the number of repeats. The folds are drawn anew for each repeat."""
         return self.repeats or _REPEATS
 
     def require_alone(self, split: AskedSplit, sort: Sort, threshold: ThresholdConfig, by_ray: ClusterConfig) -> None:

@@ -57,7 +57,7 @@ def evaluate(
     Args:
         split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places` name other data that have
             no splits. Otherwise, `auto` means `test`.
-        places: where the run's store, weights and data are now. Its `data` may also be other data to score.
+        places: where the run's store, weights and data are now. `places.data` may also name other data to score.
         sort: the order of the predictions; see `write_predictions`.
         threshold: how the threshold between two classes is set. A new threshold is kept in the run.
         by_ray: the settings of Ray. If they name a cluster, the cluster extracts features and runs the classifier.
@@ -141,7 +141,8 @@ def _thresholds(
 ) -> dict[str, Threshold]:
     """Return a dict from the name of each model to its threshold. A model without a threshold is left out.
 
-    A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation.
+    A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation. `positive` is the
+    positive class. For `finetuned` and `workers`, see `_outputs`.
     """
     if positive is None:
         return {}
@@ -168,8 +169,8 @@ def _outputs(
 ) -> dict[str, _Output]:
     """Return a dict from the name of each model to its outputs.
 
-    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. Raises RunError if an
-    output is not finite.
+    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. If `workers` are given,
+    they run this classifier. Raises RunError if an output is not finite.
     """
     features = cached.labelled(examples).features
     model = run.load_model(run.head_file, features.shape[1:])
@@ -216,8 +217,8 @@ def _result(
 ) -> EvaluateResult:
     """Score the outputs of each model, compare the models, and return the result.
 
-    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether fine-tuning
-    gained nothing: the classifier then has the weights of the head and of the pretrained backbone.
+    `predicted` holds the predicted labels of each model, int64 [N]. If `unchanged` is true, fine-tuning gained nothing,
+    so the classifier has the weights of the head and of the pretrained backbone.
     """
     labels, class_names = _labels(taken.examples), run.class_names()
     simple = simple_models_of(run, cached, taken.examples)

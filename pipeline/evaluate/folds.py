@@ -49,9 +49,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 
     Each image is scored once per repeat. The head that scores an image was trained without this image, its
     near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
-    val split, the head is not trained on one of these other folds. This fold chooses the best epoch. The result is
-    stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors,
-    see `evaluate`.
+    val split, one of the other folds is used as val: it chooses the best epoch, and the head is not trained on it.
+    The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For
+    other errors, see `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
@@ -86,8 +86,7 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 def _head_config(run: Run) -> HeadConfig:
     """Return the settings of the run's head.
 
-    Raises RunError if the settings are invalid, or if their `units` are not the units of the saved head. Both are
-    checked because the run may come from another machine.
+    Raises RunError if the settings are invalid, or if their `units` are not the units of the saved head.
     """
     again = "run `headstart head` again, with --overwrite"
     try:
@@ -162,9 +161,10 @@ def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
-    """Train a head on the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
+    """Train a head, and return its predicted labels for the examples at `part`, int64 [n].
 
-    The rows `val` choose the best epoch. `repeat` counts from 0, and is added to the run's seed.
+    `train`, `val` and `part` are positions in the examples of `method`. The head is trained on `train`, and `val`
+    chooses the best epoch. `repeat` counts from 0, and is added to the run's seed.
     """
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.head.loop import logits_of
@@ -178,9 +178,9 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Fit logistic regression to the rows `train`, and return its predicted labels for the rows `part`, int64 [n].
+    """Fit logistic regression to the examples at `train`, and return its predicted labels for `part`, int64 [n].
 
-    If the fit would take too long, all predicted labels are -1.
+    `train` and `part` are positions in the examples of `method`. If the fit would take too long, all labels are -1.
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]

@@ -73,7 +73,7 @@ class SideBySide:
 
 
 def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, scored: str) -> None:
-    """Write the HTML of `comparison` as a page to `path`."""
+    """Write a page to `path` that shows the result of the function `comparison`; see there for the arguments."""
     title = f"{len({side.run for side in sides})} runs on {scored}"
     write_html(path, title, [f"<h1>{escaped(title)}</h1>", *comparison(sides, test, scored)])
 

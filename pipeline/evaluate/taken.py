@@ -78,9 +78,9 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`, with a `mark` if its file name is in use.
+    """Return `taken`. If `run` already holds predictions on other data under the same file name, change this name.
 
-    The file name is in use if `run` already holds predictions on other data under this name.
+    The field `mark` of the result changes the name.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

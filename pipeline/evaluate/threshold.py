@@ -34,10 +34,9 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Print which class is positive, if `config` sets a new threshold and does not name the positive class.
+    """Print that `positive` is the positive class, if `config` sets a new threshold but names no positive class.
 
-    The positive class of the threshold that the run keeps is then used again. If this is the second class, nothing is
-    printed, because the second class is the default.
+    `positive` was named in an earlier evaluation. If it is the second class, which is the default, nothing is printed.
     """
     if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
         told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
@@ -45,7 +44,7 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold that `--threshold` gives.
+    """Return the threshold that `--threshold` gives, for the class `positive`.
 
     If no option of `config` sets a threshold, return the threshold that the run keeps for `model`, or None if there is
     none. If an option asks to choose the threshold on val, return None.

@@ -45,8 +45,8 @@ def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[s
     """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers. Each share has a dict.
 
     `chances` is float [N, C], and `labels` is int [N]. Each dict has three values. `coverage` is the share of answers,
-    `accuracy` is the accuracy on these answers, and `probability` is the lowest probability among these answers. If
-    `--abstain` had this value, `headstart predict` would mark all other answers as unsure.
+    `accuracy` is the accuracy on these answers, and `probability` is the lowest probability among these answers. With
+    this probability as `--abstain`, `headstart predict` marks all other answers as unsure.
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")

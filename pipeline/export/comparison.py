@@ -86,10 +86,9 @@ class Comparison:
     def require_close(self, config: ModelExportConfig) -> None:
         """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
 
-        An export in float32 is judged by its labels and probabilities for the pixels that the run itself gets. These
-        pixels are used because `preprocess.py` makes different pixels from some rare files. An export in another
-        precision is judged by its accuracy for the pixels that `preprocess.py` makes. Values that are not finite also
-        raise an ExportError.
+        An export in float32 is judged by its labels and probabilities for the pixels that the run itself gets. An
+        export in another precision is judged by its accuracy for the pixels that `preprocess.py` makes. The two kinds
+        of pixels differ for some rare files. Values that are not finite also raise an ExportError.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):

@@ -51,9 +51,9 @@ class Measured:
 
 
 def measure(folder: Path, asked: Asked) -> Measured:
-    """Run an export in another process, and return its answers. Raises ExportError if the process fails.
+    """Run the export that `asked` names in another process, and return its answers.
 
-    `folder` must hold the file `DECODED`. The other process calls `measured`.
+    `folder` must hold the pixels of the images, in the file `DECODED`. Raises ExportError if the process fails.
     """
     (folder / ASKED).write_text(json.dumps(asdict(asked)))
     command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]
@@ -71,7 +71,7 @@ def measure(folder: Path, asked: Asked) -> Measured:
 def measured(folder: Path) -> Measured:
     """Run an export in this process, and return its answers. The file `ASKED` in `folder` names the export.
 
-    The pixels that `preprocess.py` makes are compared with headstart's own pixels, too.
+    The result also tells how far the pixels that `preprocess.py` makes differ from headstart's own pixels.
     """
     asked = Asked(**json.loads((folder / ASKED).read_text()))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")
@@ -107,7 +107,7 @@ def measured(folder: Path) -> Measured:
 
 
 def _latency(run: Callable[[np.ndarray], np.ndarray], decoded: np.ndarray) -> float:
-    """Return the median number of seconds that the model takes for one image."""
+    """Return the median number of seconds that `run`, a model, takes for one image of `decoded`."""
     seconds = []
     for at in range(_SINGLE + 1):
         began = time.perf_counter()

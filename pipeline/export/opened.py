@@ -72,7 +72,7 @@ def open_export(path: Path) -> OpenExport:
 
 
 def _require_files(model: Path, format: Format) -> None:
-    """Raise an ExportError if a file of the model is missing, or is no regular file. A pipe would never end."""
+    """Raise an ExportError if a file of the model is missing, or is no regular file."""
     if not (model.is_dir() if format == "saved_model" else model.is_file()):
         raise ExportError(f"{model.parent}: has no {model.name}; {_AGAIN}")
     parts = model.rglob("*") if model.is_dir() else model.parent.glob(f"{model.stem}.*")
@@ -81,13 +81,16 @@ def _require_files(model: Path, format: Format) -> None:
 
 
 def _are_probabilities(found: np.ndarray) -> bool:
-    """Return whether each row of `found` holds probabilities. NaN is none."""
+    """Return whether each row of `found` holds probabilities that sum to 1. NaN is not a probability."""
     within = (found >= -_ROUNDING) & (found <= 1 + _ROUNDING)
     return bool(within.all() and (np.abs(found.sum(axis=1) - 1) <= _ROUNDING).all())
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:
-    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range."""
+    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range.
+
+    `settings`, the settings of the preprocessing, and `cut` are these values. `classes` is the number of classes.
+    """
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
         ImageConfig(size, resize, truncated, bits)

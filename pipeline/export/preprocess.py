@@ -1,13 +1,14 @@
-"""Turn an image file into the pixels that the model beside this file was trained on. Needs only NumPy and Pillow.
+"""Turn an image file into the pixels that a model takes. The model lies beside this module.
 
 `labels.json` holds the settings: `pixels("cat.jpg", **json.load(open("labels.json"))["preprocessing"])`.
 
-The result differs from headstart's own pixels by at most one grey level. Four rare kinds of files are exceptions:
+Only NumPy and Pillow are needed. The result differs from headstart's own pixels by at most one grey level. Four rare
+kinds of files are exceptions:
 - Images with 16 bits per sample, if fewer of these bits are in use: colour images come out darker. For grey images, the
   number of bits in use is taken from the brightest sample, not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
-- Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this file decodes them
-  at a smaller size.
+- Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this module decodes
+  them at a smaller size.
 - PNGs with texts over 1 MiB, and images over twice Pillow's `MAX_IMAGE_PIXELS`: Pillow refuses them.
 """
 
@@ -74,7 +75,11 @@ def pixels(
 
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
-    """Return the pixels as stored, uint8 [H, W, 3], and their EXIF orientation. Large JPEGs are decoded smaller."""
+    """Return the pixels before they are turned upright, uint8 [H, W, 3], and their EXIF orientation.
+
+    A JPEG that is much larger than `size` is decoded at a smaller size. For the arguments, see `pixels`. `pad` says
+    whether the image is padded to a square.
+    """
     with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.width * image.height > most_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
@@ -94,7 +99,7 @@ def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, pag
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of the pixels that Pillow decodes, 1 to 8."""
+    """Return the EXIF orientation of `image`, 1 to 8. For a TIFF, return 1, because Pillow turns it upright itself."""
     try:
         return 1 if image.format == "TIFF" else int(image.getexif().get(0x0112, 1))  # Pillow turns a TIFF by itself
     except Exception:  # broken EXIF does not harm the pixels
@@ -102,7 +107,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
-    """Return the pixels of `image` as RGB, uint8 [H, W, 3]. Transparent parts become white."""
+    """Return the pixels of `image` as RGB, uint8 [H, W, 3]. Transparent parts become white. `bits`: see `pixels`."""
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         used = max(int(samples.max()).bit_length(), 8) if bits == "auto" else int(bits)

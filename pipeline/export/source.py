@@ -70,7 +70,7 @@ class Source:
     def classifier(self) -> keras.Model:
         """Build a model from pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1 or C]. For errors, see `deployable`.
 
-        It may share its layers with the networks.
+        The model may share layers with `networks`.
         """
         from headstart.pipeline.export.deployable import joined_classifier
 
@@ -146,9 +146,9 @@ class Source:
 def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
     """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
-    If the network of the head can't be loaded, the fine-tuned classifier may replace the head: it must have the same
-    values as the head (see `Choice.alike`), and `places` must name no weights. Raises RunError if the head needs
-    several networks that take different images. For other errors, see `located_networks`.
+    The fine-tuned classifier replaces the head in one case: the network of the head can't be loaded, fine-tuning has
+    changed nothing (see `Choice.alike`), and `places` names no weights. Raises RunError if the head needs several
+    networks that take different images. For other errors, see `located_networks`.
     """
     networks: Sequence[Network] = ()
     if choice.model == "head":
@@ -193,7 +193,7 @@ def _shown(images: ImageConfig) -> str:
 
 
 def _titles(backbone: str) -> str:
-    """Return `backbone`, in which the path of a `.keras` file is replaced by the name of the file."""
+    """Return `backbone`, the name of a backbone, with file names in place of the paths of `.keras` files."""
     return "+".join(name.rsplit("/", 1)[-1] for name in split_names(backbone))
 
 

@@ -24,9 +24,9 @@ class Course:
     def of(
         cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
     ) -> Course:
-        """Return the course with the figures of epoch 0, `before`, and the figures in the rows of `history`.
+        """Return the course with the figures of epoch 0, `before`, and the figures of the other epochs, from `history`.
 
-        A figure that is None in `before` becomes NaN. `as_json` turns figures that are NaN into None.
+        `history` has a row of metrics for each finished epoch. None in `before` stands for NaN, which JSON lacks.
         """
         first = {name: math.nan if value is None else value for name, value in before.items()}
         return cls(choose_by, [first, *({name: row[f"val_{name}"] for name in before} for row in history)])

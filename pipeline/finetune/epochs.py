@@ -76,8 +76,8 @@ def train_epochs(
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
     """Return two things: the model's calibration on val, and the model's `Reference`.
 
-    Return None if the features are not finite. The features are the inputs of the head. In a model that nearly
-    diverged, the features can be infinite or NaN even if the logits are finite, because ReLU can hide NaN.
+    Return None if the features, which are the inputs of the head, are not finite. This can happen in a model that
+    nearly diverged, even if its logits are finite.
     """
     kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
     reference = Reference.of(np.concatenate(kept).astype(np.float32))

@@ -31,10 +31,10 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
-    The frozen layers run in their fast form, in the precision of the run's features. If this precision is int8, the
-    frozen layers run in bfloat16 or float32 instead. Only the layers above the frozen layers have gradients. The
-    classifier is saved in float32. Epoch 0, before fine-tuning, can be the best epoch. So the classifier is never worse
-    than the head by the figure on val that decides the best epoch.
+    The frozen layers run in the precision of the run's features. If this precision is int8, the frozen layers run in
+    bfloat16 or float32 instead. Only the layers above the frozen layers have gradients. The classifier is saved in
+    float32. Epoch 0, before fine-tuning, can be the best epoch. So the classifier is never worse than the head by the
+    figure on val that decides the best epoch.
 
     The run keeps the state after the last finished epoch. A repeated call with the same settings goes on from this
     state, and gives the same result as one call with all epochs. Two settings may change between the calls: the
@@ -89,7 +89,7 @@ def _finetune(
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
     """If the head has a threshold, print that the new classifier does not use this threshold.
 
-    Nothing is printed if the best epoch is 0, because the classifier then has the weights from before.
+    If the best epoch is 0, nothing is printed, because the classifier then predicts as before.
     """
     if result.best_epoch and run.threshold("head"):
         console.print(

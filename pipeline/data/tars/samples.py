@@ -115,7 +115,7 @@ def _why_unusable(entry: Entry) -> str:
 
 
 def _has_twice(tar: str, name: str) -> DataError:
-    """Return the error for a file that a tar has twice. Which image has which label is then a guess."""
+    """Return the error for `name`, a file that `tar` has twice."""
     return DataError(f"{tar}: has {name} twice, so labels are not clear; give each sample its own key, with `tar -c`")
 
 

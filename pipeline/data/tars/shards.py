@@ -42,9 +42,9 @@ def kind_of(data: Path) -> Kind:
 
 
 def is_there(data: Path) -> bool:
-    """Return whether `data` exists. A pattern exists if its first tar does.
+    """Return whether `data` is a path that exists, or a pattern whose first tar exists.
 
-    Raises DataError for a pattern with a range that runs backwards.
+    Raises DataError for a pattern with a range that runs backwards, such as `{5..2}`.
     """
     return data.exists() or (_is_pattern(data) and os.path.exists(next(_tars_in(data))))
 
@@ -137,7 +137,7 @@ def _split_in(path: str) -> str:
 def _holds_tars_alone(folder: Path) -> bool:
     """Return whether `folder` holds tars and no images. Images are recognised by their first bytes.
 
-    No file in `folder` may have the suffix of an image.
+    Call this function only if no file in `folder` has the suffix of an image.
     """
     if not some_file(folder, is_tar):
         return False
@@ -171,7 +171,7 @@ def _of_pattern(data: Path) -> list[str]:
 
 
 def _tars_in(data: Path) -> Iterator[str]:
-    """Yield the tars that match a pattern. Raises DataError for a range that runs backwards, such as `{5..2}`."""
+    """Yield the tars that match `data`, a pattern. Raises DataError for a range that runs backwards: `{5..2}`."""
     for braces in _BRACES.finditer(str(data)):
         between = _RANGE.fullmatch(braces[1])
         if between and int(between[1]) > int(between[2]):

@@ -45,11 +45,11 @@ class LogitsTask:
 
     @property
     def tries_batch_sizes(self) -> bool:
-        """See `Task.tries_batch_sizes`."""
+        """Whether a worker on a GPU finds its batch size by trials; see `Task.tries_batch_sizes`."""
         return not self.extraction.batch_size
 
     def job(self, before: Job | None) -> LogitsJob:
-        """Return the job that does this task in a worker."""
+        """Return the job that does this task in a worker. The argument is ignored."""
         return LogitsJob(self)
 
     def require_same(self, met: str) -> None:
@@ -67,12 +67,15 @@ class LogitsJob(UnitJob):
         self._classifier: FrozenClassifier
 
     def meet(self) -> str:
-        """Check that the worker can read the sample of images. Return the digest of the worker's classifier."""
+        """Check that the worker can read the task's sample of images. Return the digest of the worker's classifier."""
         require_seen(self._task.sample)
         return sha256_of(Run.open(self._task.run).classifier_file)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the classifier. Return facts about it, and its logits of an image of noise."""
+        """Build the classifier. Return facts about it, and its logits of an image of noise.
+
+        `batch_sizes` holds the best batch size for each kind of device; see `Built.kind`.
+        """
         from headstart.features.device import processor, start_tensorflow
         from headstart.features.frozen.network import load_networks
         from headstart.pipeline.classifier import freeze_split

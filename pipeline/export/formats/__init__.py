@@ -1,1 +1,1 @@
-"""The formats of exports. Each module can `write` an export, `load` it in its runtime, and read its `metadata`."""
+"""The formats of exports, a module each. Its functions are `write`, `load` and `metadata`."""

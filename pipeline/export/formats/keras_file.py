@@ -16,7 +16,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # of each member, so that the same model gives th
 
 
 def write(deployable: Deployable, path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write a `.keras` file to `path`. Its `metadata.json` holds the metadata under the key `headstart`.
+    """Write `deployable` to `path`, as a `.keras` file. Its `metadata.json` holds the metadata as `headstart`.
 
     With float16, the file holds weights as float16. Keras turns them into float32 when it loads the file. `calibration`
     is not used. Weights that float16 can't hold raise an ExportError.

@@ -35,7 +35,7 @@ _QUANTISED = (
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write a LiteRT model to `path`. Its one signature maps `pixels` to `probabilities`.
+    """Write `deployable` to `path`, as a LiteRT model. Its one signature maps `pixels` to `probabilities`.
 
     After the model, the file holds a ZIP archive, as is usual for files that belong to a TensorFlow Lite model. The
     archive holds the metadata in `headstart.json` and the class names in `labels.txt`. With float16, weights lie in the
@@ -81,7 +81,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _converted(deployable: "Deployable", precision: str) -> bytes:
-    """Convert the model to the bytes of a LiteRT model. With the precision float16, the weights become float16."""
+    """Return the bytes of a LiteRT model made from `deployable`. If `precision` is float16, its weights are, too."""
     from headstart.features.tensorflow import tf
     from headstart.pipeline.export.formats.keras_file import half
 
@@ -126,7 +126,10 @@ def _in_float32(deployable: "Deployable") -> str:
 
 
 def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> bytes:
-    """Return the 8-bit form of a model. The operations whose names match `in_float32` stay float32."""
+    """Return the 8-bit form of the model `content`. Operations whose names match `in_float32` stay float32.
+
+    Activations are quantised by their ranges on the images `calibration`, uint8 [N, S, S, 3].
+    """
     quantizer = package("ai_edge_quantizer.quantizer", _EXTRA).Quantizer(bytearray(content))
     kinds = package("ai_edge_quantizer.qtyping", _EXTRA).TFLOperationName
     for kind in _QUANTISED:

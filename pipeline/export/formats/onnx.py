@@ -25,7 +25,7 @@ _BATCH = 8
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write an ONNX model to `path`. Its `metadata_props` hold the metadata.
+    """Write `deployable` to `path`, as an ONNX model. Its `metadata_props` hold the metadata.
 
     With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
     With int8, weights are quantised per channel. Activations are quantised by their ranges on the images `calibration`,
@@ -73,7 +73,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _convert(deployable: "Deployable", file: Path) -> None:
-    """Convert the model to ONNX in float32, and write the result to `file`."""
+    """Convert the model of `deployable` to ONNX in float32, and write the result to `file`."""
     package("tf2onnx", _EXTRA)
     model, size = deployable.model, deployable.image_size
     try:
@@ -107,10 +107,9 @@ def _named(model: Any, onnx: Any) -> Any:
 
 
 def _order(graph: Any) -> None:
-    """Order and name nodes, values and constants by their places in the graph: the same model gives the same file.
+    """Order and name nodes, values and constants by their places in `graph`, so the same model gives the same file.
 
-    tf2onnx orders and names them by counters and hashes. A graph with graphs in it is left as it is, because the inner
-    ones use its names.
+    A graph that contains other graphs is left unchanged, because the inner graphs use the names of the outer graph.
     """
     if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
         return
@@ -133,7 +132,7 @@ def _order(graph: Any) -> None:
 
 
 def _in_order(graph: Any) -> list[Any]:
-    """Return the nodes that the outputs need, each after the nodes that it needs itself."""
+    """Return the nodes of `graph` that its outputs need. Each node comes after the nodes that it needs itself."""
     makers = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
     found, waiting = dict[int, Any](), [makers[one.name] for one in graph.output]
     while waiting:
@@ -167,8 +166,8 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
 def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
     """Return the 8-bit form of `model`, made by ONNX Runtime.
 
-    The range of an activation is the mean of its ranges on the batches. The range on all images is as wide as the
-    rarest value needs, and leaves few levels for the others.
+    The range of an activation is the mean of its ranges on batches of `calibration`. A range that held every value
+    would be wider, and leave few levels for the usual values.
     """
     quantization = package("onnxruntime.quantization", _EXTRA)
     batches = iter([{_INPUT: calibration[at : at + _BATCH]} for at in range(0, len(calibration), _BATCH)])
@@ -197,9 +196,9 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
 def _in_float32(model: Any) -> Iterator[str]:
     """Yield the names of the nodes that are not quantised.
 
-    There are two kinds. The last matrix product and all nodes after it stay float32, because 256 levels are too few for
-    probabilities. Additions of constants stay float32, because they are a step in scaling the inputs of a head: with
-    256 levels, many scaled values would be equal.
+    There are two kinds: first, the last matrix product and all nodes after it, because 256 levels are too few for
+    probabilities; second, additions of constants, because they scale the inputs of a head, and with 256 levels many
+    of these inputs would be equal.
     """
     nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
     last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)

@@ -19,7 +19,7 @@ _INPUT, _OUTPUT, _OURS = "pixels", "probabilities", "headstart"
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write an OpenVINO model to `path`, a `.xml` file, and its weights to the `.bin` file beside it.
+    """Write `deployable` as an OpenVINO model: a `.xml` file at `path`, and its weights in a `.bin` file beside it.
 
     The model's `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and
     OpenVINO computes with them in float32. With int8, weights are quantised per channel. Activations are quantised by
@@ -70,7 +70,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _name(model: Any) -> None:
-    """Name all operations by their places: the same model gives the same file. The converter's names count up."""
+    """Name all operations by their places in the graph, so the same model gives the same file."""
     model.set_friendly_name("classifier")
     for at, operation in enumerate(model.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{at}")
@@ -90,7 +90,7 @@ def _require_halves(deployable: "Deployable") -> None:
 
 
 def _quantised(model: Any, calibration: np.ndarray) -> Any:
-    """Return the 8-bit form of `model`, made by NNCF."""
+    """Return the 8-bit form of `model`, made by NNCF. For `calibration`, see `write`."""
     nncf = package("nncf", "int8")
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
     data = nncf.Dataset([image[np.newaxis] for image in calibration])

@@ -1,7 +1,7 @@
 """The EXIF orientation of a JPEG, read in a TensorFlow graph, without Pillow.
 
-The result is the number that Pillow reads. Where the structure of a file or of its EXIF is damaged or unusual, the
-graph fails, because Pillow may read another number.
+The result is the number that Pillow reads. If the structure of the file or of its EXIF is damaged or unusual, the graph
+fails, because Pillow may read another number.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _REMEDY = "save the image upright and without EXIF, or use preprocess.py"
 
 
 def orientation(data: "tf.Tensor") -> "tf.Tensor":
-    """Return the orientation of a JPEG, a scalar string: int32, 1 to 8. A JPEG without an orientation has 1."""
+    """Return the orientation of the JPEG with the bytes `data`, as int32, 1 to 8. Without an orientation, return 1."""
     from headstart.features.tensorflow import tf
 
     exif, xmp = _segments(data)
@@ -30,7 +30,7 @@ def orientation(data: "tf.Tensor") -> "tf.Tensor":
 
 
 def _segments(data: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
-    """Return the EXIF and the XMP of a JPEG. Both may be empty. Parts of the EXIF are joined, as Pillow joins them."""
+    """Return two byte strings of the JPEG `data`: its EXIF and its XMP. Both may be empty."""
     from headstart.features.tensorflow import tf
 
     length = tf.strings.length(data)
@@ -55,7 +55,7 @@ def _segments(data: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
 
 
 def _in_exif(exif: "tf.Tensor") -> "tf.Tensor":
-    """Return the number in the first directory of the EXIF, int32, or -1 if the directory has none."""
+    """Return the orientation in the first directory of `exif`, int32, or -1 if the directory has none."""
     from headstart.features.tensorflow import tf
 
     order, length = tf.strings.substr(exif, 0, 4), tf.strings.length(exif, unit="BYTE")
@@ -98,7 +98,10 @@ def _bytes(text: "tf.Tensor", place: "tf.Tensor | int", count: "tf.Tensor | int"
 
 
 def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
-    """Return the numbers, int64 [...], of the bytes `parts`, int32 [..., 2 or 4], in either byte order."""
+    """Return the integers, int64 [...], that the bytes `parts`, int32 [..., 2 or 4], stand for.
+
+    `little` says whether the lowest byte is the first.
+    """
     from headstart.features.tensorflow import tf
 
     ordered = tf.cast(tf.where(little, tf.reverse(parts, [-1]), parts), tf.int64)
@@ -108,7 +111,7 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 
 @contextmanager
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
-    """Within the block, make operations that run only if `holds` is true. Otherwise, the graph fails with a message."""
+    """Let operations made in the `with` block run only if `holds` is true. If not, the graph fails, and says `why`."""
     from headstart.features.tensorflow import tf
 
     said = f"{why}, so its orientation is not sure; {_REMEDY}"

@@ -9,7 +9,7 @@ from headstart.features.errors import ExportError
 
 
 def package(name: str, extra: str) -> Any:
-    """Import the module `name`, and return it. If the import fails, raise an ExportError that says what to install."""
+    """Import and return the module `name`. If this fails, raise an ExportError that names the `extra` to install."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -29,7 +29,7 @@ def refusal(format: str, converter: str, error: Exception) -> ExportError:
 
 @contextmanager
 def refused(format: str, converter: str) -> Iterator[None]:
-    """Turn an error of `converter` within the block into an ExportError; see `refusal`."""
+    """Turn an error of `converter` in the `with` block into an ExportError; see `refusal`."""
     try:
         yield
     except (ExportError, MemoryError):

@@ -20,7 +20,7 @@ _LABELS = "labels.json"  # among the assets
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write a SavedModel to the folder `path`, with the metadata as an asset.
+    """Write `deployable` to the folder `path`, as a SavedModel. The metadata are an asset.
 
     The signature `serving_default` maps `pixels` to `probabilities`. The signature `files` maps the bytes of JPEG and
     PNG files, string [B], to `probabilities`. With float16, weights lie in the file as float16, and are turned into
@@ -83,9 +83,9 @@ def _images(preprocessing: dict[str, Any]) -> ImageConfig:
 
 
 def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
-    """Decode one JPEG or PNG, a scalar string, to uint8 [S, S, 3], as headstart does. Other formats fail.
+    """Return the pixels, uint8 [S, S, 3], of a JPEG or PNG with the bytes `data`, decoded as headstart does.
 
-    A JPEG whose orientation is not sure fails, too; see `orientation`.
+    Other formats fail. A JPEG whose orientation is not sure fails, too; see `orientation`.
     """
     from headstart.features.images.decode import JPEG_RATIOS, PNG, decode
     from headstart.features.tensorflow import tf
