@@ -55,8 +55,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Return the decoder of an image, an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height: the smallest of these scales that keeps both
-    sides at `config.size` pixels or more. With `pad`, only the longer side must keep this size.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height. This scale is the smallest at which both sides
+    still have `config.size` pixels. If `config.resize` is `pad`, it is the smallest at which the longer side has them.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)
@@ -66,7 +66,10 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
-    """Return EXIF orientation (1 to 8), bits in use of 16-bit samples (0 or 8 to 16), and page number (from 1)."""
+    """Return what `decode` needs to know of an image: its EXIF orientation, its number of bits, and its page number.
+
+    The orientation is 1 to 8. The number of bits comes from `ImageConfig.bits_of`: 8 to 16, or 0. Pages count from 1.
+    """
     return image.orientation, config.bits_of(image.bits), image.page
 
 
@@ -137,7 +140,7 @@ def _resize(pixels: tf.Tensor, size: tf.Tensor, antialias: bool = False) -> tf.T
 
 
 def _fitting(sides: tf.Tensor, size: int) -> tf.Tensor:
-    """Scale `sides`, int32 [2], so that the longer side is `size`. Each side is at least 1."""
+    """Return `sides`, int32 [2], scaled so that the longer side is `size`. Each side is at least 1."""
     return tf.maximum(tf.cast(tf.round(sides * size / tf.reduce_max(sides)), tf.int32), 1)
 
 
@@ -156,7 +159,7 @@ def _crop_centre(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Undo EXIF orientation: at most a transpose, then at most two flips (Exif 2.3, tag 0x0112)."""
+    """Return an image, [H, W, 3], turned upright. `orientation` is its EXIF orientation (Exif 2.3, tag 0x0112)."""
     pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
     pixels = tf.cond(mirrored, lambda: tf.reverse(pixels, [1]), lambda: pixels)

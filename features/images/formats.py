@@ -158,7 +158,8 @@ def is_image(name: str | Path, prefix: bytes) -> bool:
 def _is_heic(data: bytes) -> bool:
     """Return whether a file is HEIC, judged by its brands: names of four letters near its beginning.
 
-    A brand that HEIC and AVIF share does not suffice. One of HEIC's own brands must follow it.
+    A file is HEIC if its first brand is HEIC's own. If HEIC and AVIF share the first brand, the file is HEIC if a later
+    brand is HEIC's own.
     """
     if data[4:8] != b"ftyp":
         return False
@@ -213,9 +214,9 @@ class _Watched(PageStream):
 
 
 def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
-    """Return the fault of a header that Pillow could not read.
+    """Return the fault of a file whose header Pillow could not read. `format` is the file's format.
 
-    The plugin for `format` is called directly, because `Image.open` hides the plugin's error message.
+    For `first`, see `open_image`.
     """
     watched = _Watched(without_texts(data), first)
     said = "can't be read"

@@ -28,8 +28,8 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return the number of bits in the 16-bit samples of an image that are scaled to 8 bits: 8 to 16.
+        """Return from how many bits, 8 to 16, the 16-bit samples of an image are scaled to 8 bits.
 
-        `bits` is the image's own number; see `formats.Header`. If it is 0, return 0.
+        `bits` is the number of bits that the image uses; see `formats.Header`. If `bits` is 0, return 0.
         """
         return bits if not bits or self.bits == "auto" else int(self.bits)

@@ -72,9 +72,10 @@ class PageStream(io.BytesIO):
     """A stream that reads from `data`, the bytes of a file. The bytes are not copied.
 
     If `first` is given, `data` is a TIFF. Then `read` returns the TIFF with a changed header, so that the directory at
-    the offset `first` comes first. `getvalue` still returns `data` unchanged, because libtiff needs no changed header:
-    Pillow gives it the unchanged data and the offset of the directory.
+    the offset `first` comes first. Only `read` does so: `getvalue` returns `data` unchanged.
     """
+
+    # Pillow gives libtiff the result of `getvalue` and the offset of the directory, so libtiff needs no changed header.
 
     def __init__(self, data: bytes, first: int | None = None) -> None:
         super().__init__(data)
@@ -143,7 +144,7 @@ def is_camera_raw(data: bytes) -> bool:
 
 @dataclass
 class _Own:
-    """Finds out which sub-directories of a TIFF describe the data of a camera's sensor.
+    """The sub-directories of a TIFF. `data` holds the bytes of the TIFF.
 
     Each sub-directory is read once. In total, at most `_MOST_BYTES` bytes are read.
     """

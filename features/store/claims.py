@@ -161,9 +161,10 @@ class Claims:
     def _is_void(self, portion: str) -> bool:
         """Return whether the claim of another process on a portion is void; see `take`.
 
-        The age of a claim is measured by this process's monotonic clock and by the disk's clock. The time of day on
-        this host is not used, because it may differ from the disk's clock by more than `VOID_SECONDS`.
+        The time since a claim was renewed is measured in two ways, and the longer one counts. One is the age of the
+        file by the disk's clock. The other is the time for which this process has seen the file unchanged.
         """
+        # The time of day on this host may differ from the disk's clock by more than `VOID_SECONDS`.
         claim = self._file(portion, "claimed")
         try:
             status, now = claim.lstat(), time.monotonic()

@@ -96,9 +96,9 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove the bad shards `shards`, and all retired shards. If `shards` is empty, do nothing.
+    """Remove the bad shards `shards`, and also all retired shards. If `shards` is empty, do nothing.
 
-    Features that were in no other shard must be extracted again.
+    Features that were only in a removed shard must be extracted again.
     """
     if shards:
         store.retire(shards)

@@ -150,9 +150,8 @@ def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
     `segments` must be sorted, the longest first. The length of a segment is its number of digests in shards that are in
-    use. A segment stays if three conditions hold. First, most of its digests are in shards that are in use. Second, it
-    is more than twice as long as all shorter segments together. A segment that fails the first condition counts as
-    shorter. Third, no longer segment fails the second condition.
+    use. Segments with half of their digests or more in other shards do not stay. The others stay, up to the first that
+    is not more than twice as long as all that should be merged or come after it.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

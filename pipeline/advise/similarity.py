@@ -79,10 +79,10 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
 def _distance(features: np.ndarray) -> float:
     """Return the distance between the mean of `features` and ImageNet's mean, divided by the norm of ImageNet's mean.
 
-    ImageNet's mean is computed from the last batch normalisation. On ImageNet, the output of this layer has the mean
-    `beta` and the standard deviation `gamma`, and it is taken to be normally distributed. So its mean after ReLU6 has a
-    closed form.
+    ImageNet's mean is computed from the last batch normalisation, without images.
     """
+    # On ImageNet, the output of this layer has the mean `beta` and the standard deviation `gamma`. It is taken to be
+    # normally distributed, so its mean after ReLU6 has a closed form.
     from scipy.stats import norm
 
     weights = shipped_weights()

@@ -87,7 +87,7 @@ class _Kept:
     def leave(self, remove: bool) -> None:
         """Record that this process no longer uses the folder. Then remove the folder in two cases.
 
-        A temporary folder is always removed. A folder in a store is removed if `remove` is true and no other process
+        A temporary folder is always removed. A folder in a store is removed if `remove` is true, and no other process
         uses the folder.
         """
         if self.folder is None:
@@ -111,7 +111,7 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
     If the context ends with an error, the bytes stay for the next command with the same `store` and `data`. The bytes
     also stay as long as another process uses them. If `store` is None, the bytes lie in a temporary folder, and are
-    always removed. Within another context of this kind, this context does nothing.
+    always removed. If two contexts of this kind are nested, the inner context does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:

@@ -60,10 +60,10 @@ def name_of(path: str) -> str:
 
 
 def shown(text: str, most: int = 200) -> str:
-    r"""Return `text`, an address or a sentence with addresses, in the form for messages.
+    r"""Return `text`, a URL or a sentence with URLs, in the form for messages.
 
-    Names and passwords in addresses are left out. Characters that can't be printed become escapes such as `\x1b`. After
-    `most` characters, the text is cut.
+    User names and passwords in URLs are left out. Characters that can't be printed become escapes such as `\x1b`. A
+    text of more than `most` characters is cut.
     """
     text = text[:_MOST_READ]
     text = _USER.sub(lambda found: found[0] if _is_container(text[: found.start()], found[0]) else "", text)

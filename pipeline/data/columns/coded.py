@@ -40,7 +40,7 @@ class Coded(Sequence[Value], Generic[Value]):
         return cls(np.zeros(count, np.int32), [value])
 
     def with_values(self, values: Sequence[Other]) -> Coded[Other]:
-        """Return the column with each of `self.values` replaced by the one of `values` at the same position.
+        """Return a copy of the column with other values: `values[i]` replaces `self.values[i]` in each row.
 
         Equal values in `values` become one value.
         """
