@@ -30,8 +30,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 
     Args:
         data: scalar string, the bytes of a file in one of `opening.FORMATS`.
-        decoder: scalar int32, see `decoder_of`.
-        reading: int32 [3], see `reading_of`.
+        decoder: scalar int32, the result of `decoder_of`.
+        reading: int32 [3], the result of `reading_of`.
     """
     if isinstance(decoder, int):
         pixels = _DECODERS[decoder](data, reading, config)
@@ -66,9 +66,10 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
-    """Return what `decode` needs to know of an image: its EXIF orientation, its number of bits, and its page number.
+    """Return three numbers of an image: its EXIF orientation, its number of bits, and its page number.
 
-    The orientation is 1 to 8. The number of bits comes from `ImageConfig.bits_of`: 8 to 16, or 0. Pages count from 1.
+    The orientation is 1 to 8. The second number is 0 if no sample of the image has 16 bits. Otherwise, it says from how
+    many bits, 8 to 16, the samples are scaled to 8 bits. Pages count from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page
 
@@ -114,8 +115,8 @@ PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
     """Decode a file of any of `opening.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
 
-    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. `reading_of` describes
-    `bits` and `page`.
+    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. For `bits` and `page`,
+    see `reading_of`.
     """
     data = at_page(data, page)
     if bits not in (0, 16):

@@ -20,11 +20,11 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
-    """Return the `bits` of an opened `image`: 8 to 16, or 0. The docstring of this module defines `bits`.
+    """Return how many bits, 8 to 16, the 16-bit samples of an opened `image` use. For any other image, return 0.
 
-    There are two numbers: the bit length of the largest sample, and the number that the file's header may state. The
-    larger of them is returned. A black image gives 16. Damaged pixels may raise an exception of almost any type.
-    `data` holds the bytes of the file. For `first`, see `open_image`.
+    The result is the bit length of the largest sample. If the header of the file states a larger number, the result is
+    that number. A black image gives 16. An image whose decoder scales samples to their full range gives 0. Damaged
+    pixels may raise an exception of almost any type. `data` holds the bytes of the file. For `first`, see `open_image`.
     """
     raw_mode = _raw_mode(image)
     colours = _colours(raw_mode)
@@ -80,9 +80,9 @@ def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
 
 
 def _divided(samples: np.ndarray) -> np.ndarray:
-    """Divide the colours of `samples`, uint16 [H, W, 4], by alpha.
+    """Return `samples`, uint16 [H, W, 4], with the colours divided by alpha.
 
-    If alpha uses b bits, an alpha of 2**b - 1 leaves a colour unchanged.
+    An alpha of 2**b - 1 counts as 1, where b is the bit length of the largest alpha in the image.
     """
     alpha = samples[..., 3:].astype(np.uint32)
     whole = (1 << int(alpha.max()).bit_length()) - 1
@@ -91,9 +91,9 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return the number of samples per pixel, without alpha, in a raw mode of Pillow in `_COLOURS`. Otherwise return 0.
+    """Return how many samples of a pixel are colours, if Pillow drops the lower byte of 16-bit samples in `raw_mode`.
 
-    Of a 16-bit sample in these raw modes, Pillow keeps only the higher byte.
+    Return 0 for any other raw mode of Pillow. `_COLOURS` lists the raw modes in which Pillow drops the lower byte.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 

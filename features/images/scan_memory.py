@@ -34,8 +34,8 @@ class ScanMemory:
     """The digest and header of each file in the folder `data`, looked up by the file's path, size and mtime in ns.
 
     `folder` holds one `.npz` file for each data folder. `save` replaces the file of `data`. A damaged `.npz` file, or
-    one with another `HEADER_VERSION`, is ignored, so that all images are read again. With `forget`, the memory is empty
-    at first.
+    one with another `HEADER_VERSION`, is ignored, so that all images are read again. If `forget` is true, the memory is
+    empty at first.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -97,7 +97,7 @@ class ScanMemory:
         return agreeing
 
     def add(self, images: Images) -> None:
-        """Write `images` to the disk, together with all earlier content.
+        """Write `images` to the disk, together with the earlier content of the scan memory.
 
         If the process is killed, the next scan need not read the files of `images` again.
         """
@@ -105,9 +105,9 @@ class ScanMemory:
             self._write(Images.concatenated([self.images, settled]))
 
     def save(self, images: Images) -> None:
-        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed.
+        """Write `images` for the next scan, in place of the earlier content. A failure to write is only printed.
 
-        Afterwards this object holds no images, because they would take as much RAM as `images`.
+        Afterwards this scan memory holds no images in RAM.
         """
         known, self.images = self.images, Images.of([])
         self._rows, self._hashes = np.zeros(0, np.int32), np.zeros(0, np.int64)
@@ -119,9 +119,9 @@ class ScanMemory:
             self._write(settled)
 
     def _settled(self, images: Images) -> Images:
-        """Return `images` with paths relative to the folder. Leave out files that were written shortly before the scan.
+        """Return `images` with paths relative to the data folder. Leave out files written shortly before the scan.
 
-        Such files may change again and keep their modification time.
+        These files may change again and keep their modification time.
         """
         settled = images.numbers("mtime_ns") < self._started - SETTLED_NS
         images = images if settled.all() else images[settled]
@@ -149,7 +149,7 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _loaded(self) -> Images:
-        """Return the images in the memory's file. A missing or damaged file raises one of the `_DAMAGE` errors."""
+        """Return the images in the `.npz` file. A missing or damaged file raises one of the errors in `_DAMAGE`."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return self.images
@@ -172,7 +172,10 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield the path of each image's file. `paths`, uint8 [bytes], holds each `ImageFile.path`, separated by zeros."""
+    """Yield the path of each image's file. `page`, [N], holds the page number of each image.
+
+    `paths`, uint8 [bytes], holds the `ImageFile.path` of each image, separated by zeros.
+    """
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
     if len(ends) != len(page):

@@ -33,7 +33,7 @@ class _Layout:
     offset: str  # type of an offset in the file
 
     def read(self, kind: str, data: bytes, place: int) -> int:
-        """Read one integer of type `kind` from `data`, at the offset `place`.
+        """Return one integer from `data`, at the offset `place`. `kind` is its type, a format character of `struct`.
 
         Raises struct.error if `data` ends too early.
         """
@@ -166,9 +166,10 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield two things for each page: its position in the chain of directories, and its directory.
+    """Yield two things for each page of a TIFF: the position of its directory in the chain, and the directory itself.
 
-    If `sensors` is a list, append to it the positions of the directories that describe the data of a camera's sensor.
+    Positions count from 0. If `sensors` is a list, the positions of directories that describe the data of a camera's
+    sensor are appended to `sensors`.
     """
     count = 0
     for number, one in enumerate(_directories(data)):

@@ -78,7 +78,7 @@ class Claims:
             return Claim.DONE
 
     def others(self) -> bool:
-        """Return whether another process has a claim that is not void. Return True if the claims can't be listed."""
+        """Return whether another process has a claim that is not void; see `take`. If claims can't be listed, True."""
         with self._lock:
             try:
                 names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
@@ -121,7 +121,10 @@ class Claims:
                         claim.unlink()
 
     def release_all(self) -> None:
-        """Remove all claims of this process, and make no further claims. Then call `remove_void_claims`."""
+        """Remove all claims of this process, and the claims that `remove_void_claims` removes.
+
+        After this call, `take` makes no more claims.
+        """
         with self._lock:
             self._ended = True
             for portion in list(self._held):
@@ -195,7 +198,7 @@ def remove_void_claims(folder: Path) -> None:
     """Remove claims whose process has ended, and claims that were not renewed for a day.
 
     `folder` is a store's folder. If no claim is left, the marks of finished portions and the folder `claims` are
-    removed, too. Anything else in place of a claim, such as a folder, is no claim.
+    removed, too.
     """
     claims = folder / "claims"
     try:

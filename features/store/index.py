@@ -26,7 +26,7 @@ class Slab:
     digests: np.ndarray  # `DIGEST` [n], of the rows
 
     def read(self, form: ShardFormat) -> np.ndarray:
-        """Read the features of the rows, [n, *shape] in the stored dtype.
+        """Read the features of the slab's rows, [n, *shape] in the stored dtype.
 
         Raises StoreError if the shard has other digests in these rows. Other errors: see `shards.read_digests`.
         """
@@ -186,8 +186,8 @@ class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
     Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. New shards make a new
-    segment. It is merged with the previous segment in memory, except if that is more than twice as long. So long
-    segments are seldom merged.
+    segment. It is merged with the previous segment, except if the previous one is mapped from disk, or is more than
+    twice as long. So long segments are seldom merged.
     """
 
     folder: Path  # of the shards

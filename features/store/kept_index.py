@@ -149,9 +149,9 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
-    `segments` must be sorted, the longest first. The length of a segment is its number of digests in shards that are in
-    use. Segments with half of their digests or more in other shards do not stay. The others stay, up to the first that
-    is not more than twice as long as all that should be merged or come after it.
+    `segments` must be sorted by `size`, the largest first. Segments do not stay if half of their digests or more are in
+    shards that are not in use. Of the other segments, the largest ones stay. Each of these is more than twice as large
+    as all segments together that are smaller or do not stay.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
@@ -208,7 +208,7 @@ class IndexCheck:
         self._wrong: set[Path] = set()
 
     def compare(self, shard: str, digests: np.ndarray) -> None:
-        """Compare the index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
+        """Compare the kept index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
         for place, segment in self._segments.items():
             if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
                 self._wrong.add(place)

@@ -45,9 +45,9 @@ def find_candidates(
 ) -> Candidates:
     """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores with its features.
 
-    The networks to try first extract their features of the sample. If the features of one store would need too much
-    memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the errors
-    of `cache_features`.
+    First, the features of the sample are extracted with the networks to try. If the features of one store would need
+    too much memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the
+    errors of `cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)

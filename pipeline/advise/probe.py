@@ -103,7 +103,7 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
     """Return the gain in accuracy of a linear probe from twice as many training images.
 
     For each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of
-    them. If the half of any fold has images of only one class, the gain is 0, with an interval from -1 to 1.
+    them. If any of these halves has images of only one class, the gain is 0, with an interval from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):

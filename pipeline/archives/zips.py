@@ -59,7 +59,7 @@ def _require_all(file: Part, size: int, found: int, archive: str) -> None:
 
 
 def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:
-    """Return two lists: the name of each of `infos`, and notes.
+    """Return two lists: the name of each of `infos`, and notes on how the names were read.
 
     If the encoding of names was guessed, a note says which encoding was chosen.
     """

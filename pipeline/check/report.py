@@ -104,9 +104,9 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """Return a dict that maps a title, such as that of leaks, to all findings of this kind.
+        """Map the title of each kind of finding, such as leaks, to the findings. One finding is a list of examples.
 
-        One finding is a list of examples. Kinds without findings are left out.
+        Kinds without findings are left out.
         """
         near = (
             f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "

@@ -77,9 +77,9 @@ def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether the files in a folder belong to stores or runs. Other clutter is allowed among them.
+    """Whether the files in a folder belong to stores or runs of headstart. Other clutter is allowed among them.
 
-    `paths` are relative to the folder.
+    `paths` are the paths of these files, relative to the folder.
     """
     kinds = clutter_kinds(f"-/{path}" for path in paths)
     return HEADSTART in kinds and None not in kinds

@@ -136,9 +136,9 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Return the message for a library that refuses its settings. It names the environment variables to change.
+    """Return the message for the user if a library refuses the settings of this machine with `error`.
 
-    `error` is the error of the library, which reads URLs with `scheme`.
+    The library reads URLs with `scheme`. The message names the environment variables that may be wrong.
     """
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"

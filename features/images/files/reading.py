@@ -82,9 +82,9 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Read files in threads, and return their contents, bytes [N]. For `references`, bytes [N], see `reference_of`.
 
-    Local files are left out. Once the sizes add up to more than `MOST_AHEAD_BYTES`, all further files are left out.
-    A file that is left out has the content b"", and `read_alone` can read it. A file that can't be read has the content
-    `UNREAD`. A DataError is not raised here, but by `require_access_kept`.
+    Local files are not read, because TensorFlow reads them. Once the sizes of the other files add up to more than
+    `MOST_AHEAD_BYTES`, further files are not read; see `read_alone`. The content of a file that is not read is b"". The
+    content of a file that can't be read is `UNREAD`. A DataError is not raised here, but by `require_access_kept`.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -94,7 +94,7 @@ def read_references(references: np.ndarray) -> np.ndarray:
 
 
 def read_alone(reference: bytes) -> bytes:
-    """Read the file of one reference that `read_references` left out. Return `UNREAD` if the file can't be read."""
+    """Return the content of one file that `read_references` did not read; `UNREAD` if the file can't be read."""
     return _read_or_nothing(reference)
 
 

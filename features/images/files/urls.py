@@ -181,10 +181,10 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask`, and return its result. After a transient error, call `ask` again.
+    """Call `ask` with the module that reads `url`, and return its result. After a transient error, call `ask` again.
 
-    The pauses between the calls grow, and are of random length. Raises UnreadableError after `TRIES` calls. Also raises
-    it at once after an error that another call would not mend.
+    The pauses between the calls grow, and are of random length. Raises UnreadableError after `TRIES` failed calls, and
+    at once after an error that another call would not mend.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

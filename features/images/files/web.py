@@ -50,7 +50,7 @@ def require_package(url: str) -> None:
 def version_of(url: str) -> Version:
     """Return the version of an object from its server's headers. Raises StatusError, or an error of urllib3.
 
-    The request is HEAD. If the answer has a length of 0, which some servers give for any object, GET is asked, too.
+    The request is HEAD. If the server refuses HEAD or answers it with a length of 0, a GET request follows.
     """
     try:
         version = _version(url, "HEAD")

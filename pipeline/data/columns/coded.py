@@ -27,7 +27,7 @@ class Coded(Sequence[Value], Generic[Value]):
 
     @classmethod
     def of(cls, values: Iterable[Value]) -> Coded[Value]:
-        """Make a column of `values`. A column is returned unchanged."""
+        """Make a column of `values`. If `values` is a column, it is returned unchanged."""
         if isinstance(values, Coded):
             return values
         code_of: dict[Value, int] = {}
