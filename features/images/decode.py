@@ -68,8 +68,8 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
     """Return three numbers of an image: its EXIF orientation, its number of bits, and its page number.
 
-    The orientation is 1 to 8. The second number is 0 if no sample of the image has 16 bits. Otherwise, it says from how
-    many bits, 8 to 16, the samples are scaled to 8 bits. Pages count from 1.
+    The orientation is 1 to 8. The number of bits says how many bits of a 16-bit sample count as used, 8 to 16. It is 0
+    for an image without 16-bit samples; see `ImageConfig.bits_of`. Pages count from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page
 

@@ -28,8 +28,9 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return from how many bits, 8 to 16, the 16-bit samples of an image are scaled to 8 bits.
+        """Return how many bits of a 16-bit sample count as used by these settings, 8 to 16, or 0 if `bits` is 0.
 
-        `bits` is the number of bits that the image uses; see `formats.Header`. If `bits` is 0, return 0.
+        `bits` is the number of bits that the samples of the image use; see `formats.Header`. If `self.bits` is a
+        number, return this number in place of `bits`.
         """
         return bits if not bits or self.bits == "auto" else int(self.bits)

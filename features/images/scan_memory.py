@@ -33,9 +33,9 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 class ScanMemory:
     """The digest and header of each file in the folder `data`, looked up by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` file for each data folder. `save` replaces the file of `data`. A damaged `.npz` file, or
-    one with another `HEADER_VERSION`, is ignored, so that all images are read again. If `forget` is true, the memory is
-    empty at first.
+    `folder` holds one `.npz` file for each data folder. `save` replaces the `.npz` file of `data`. A damaged `.npz`
+    file, or one with another `HEADER_VERSION`, is ignored, so that all images are read again. If `forget` is true, the
+    memory is empty at first.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:

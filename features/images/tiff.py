@@ -51,12 +51,12 @@ class _Directory:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether this directory describes a smaller copy of another image, or a mask."""
+        """Whether this directory of a TIFF describes a smaller copy of another image, or a mask."""
         return bool(self.tags.get(_KIND, 0) & (_REDUCED | _MASK)) or self.tags.get(_OLD_KIND) == 2
 
     @property
     def is_sensor(self) -> bool:
-        """Whether this directory describes the data of a camera's sensor."""
+        """Whether this directory of a TIFF describes the data of a camera's sensor."""
         return self.tags.get(_PHOTOMETRIC) in _SENSOR
 
 

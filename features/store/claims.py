@@ -132,7 +132,7 @@ class Claims:
         remove_void_claims(self._folder.parent)
 
     def _claim(self, portion: str) -> Claim:
-        """Claim a portion, if possible. Return `BUSY` if another process holds the claim."""
+        """Claim a portion, if no other process has a claim on it that is not void. Return the answer of `take`."""
         file, found = self._file(portion, "claimed"), Claim.MINE
         for _ in range(3):
             try:

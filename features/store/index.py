@@ -72,7 +72,7 @@ class Segment:
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
-        """A dict from the name of each shard to its number, which is its position in `names`."""
+        """A dict from the name of each shard to its number, which is its position in `self.names`."""
         return {name: number for number, name in enumerate(self.names)}
 
     @property

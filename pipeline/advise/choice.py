@@ -74,10 +74,9 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether one candidate is right on significantly fewer images than another, by McNemar's test.
+    """Return whether candidate `other` is right on significantly fewer images than candidate `best`.
 
-    `best` and `other`, bool [N], say on which images each candidate is right. `other` is the candidate that may be
-    worse.
+    The test is McNemar's. `best` and `other`, bool [N], say on which images each candidate is right.
     """
     lost, won = int((best & ~other).sum()), int((other & ~best).sum())
     return lost - won > _CERTAIN * math.sqrt(lost + won)

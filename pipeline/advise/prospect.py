@@ -38,7 +38,7 @@ class Prospect:
         return asdict(self)
 
     def line(self) -> str:
-        """Return the answer and its reason as a sentence."""
+        """Return a sentence that says whether to fine-tune, and what gain and cost to expect."""
         if self.answer == "unknown":
             return "Whether to fine-tune can't be told."
         told = {"yes": "Fine-tune it", "perhaps": "Perhaps fine-tune it", "no": "Keep the head, and don't fine-tune"}

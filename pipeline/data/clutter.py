@@ -77,9 +77,9 @@ def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether the files in a folder belong to stores or runs of headstart. Other clutter is allowed among them.
+    """Whether a folder holds files of stores or runs of headstart, and apart from these only clutter.
 
-    `paths` are the paths of these files, relative to the folder.
+    `paths` are the paths of all files in the folder, relative to the folder.
     """
     kinds = clutter_kinds(f"-/{path}" for path in paths)
     return HEADSTART in kinds and None not in kinds

@@ -92,7 +92,7 @@ class DataConfig:
 
     @property
     def class_list(self) -> list[str]:
-        """Return the folder names in `classes`, which is a text with commas between the names."""
+        """Return the folder names in `self.classes`, a text with commas between the names, as a list."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

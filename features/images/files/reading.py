@@ -72,7 +72,7 @@ def bytes_of(image: ImageFile) -> bytes:
 
 
 def reference_of(image: ImageFile) -> bytes:
-    """Return a reference to the file of an image: bytes for `read_references`. For a local file, they are its path."""
+    """Return bytes that tell `read_references` which file to read. For a local file, they are its path."""
     path = os.fsencode(image.file)
     if is_local(image.file):
         return path

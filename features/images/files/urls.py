@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class _Reader(Protocol):
-    """A module that reads objects with a library, such as `objects`. Its functions raise the errors of the library."""
+    """A module, such as `objects`, that reads objects by a library. Its functions raise the errors of this library."""
 
     def version_of(self, url: str) -> Version: ...
     def read(self, url: str, most: int) -> bytes: ...

@@ -86,9 +86,9 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the reason why an object can't be read, if `error` is final. Return None if another try may succeed.
+    """Return the reason why an object can't be read, if trying again is of no use. Otherwise, return None.
 
-    An error of an unknown kind is raised again.
+    `error` is the error of the last try. If its kind is unknown, `error` is raised again.
     """
     if not isinstance(error, StatusError):
         import urllib3.exceptions
