@@ -61,7 +61,7 @@ class TerminatedError(KeyboardInterrupt):
 
 
 def stop_at_sigterm() -> None:
-    """From now on, raise `TerminatedError` when SIGTERM comes. Forked child processes end at once instead."""
+    """From now on, raise `TerminatedError` when SIGTERM comes. It ends forked child processes without this error."""
     here = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:

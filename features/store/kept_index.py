@@ -149,9 +149,10 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
-    `segments` must be sorted by `size`, the largest first. Segments do not stay if half of their digests or more are in
-    shards that are not in use. Of the other segments, the largest ones stay. Each of these is more than twice as large
-    as all segments together that are smaller or do not stay.
+    `segments` must be sorted by `size`, the largest first. A segment is worn if half of its digests or more are in
+    shards that are not in use. Worn segments do not stay. The other segments are examined in order. A segment stays if
+    it is more than twice as large as all worn segments and all smaller segments together. The first segment that is not
+    so large does not stay, and neither do the smaller ones.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

@@ -85,7 +85,7 @@ class _Kept:
             self.left += size
 
     def leave(self, remove: bool) -> None:
-        """Record that this process no longer uses the folder of kept bytes. Then remove the folder, if it may go.
+        """Record that this process no longer uses the folder of kept bytes. Remove the folder if it is not needed.
 
         A temporary folder is always removed. A folder in a store is removed if `remove` is true, and no other process
         uses the folder.
@@ -185,7 +185,7 @@ def keep(url: str, version: Version, content: bytes) -> None:
 
 
 def drop(url: str) -> None:
-    """Remove the bytes of an object that is no longer needed, if these bytes were kept."""
+    """Remove the kept bytes of an object. If its bytes were not kept, do nothing."""
     kept = _kept
     if not kept or not kept.folder:
         return

@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The path of the member, such as `shards/train-0.tar/cat/1.jpg#1536+20480`."""
+        """The path of this member of a tar, such as `shards/train-0.tar/cat/1.jpg#1536+20480`."""
         return f"{self.tar}/{self.name}#{self.start}+{self.size}"
 
 
