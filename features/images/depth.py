@@ -45,8 +45,8 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode the bytes of a file with 16-bit samples, and scale the samples from `bits` bits, 8 to 16, to 8 bits.
 
-    A sample that needs more than `bits` bits becomes 255. Only alpha does not: if a sample of alpha needs b bits, which
-    are more than `bits`, alpha is scaled from b bits.
+    A sample that needs more than `bits` bits becomes 255. Alpha is the exception: if its largest sample needs b bits,
+    and b is more than `bits`, alpha is scaled from b bits.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)

@@ -45,8 +45,8 @@ def advise(
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
     A candidate is a network at one cut. There are two kinds of networks: networks with features in the store, and
-    networks to try. Networks to try extract features of a sample of the images. All candidates are judged on train and
-    val, never on test.
+    networks to try. Features of a sample of the images are extracted with the networks to try. All candidates are
+    judged on train and val, never on test.
 
     Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
     `config` names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.

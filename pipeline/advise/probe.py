@@ -90,7 +90,7 @@ def held_out(
     """Return the class probabilities of all images, float64 [N, classes].
 
     The probabilities of a fold's images come from logistic regression that is fitted to the other folds. `strength` is
-    the inverse of its penalty.
+    the inverse of the penalty.
     """
     chances = np.zeros((len(labels), classes))
     for train, held in folds:

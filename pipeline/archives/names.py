@@ -131,9 +131,9 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` says for each name whether a program for Windows wrote it. Backslashes in these names become slashes.
-    Other names keep their backslashes, with one exception: if there are no names from Windows, and every name has a
-    backslash but no slash, all backslashes become slashes.
+    `windows` says for each name whether a program for Windows wrote the name. Backslashes in names from Windows become
+    slashes. Other names keep their backslashes, with one exception: if there are no names from Windows, and every name
+    has a backslash but no slash, all backslashes become slashes.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):
