@@ -77,7 +77,7 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
     If `most` is given, only the first `most` bytes are read, and `version` is returned unchanged. If `most` is None,
     all bytes are returned. They come from the disk if `fetched` kept them. If the object has another size than
-    `version` says, its present version is returned. Raises UnreadableError if the object can't be read.
+    `version` says, its present version is returned. Raises UnreadableError if the object can't be read or is too large.
     """
     if most is not None:
         return _repeated(url, lambda reader: reader.read(url, most)), version
@@ -161,7 +161,10 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return all bytes of an object. If the object has changed, their number may differ from `version.bytes`."""
+    """Return all bytes of an object. If the object has changed, their number may differ from `version.bytes`.
+
+    Raises UnreadableError if the object can't be read or is too large.
+    """
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
     if not version.bytes:
