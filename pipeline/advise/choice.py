@@ -52,10 +52,11 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
     """Return, for each candidate, the chance that its accuracy is within `NEAR` of the best: float64 [candidates].
 
     `right`, bool [candidates, N], says which predictions are right. The chance is estimated twice: from resamples of
-    the images, and from the spread over the folds. The lower estimate is returned.
+    the images, and from the spread over the folds. The lower estimate is returned. Both use the corrected variance of
+    Nadeau & Bengio (2003, doi:10.1023/A:1024068626366).
     """
     # The probes of different folds share training images, so the variance of each estimate is too small. Each variance
-    # is multiplied by 1 + F / (F - 1) for F folds (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366).
+    # is multiplied by 1 + F / (F - 1) for F folds.
     draws = np.random.default_rng(seed)
     images, count, values = right.shape[1], len(folds), right.T.astype(np.float64)
     means = values.mean(axis=0)
