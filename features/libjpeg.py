@@ -71,7 +71,10 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Restore standard error. Then wait until the filter has written everything that it received."""
+    """Restore standard error. Then wait until the filter has written everything that it received.
+
+    `child` is the process of the filter. `kept` is a file descriptor of the standard error to restore.
+    """
     sys.stderr.flush()
     with suppress(OSError, subprocess.TimeoutExpired):
         os.write(2, _END)

@@ -15,9 +15,9 @@ _NO_FLOCK = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 def lock(file: IO[Any], wait: bool = True) -> None:
     """Lock `file` until it is closed. The file must be open for writing.
 
-    If the file is already locked, wait for the lock. If `wait` is false, raise a BlockingIOError instead. On a disk
-    without `flock`, the lock is a POSIX lock, which SQLite uses, too. A POSIX lock keeps out other processes, but not
-    other code of this process. On a disk with neither kind of lock, another OSError is raised.
+    If the file is already locked, wait for the lock. If `wait` is false, raise a BlockingIOError instead of waiting. On
+    a disk without `flock`, the lock is a POSIX lock. A POSIX lock keeps out other processes, but not other code of this
+    process. On a disk with neither kind of lock, an OSError is raised.
     """
     operation = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     try:
@@ -33,7 +33,7 @@ def folder_locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Lock `folder` within the block. The lock keeps out other processes of this host that call this function.
 
     The lock makes no file. If the folder is already locked, wait for the lock. If `wait` is false, raise a
-    BlockingIOError instead. On a disk without locks, nothing is locked.
+    BlockingIOError instead of waiting. On a disk without locks, nothing is locked.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -61,7 +61,7 @@ class TerminatedError(KeyboardInterrupt):
 
 
 def stop_at_sigterm() -> None:
-    """Raise `TerminatedError` in this process when SIGTERM comes. SIGTERM ends forked processes at once."""
+    """From now on, raise `TerminatedError` when SIGTERM comes. It ends forked child processes without this error."""
     here = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:

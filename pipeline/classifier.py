@@ -32,9 +32,9 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """Build the upper part of a classifier: the layers of `backbone` from index `from_layer` on, and `head`.
 
-    The result takes outputs of the layers below, each float32 [B, H, W, D]. `backbone.crossing` lists the operations
-    with these outputs. The result returns logits. It shares its layers with `backbone` and `head`, so training the
-    result also trains these two. `head` takes the features at `cuts`.
+    `head` takes the features at `cuts`. The result maps outputs of lower layers of `backbone` to logits. These outputs
+    are float32 [B, H, W, D], and `backbone.crossing` lists the operations that make them. The result shares its layers
+    with `backbone` and `head`, so training the result also trains `backbone` and `head`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -45,10 +45,10 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 def build_streamed(
     backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
 ) -> list[keras.Model]:
-    """Build one model from each of `tops`. `build_top` must have made `tops` with the same `from_layer` and `cuts`.
+    """Build a whole classifier from each of `tops`. `build_top` made them with the same `from_layer` and `cuts`.
 
-    Each model maps pixels, uint8 [B, H, W, 3], to the output of its top. All models share one lower part: the layers of
-    `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
+    Each result maps pixels, uint8 [B, H, W, 3], to the output of its top. All results share one lower part: the layers
+    of `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     below = frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)
@@ -72,12 +72,12 @@ def _joined(features: Sequence[Any]) -> Any:
 
 
 def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
-    """Take a fine-tuned `classifier` apart. Return two things: a network with the classifier's weights, and the head.
+    """Split a fine-tuned `classifier` into two parts: a network with the classifier's weights, and the head.
 
-    `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`, with
-    one exception: the precision int8 becomes float32, because the quantised form has other weights. Raises RunError if
-    the classifier does not fit `network`.
+    `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`. Only
+    the precision may differ: int8 becomes float32. Raises RunError if the classifier does not fit `network`.
     """
+    # The quantised form of `network` has the weights from before fine-tuning.
     precision = classifier_precision(network.config)
     trained = load_network(replace(network.config, precision=precision), network.extraction)
     backbone = trained.backbone
@@ -154,10 +154,11 @@ def freeze_split(run: Run, network: Network) -> FrozenClassifier:
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
 
-    If `thaw_batchnorm` is false, the scale, shift and moving statistics of batch normalisation stay frozen. The
-    statistics of small batches from another domain would spoil the network (keras.io, "Transfer learning &
-    fine-tuning"). Dropout layers of the backbone get the rate 0.
+    If `thaw_batchnorm` is false, the scale, shift and moving statistics of batch normalisation stay frozen. Dropout
+    layers of the backbone get the rate 0.
     """
+    # Statistics of small batches from another domain would spoil the network (keras.io, "Transfer learning &
+    # fine-tuning").
     # Each layer is set on its own. Calling the backbone with `training=False` would not suffice: Keras passes the outer
     # model's `training` on to the layers of a nested model.
     for layer in nested_layers(backbone.model.operations):
@@ -171,7 +172,7 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
 
 def trained_layers(backbone: Backbone, from_layer: int) -> list[keras.Layer]:
-    """Return the layers of `backbone` from index `from_layer` on. A nested model is replaced by its own layers."""
+    """Return the layers of `backbone` from index `from_layer` on. In place of a nested model, return its layers."""
     return list(nested_layers(backbone.model.operations[from_layer:]))
 
 

@@ -100,7 +100,7 @@ class _Command(TyperCommand):
 
 
 def _command_class(configs: Iterable[Any]) -> type[_Command]:
-    """Return the class of a command with the options of `configs`. The class knows which options need no value."""
+    """Return the class of a command with the options of `configs`, in which some options need no value."""
     options = [one for config in configs for one in fields(config) if "alone" in one.metadata]
     return type("_CommandOf", (_Command,), {"alone": {_flag(one): one.metadata["alone"] for one in options}})
 
@@ -203,8 +203,9 @@ def _flag(field: Field[Any]) -> str:
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a command. `values` come from Typer, with one value for each field of a dataclass.
 
-    `configs` maps the name of an argument to its dataclass. All values for the fields of this dataclass become one
-    instance of it, which is the argument. If an option contradicts another argument, an OptionError is raised.
+    `configs` maps the name of an argument to its dataclass. All values for the fields of a dataclass become one
+    instance of the dataclass, which is the argument. If an option and an argument contradict each other, an OptionError
+    is raised.
     """
     arguments = dict(values)
     for name, config in configs.items():
@@ -221,9 +222,9 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], needs_weights: bool) -> None:
-    """Raise the errors that can be found before a command's modules are imported, such as a missing folder.
+    """Raise an error if `arguments` have a fault that can be found quickly, such as a missing folder.
 
-    `roles` maps the name of each parameter to its annotation, such as `Data`.
+    `roles` maps the name of each parameter to its annotation, such as `Data`. For `needs_weights`, see `command`.
     """
     from headstart.features.backbones.facts import require_weights_file
     from headstart.pipeline.data.reading import require_data
@@ -243,9 +244,10 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Set the backbone, weights and rescaling to values that were used with the store before; see `with_used_weights`.
+    """Set the backbone, weights and rescaling in `arguments` to the values that were used with the store before.
 
-    Options that the user gave stay unchanged.
+    Options that the user gave stay unchanged. `needed` says whether the command reads the weights. For the rules, see
+    `with_used_weights`.
     """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():
@@ -258,7 +260,7 @@ def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: 
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the message for an error that the user can fix. Raise any other error again as a bug."""
+    """Return the exit code and the message for an error that the user can fix. Any other error is a bug: raise it."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line

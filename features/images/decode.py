@@ -30,8 +30,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 
     Args:
         data: scalar string, the bytes of a file in one of `opening.FORMATS`.
-        decoder: scalar int32, see `decoder_of`.
-        reading: int32 [3], see `reading_of`.
+        decoder: scalar int32, the result of `decoder_of`.
+        reading: int32 [3], the result of `reading_of`.
     """
     if isinstance(decoder, int):
         pixels = _DECODERS[decoder](data, reading, config)
@@ -55,8 +55,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Return the decoder of an image, an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height: the smallest of these scales that keeps both
-    sides at `config.size` pixels or more. With `pad`, only the longer side must keep this size.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height. This scale is the smallest at which both sides
+    still have `config.size` pixels. If `config.resize` is `pad`, it is the smallest at which the longer side has them.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)
@@ -66,7 +66,11 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
-    """Return EXIF orientation (1 to 8), bits in use of 16-bit samples (0 or 8 to 16), and page number (from 1)."""
+    """Return three numbers of an image: its EXIF orientation, its number of bits, and its page number.
+
+    The orientation is 1 to 8. The number of bits says how many bits of a 16-bit sample count as used, 8 to 16. It is 0
+    for an image without 16-bit samples; see `ImageConfig.bits_of`. Pages count from 1.
+    """
     return image.orientation, config.bits_of(image.bits), image.page
 
 
@@ -111,8 +115,8 @@ PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
     """Decode a file of any of `opening.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
 
-    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. `reading_of` describes
-    `bits` and `page`.
+    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. For `bits` and `page`,
+    see `reading_of`.
     """
     data = at_page(data, page)
     if bits not in (0, 16):
@@ -137,7 +141,7 @@ def _resize(pixels: tf.Tensor, size: tf.Tensor, antialias: bool = False) -> tf.T
 
 
 def _fitting(sides: tf.Tensor, size: int) -> tf.Tensor:
-    """Scale `sides`, int32 [2], so that the longer side is `size`. Each side is at least 1."""
+    """Return `sides`, int32 [2], scaled so that the longer side is `size`. Each side is at least 1."""
     return tf.maximum(tf.cast(tf.round(sides * size / tf.reduce_max(sides)), tf.int32), 1)
 
 
@@ -156,7 +160,7 @@ def _crop_centre(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _turn_upright(pixels: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Undo EXIF orientation: at most a transpose, then at most two flips (Exif 2.3, tag 0x0112)."""
+    """Return an image, [H, W, 3], turned upright. `orientation` is its EXIF orientation (Exif 2.3, tag 0x0112)."""
     pixels = tf.cond(orientation >= 5, lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
     pixels = tf.cond(mirrored, lambda: tf.reverse(pixels, [1]), lambda: pixels)

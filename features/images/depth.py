@@ -20,11 +20,11 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
-    """Return the `bits` of an opened `image`: 8 to 16, or 0. The docstring of this module defines `bits`.
+    """Return how many bits, 8 to 16, the 16-bit samples of an opened `image` use. For any other image, return 0.
 
-    The result is the bit length of the largest sample, or the number in the file's header if that is larger. A black
-    image gives 16. Pixels are decoded only if samples have 16 bits. Decoding may raise an exception of almost any type.
-    `data` holds the bytes of the file. For `first`, see `open_image`.
+    The result is the bit length of the largest sample. If the header of the file states a larger number, the result is
+    that number. A black image gives 16. An image whose decoder scales samples to their full range gives 0. Damaged
+    pixels may raise an exception of almost any type. `data` holds the bytes of the file. For `first`, see `open_image`.
     """
     raw_mode = _raw_mode(image)
     colours = _colours(raw_mode)
@@ -45,8 +45,8 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode the bytes of a file with 16-bit samples, and scale the samples from `bits` bits, 8 to 16, to 8 bits.
 
-    A sample of more than `bits` bits becomes 255. Alpha is the exception: if it uses more than `bits` bits, it is
-    scaled from the number of bits that it uses.
+    A sample that needs more than `bits` bits becomes 255. Alpha is the exception: if its largest sample needs b bits,
+    and b is more than `bits`, alpha is scaled from b bits.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -57,7 +57,10 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
 
 
 def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
-    """Decode a file whose `bits` is not 0. Return uint16 [H, W] or [H, W, C], and the mode of the samples."""
+    """Decode a file with 16-bit samples. Return uint16 [H, W] or [H, W, C], and Pillow's mode for them, such as `RGB`.
+
+    For `first`, see `open_image`.
+    """
     with open_image(data, first=first) as image:
         raw_mode = _raw_mode(image)
         if not _colours(raw_mode):
@@ -77,9 +80,9 @@ def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
 
 
 def _divided(samples: np.ndarray) -> np.ndarray:
-    """Divide the colours of `samples`, uint16 [H, W, 4], by alpha.
+    """Return `samples`, uint16 [H, W, 4], with the colours divided by alpha.
 
-    If alpha uses b bits, an alpha of 2**b - 1 leaves a colour unchanged.
+    An alpha of 2**b - 1 counts as 1, where b is the bit length of the largest alpha in the image.
     """
     alpha = samples[..., 3:].astype(np.uint32)
     whole = (1 << int(alpha.max()).bit_length()) - 1
@@ -88,9 +91,9 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return the number of a pixel's samples without alpha, if Pillow keeps only the higher byte of each sample.
+    """Return how many samples of a pixel are colours, if Pillow drops the lower byte of 16-bit samples in `raw_mode`.
 
-    If Pillow keeps both bytes, return 0.
+    Return 0 for any other raw mode of Pillow. `_COLOURS` lists the raw modes in which Pillow drops the lower byte.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
@@ -100,7 +103,7 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, a value of `--bits`. If it is `folder`, return the largest number in `bits` as text instead.
+    """Return `asked`, a value of `--bits`. If `asked` is `folder`, return the largest number in `bits`, as text.
 
     `bits` holds one number for each image in the folder, as `used_bits` returns it. If all numbers are 0, `folder`
     gives `16`.
@@ -123,7 +126,7 @@ def _is_unscaled(image: ImageFile.ImageFile) -> bool:
 
 
 def _given_bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the number of bits in use that the header of a file states; 0 if the header states none."""
+    """Return the number of bits in use that the header of a file states. If the header states no number, return 0."""
     if image.format == "PNG":
         return significant_bits(data)
     if image.format != "TIFF":
@@ -144,5 +147,5 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _in_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
-    """Return `args`, the arguments of a decoder of Pillow, with their raw mode replaced by `raw_mode`."""
+    """Return a copy of `args`, the arguments of a Pillow decoder, in which `raw_mode` replaces the raw mode."""
     return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode

@@ -39,13 +39,14 @@ class UnreadableError(OSError):
 
 
 class Version(NamedTuple):
-    """The size of a file, and a number that tells one state of the file from another.
+    """The size of a file, and a number, `mtime_ns`, that changes when the file changes.
 
     For a local file, `mtime_ns` is its modification time in ns. For a member of a tar, `mtime_ns` is the modification
-    time of the tar. For an object with a URL, `mtime_ns` is a number made from the object's ETag or, without an ETag,
-    from a value such as its modification time. This number is less than any time in ns since 2007. If the server gives
-    no such value, `mtime_ns` is 0.
+    time of the tar. For an object, `mtime_ns` is a hash of 60 bits of the object's ETag. If the server gives no ETag,
+    another value is hashed, such as the modification time. If there is no such value, `mtime_ns` is 0.
     """
+
+    # A hash of 60 bits is less than any time in ns since 2007, so an object never seems to be written just now.
 
     bytes: int  # -1 if the server does not say
     mtime_ns: int

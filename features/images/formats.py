@@ -100,7 +100,10 @@ def _inspect_page(data: bytes, page: Page, pages: int, max_pixels: int) -> Heade
 
 
 def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None) -> Header | Fault:
-    """Read the header with Pillow. Pillow may raise an exception of almost any type. For `first`, see `open_image`."""
+    """Return the header of an image, read with Pillow, or a fault. Pillow may raise an exception of almost any type.
+
+    `pages` is the number of pages in the file. For `first`, see `open_image`.
+    """
     with open_image(data, format, first) as image:
         width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
         scans = count_scans(data) if format == "JPEG" else 1
@@ -158,7 +161,8 @@ def is_image(name: str | Path, prefix: bytes) -> bool:
 def _is_heic(data: bytes) -> bool:
     """Return whether a file is HEIC, judged by its brands: names of four letters near its beginning.
 
-    A brand that HEIC and AVIF share does not suffice. One of HEIC's own brands must follow it.
+    If the first brand is HEIC's own, the file is HEIC. If HEIC and AVIF share the first brand, the file is HEIC only if
+    a later brand is HEIC's own.
     """
     if data[4:8] != b"ftyp":
         return False
@@ -213,9 +217,9 @@ class _Watched(PageStream):
 
 
 def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
-    """Return the fault of a header that Pillow could not read.
+    """Return the fault of a file whose header Pillow could not read. `format` is the file's format.
 
-    The plugin for `format` is called directly, because `Image.open` hides the plugin's error message.
+    For `first`, see `open_image`.
     """
     watched = _Watched(without_texts(data), first)
     said = "can't be read"

@@ -43,11 +43,11 @@ class Pixels:
 
 
 def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) -> float:
-    """Return the multiple partial correlation, 0 to 1, of the thumbnails `image` and `other`, given `background`.
+    """Return how well `other` explains `image`: the multiple partial correlation, 0 to 1, given `background`.
 
-    All three are float [32, 32]. The part of `image` that `background` explains is not counted. A background of zeros
-    explains nothing. The first-order changes of `other` under shifts and scalings count as part of `other`, so that an
-    image also correlates with a crop of this image.
+    All three are thumbnails, float [32, 32]. The part of `image` that `background` explains is not counted. If
+    `background` is zeros, all of `image` counts. Small shifts and scalings of `other` are allowed, so that an image
+    also correlates with its crop.
     """
     given, both = _warps(background), np.concatenate([_warps(background), _warps(other)])
     left, unexplained = _residual(image.ravel(), given), _residual(image.ravel(), both)
@@ -55,9 +55,9 @@ def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) ->
 
 
 def _warps(pixels: np.ndarray) -> np.ndarray:
-    """Return six rows of P values, float64 [6, P], for a thumbnail of P pixels.
+    """Return six images, float64 [6, P], for a thumbnail of P pixels.
 
-    The rows are the pixels, their first-order changes by shifts and by scalings of each axis, and ones.
+    They are the thumbnail itself, its first derivatives by a shift and by a scaling of each axis, and an image of ones.
     """
     places = np.linspace(-1, 1, SIDE, dtype=np.float32)
     down, right = np.gradient(pixels)

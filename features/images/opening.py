@@ -37,7 +37,7 @@ def open_image(data: bytes, format: str | None = None, first: int | None = None)
 
 
 class _LiftedLimit:
-    """A context that lifts Pillow's limit on pixels while any thread is inside. `--max-pixels` is checked instead."""
+    """A context that lifts Pillow's limit on pixels while any thread is in it. Callers check `--max-pixels` instead."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -28,8 +28,9 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return the number of bits in the 16-bit samples of an image that are scaled to 8 bits: 8 to 16.
+        """Return how many bits of a 16-bit sample count as used by these settings, 8 to 16, or 0 if `bits` is 0.
 
-        `bits` is the image's own number; see `formats.Header`. If it is 0, return 0.
+        `bits` is the number of bits that the samples of the image use; see `formats.Header`. If `self.bits` is a
+        number, return this number in place of `bits`.
         """
         return bits if not bits or self.bits == "auto" else int(self.bits)

@@ -13,7 +13,7 @@ def without_texts(data: bytes) -> bytes:
     """Return the bytes of a PNG file without its texts and colour profiles. Return other data unchanged.
 
     Pillow refuses an image if its texts are too long, or if a compressed text unpacks to more than 1 MiB. A text that
-    may hold an EXIF orientation is kept, unless its size, packed or unpacked, is over 1 MiB.
+    may hold an EXIF orientation is kept if it has at most 1 MiB, both packed and unpacked.
     """
     if not data.startswith(_SIGNATURE):
         return data

@@ -33,9 +33,9 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 class ScanMemory:
     """The digest and header of each file in the folder `data`, looked up by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` file for each data folder. `save` replaces the file of `data`. A damaged `.npz` file, or
-    one with another `HEADER_VERSION`, is ignored, so that all images are read again. With `forget`, the memory is empty
-    at first.
+    `folder` holds one `.npz` file for each data folder. `save` replaces the `.npz` file of `data`. A damaged `.npz`
+    file, or one with another `HEADER_VERSION`, is ignored, so that all images are read again. If `forget` is true, the
+    memory is empty at first.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -58,8 +58,8 @@ class ScanMemory:
     def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
         """Find the images of those `files` that have not changed since a scan found them. Return two arrays, int64 [n].
 
-        The first array holds the row of each image in `images`. The second array holds the position of the image's file
-        in `files`, ascending. If `pages` is `all`, a file has either a row for each of its pages, in order, or no row.
+        The first array holds the row of each image in `self.images`. The second array holds the position of the image's
+        file in `files`, ascending. If `pages` is `all`, a file has a row for each of its pages, in order, or no row.
         """
         paths = list(self._relative(files))
         hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
@@ -88,16 +88,16 @@ class ScanMemory:
         return np.array(list(chain.from_iterable(rows_of)), np.int64), at.repeat([len(one) for one in rows_of])
 
     def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
-        """Return for each image in `rows` whether it has the size and modification time of its file, bool [n].
+        """Return for each of the images at `rows`, int64 [n], whether its file is unchanged, bool [n].
 
-        `status`, int64 [n, 2], has the present results of `size_and_time`.
+        `status`, int64 [n, 2], has the present sizes and modification times of the files.
         """
         size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
         agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])
         return agreeing
 
     def add(self, images: Images) -> None:
-        """Write `images` to the disk, together with all earlier content.
+        """Write `images` to the disk, together with the earlier content of the scan memory.
 
         If the process is killed, the next scan need not read the files of `images` again.
         """
@@ -105,9 +105,9 @@ class ScanMemory:
             self._write(Images.concatenated([self.images, settled]))
 
     def save(self, images: Images) -> None:
-        """Write `images` for the next scan, in place of all earlier content. A failure to write is only printed.
+        """Write `images` for the next scan, in place of the earlier content. A failure to write is only printed.
 
-        Afterwards this object holds no images, because they would take as much RAM as `images`.
+        Afterwards this scan memory holds no images in RAM.
         """
         known, self.images = self.images, Images.of([])
         self._rows, self._hashes = np.zeros(0, np.int32), np.zeros(0, np.int64)
@@ -119,9 +119,9 @@ class ScanMemory:
             self._write(settled)
 
     def _settled(self, images: Images) -> Images:
-        """Return `images` with paths relative to the folder. Leave out files that were written shortly before the scan.
+        """Return `images` with paths relative to the data folder. Leave out files written shortly before the scan.
 
-        Such files may change again and keep their modification time.
+        These files may change again and keep their modification time.
         """
         settled = images.numbers("mtime_ns") < self._started - SETTLED_NS
         images = images if settled.all() else images[settled]
@@ -149,7 +149,7 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _loaded(self) -> Images:
-        """Return the images in the memory's file. A missing or damaged file raises one of the `_DAMAGE` errors."""
+        """Return the images in the `.npz` file. A missing or damaged file raises one of the errors in `_DAMAGE`."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return self.images
@@ -172,7 +172,10 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield the path of each image's file. `paths`, uint8 [bytes], holds each `ImageFile.path`, separated by zeros."""
+    """Yield the path of each image's file. `page`, [N], holds the page number of each image.
+
+    `paths`, uint8 [bytes], holds the `ImageFile.path` of each image, separated by zeros.
+    """
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
     if len(ends) != len(page):

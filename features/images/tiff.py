@@ -33,7 +33,7 @@ class _Layout:
     offset: str  # type of an offset in the file
 
     def read(self, kind: str, data: bytes, place: int) -> int:
-        """Read one integer of type `kind` from `data`, at the offset `place`.
+        """Return one integer from `data`, at the offset `place`. `kind` is its type, a format character of `struct`.
 
         Raises struct.error if `data` ends too early.
         """
@@ -51,12 +51,12 @@ class _Directory:
 
     @property
     def is_reduced(self) -> bool:
-        """Whether this directory describes a smaller copy of another image, or a mask."""
+        """Whether this directory of a TIFF describes a smaller copy of another image, or a mask."""
         return bool(self.tags.get(_KIND, 0) & (_REDUCED | _MASK)) or self.tags.get(_OLD_KIND) == 2
 
     @property
     def is_sensor(self) -> bool:
-        """Whether this directory describes the data of a camera's sensor."""
+        """Whether this directory of a TIFF describes the data of a camera's sensor."""
         return self.tags.get(_PHOTOMETRIC) in _SENSOR
 
 
@@ -72,9 +72,10 @@ class PageStream(io.BytesIO):
     """A stream that reads from `data`, the bytes of a file. The bytes are not copied.
 
     If `first` is given, `data` is a TIFF. Then `read` returns the TIFF with a changed header, so that the directory at
-    the offset `first` comes first. `getvalue` still returns `data` unchanged, because libtiff needs no changed header:
-    Pillow gives it the unchanged data and the offset of the directory.
+    the offset `first` comes first. Only `read` does so: `getvalue` returns `data` unchanged.
     """
+
+    # Pillow gives libtiff the result of `getvalue` and the offset of the directory, so libtiff needs no changed header.
 
     def __init__(self, data: bytes, first: int | None = None) -> None:
         super().__init__(data)
@@ -143,7 +144,7 @@ def is_camera_raw(data: bytes) -> bool:
 
 @dataclass
 class _Own:
-    """Finds out which sub-directories of a TIFF describe the data of a camera's sensor.
+    """The sub-directories of a TIFF. `data` holds the bytes of the TIFF.
 
     Each sub-directory is read once. In total, at most `_MOST_BYTES` bytes are read.
     """
@@ -165,9 +166,10 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield two things for each page: its position in the chain of directories, and its directory.
+    """Yield two things for each page of a TIFF: the position of its directory in the chain, and the directory itself.
 
-    If `sensors` is a list, append to it the positions of the directories that describe the data of a camera's sensor.
+    Positions count from 0. If `sensors` is a list, the positions of directories that describe the data of a camera's
+    sensor are appended to `sensors`.
     """
     count = 0
     for number, one in enumerate(_directories(data)):

@@ -78,7 +78,7 @@ class Claims:
             return Claim.DONE
 
     def others(self) -> bool:
-        """Return whether another process has a claim that is not void. Return True if the claims can't be listed."""
+        """Return whether another process has a claim that is not void; see `take`. If claims can't be listed, True."""
         with self._lock:
             try:
                 names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
@@ -121,7 +121,10 @@ class Claims:
                         claim.unlink()
 
     def release_all(self) -> None:
-        """Remove all claims of this process, and make no further claims. Then call `remove_void_claims`."""
+        """Remove all claims of this process, and the claims that `remove_void_claims` removes.
+
+        After this call, `take` makes no more claims.
+        """
         with self._lock:
             self._ended = True
             for portion in list(self._held):
@@ -129,7 +132,7 @@ class Claims:
         remove_void_claims(self._folder.parent)
 
     def _claim(self, portion: str) -> Claim:
-        """Claim a portion, if possible. Return `BUSY` if another process holds the claim."""
+        """Claim a portion, if no other process has a claim on it that is not void. Return the answer of `take`."""
         file, found = self._file(portion, "claimed"), Claim.MINE
         for _ in range(3):
             try:
@@ -161,9 +164,10 @@ class Claims:
     def _is_void(self, portion: str) -> bool:
         """Return whether the claim of another process on a portion is void; see `take`.
 
-        The age of a claim is measured by this process's monotonic clock and by the disk's clock. The time of day on
-        this host is not used, because it may differ from the disk's clock by more than `VOID_SECONDS`.
+        The time since a claim was renewed is measured in two ways, and the longer one counts. One is the age of the
+        file by the disk's clock. The other is the time for which this process has seen the file unchanged.
         """
+        # The time of day on this host may differ from the disk's clock by more than `VOID_SECONDS`.
         claim = self._file(portion, "claimed")
         try:
             status, now = claim.lstat(), time.monotonic()
@@ -194,7 +198,7 @@ def remove_void_claims(folder: Path) -> None:
     """Remove claims whose process has ended, and claims that were not renewed for a day.
 
     `folder` is a store's folder. If no claim is left, the marks of finished portions and the folder `claims` are
-    removed, too. Anything else in place of a claim, such as a folder, is no claim.
+    removed, too.
     """
     claims = folder / "claims"
     try:

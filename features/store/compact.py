@@ -45,8 +45,8 @@ def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int
 
     Nothing is done while another process has a claim on the store. Compaction ends early in three cases. First, another
     process makes a claim. Second, replaced shards take half of the disk's free space. Third, one minute has passed, or
-    a tenth of `extraction_seconds`, whichever is longer. A later call continues. If a shard is damaged or can't be
-    written, a message is printed, and no error is raised.
+    a tenth of `extraction_seconds`, whichever is longer. A later call continues the compaction. If a shard is damaged
+    or can't be written, a message is printed, and no error is raised.
     """
     try:
         small = _small_shards(store, large)
@@ -96,9 +96,9 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove the bad shards `shards`, and all retired shards. If `shards` is empty, do nothing.
+    """Remove the bad shards `shards`, and also all retired shards. If `shards` is empty, do nothing.
 
-    Features that were in no other shard must be extracted again.
+    Features that were only in a removed shard must be extracted again.
     """
     if shards:
         store.retire(shards)

@@ -26,7 +26,7 @@ class Slab:
     digests: np.ndarray  # `DIGEST` [n], of the rows
 
     def read(self, form: ShardFormat) -> np.ndarray:
-        """Read the features of the rows, [n, *shape] in the stored dtype.
+        """Read the features of the slab's rows, [n, *shape] in the stored dtype.
 
         Raises StoreError if the shard has other digests in these rows. Other errors: see `shards.read_digests`.
         """
@@ -51,8 +51,8 @@ class Entries(NamedTuple):
 class Segment:
     """The sorted digests of some shards, with the shard and the row of each digest.
 
-    A segment is in memory or mapped from disk. Entries that are mapped from disk are not trusted. Each of them is
-    checked when it is looked up.
+    A shard of a segment is in use or not. Only digests in shards that are in use are found. A segment is in memory or
+    mapped from disk. Entries that are mapped from disk are not trusted: each of them is checked when it is looked up.
     """
 
     names: Sequence[str]  # of the shards; their positions here are the numbers in `entries`
@@ -72,7 +72,7 @@ class Segment:
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:
-        """A dict from the name of each shard to its number, which is its position in `names`."""
+        """A dict from the name of each shard to its number, which is its position in `self.names`."""
         return {name: number for number, name in enumerate(self.names)}
 
     @property
@@ -185,9 +185,9 @@ def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
 class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
-    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. A new segment is merged
-    with the segment in memory before it, unless that segment is more than twice as long. So long segments are seldom
-    merged.
+    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. New shards make a new
+    segment. It is merged with the previous segment, except if the previous one is mapped from disk, or is more than
+    twice as long. So long segments are seldom merged.
     """
 
     folder: Path  # of the shards

@@ -149,10 +149,10 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
-    `segments` must be sorted, the longest first. The length of a segment is its number of digests in shards that are in
-    use. A segment stays if three conditions hold. First, most of its digests are in shards that are in use. Second, it
-    is more than twice as long as all shorter segments together. A segment that fails the first condition counts as
-    shorter. Third, no longer segment fails the second condition.
+    `segments` must be sorted by `size`, the largest first. A segment is worn if half of its digests or more are in
+    shards that are not in use. Worn segments do not stay. The other segments are examined in order. A segment stays if
+    it is more than twice as large as all worn segments and all smaller segments together. The first segment that is not
+    so large does not stay, and neither do the smaller ones.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
@@ -209,7 +209,7 @@ class IndexCheck:
         self._wrong: set[Path] = set()
 
     def compare(self, shard: str, digests: np.ndarray) -> None:
-        """Compare the index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
+        """Compare the kept index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
         for place, segment in self._segments.items():
             if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
                 self._wrong.add(place)

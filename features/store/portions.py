@@ -26,19 +26,19 @@ class Portions:
     starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
 
     def positions(self, portion: int) -> np.ndarray:
-        """Return the positions of one portion's digests in `digests`, int64 [n].
+        """Return the positions in `self.digests` of the digests of one portion, int64 [n].
 
         `portion` is the number of the portion.
         """
         return np.arange(self.starts[portion], self.starts[portion + 1])
 
     def portion_of(self, position: int) -> int:
-        """Return the number of the portion that has the digest at `position` in `digests`."""
+        """Return the number of the portion that has the digest at `position` in `self.digests`."""
         return int(np.searchsorted(self.starts, position, "right")) - 1
 
 
 def portion_size(images: int) -> int:
-    """Return how many images a portion has on average, a power of 2, if there are `images` in all."""
+    """Return the average number of images in a portion, a power of 2. `images` is the number of all images."""
     largest = np.clip(images / _MOST_PORTIONS, LARGEST_PORTION, _LARGEST_OF_ALL)
     return 1 << int(np.log2(np.clip(images / _FEWEST_PORTIONS, _SMALLEST_PORTION, largest)))
 
@@ -47,9 +47,9 @@ def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[s
     """Cut `digests` into portions of successive digests. Then keep only the digests that are in `missing`.
 
     `digests` are hexadecimal, or an array of dtype `DIGEST`. They are all different, and there is at least one. A
-    portion ends at each digest whose first bits are 0, and at the last digest. The portion is named after this digest.
-    So all processes with the same `digests` find the same portions, even if their `missing` digests differ. If one
-    process has a few more `digests` than another process, most of their portions are still the same.
+    portion ends at each digest whose first bits are 0, and at the last digest. A portion is named after the digest at
+    its end. So all processes with the same `digests` find the same portions, even if their `missing` digests differ. If
+    one process has a few more `digests` than another process, most of their portions are still the same.
     """
     bits = int(np.log2(portion_size(len(digests))))
     raw = raw_digests(digests)

@@ -124,8 +124,8 @@ class FeatureStore:
     def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
         """Return which of `digests`, `DIGEST` [N], have no features yet, bool [N].
 
-        If `listed` is false, the folder is not listed again. Features that were written after the last listing then
-        count as lacking.
+        If `listed` is false, the folder of the store is not listed again. Then features that were written after the
+        last listing count as lacking.
         """
         index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
         for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared

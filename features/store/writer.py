@@ -62,7 +62,8 @@ class ShardWriter(Generic[Key]):
     ) -> None:
         """Prepare to collect the features of `digests`.
 
-        `expected` is the number of images that all processes together will extract. If it is large, shards are larger.
+        `expected` is the number of images that all processes together will extract. If `expected` is large, shards are
+        larger.
         """
         raw = raw_digests(digests)
         self._parts = {
@@ -94,14 +95,17 @@ class ShardWriter(Generic[Key]):
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
     def require_writable(self) -> None:
-        """Raise a StoreError if a store lacks features, and its folder can't be written to."""
+        """Raise a StoreError if the folder of a store that lacks features can't be written to."""
         for part in self._parts.values():
             if part.lacking:
                 with writable(part.store.root), suppress(FileNotFoundError):  # `write` tells that a folder is gone
                     tempfile.TemporaryFile(dir=part.store.folder).close()
 
     def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
-        """Prepare to collect the features of further `digests`, too. Return the result of `still_lacking` for them."""
+        """Prepare to collect the features of further `digests`, too.
+
+        For `at_once` and the result, bool [N], see `still_lacking`.
+        """
         names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
         for part in self._parts.values():
             part.lacking.update(names)

@@ -45,8 +45,8 @@ def advise(
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
     A candidate is a network at one cut. There are two kinds of networks: networks with features in the store, and
-    networks to try. Networks to try extract features of a sample of the images. All candidates are judged on train and
-    val, never on test.
+    networks to try. Features of a sample of the images are extracted with the networks to try. All candidates are
+    judged on train and val, never on test.
 
     Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
     `config` names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
@@ -106,8 +106,7 @@ def _judged(
 ) -> tuple[list[Judged], Similarity | None]:
     """Judge all candidates. Return two things: the judgements, and how similar the images are to ImageNet's.
 
-    Only some features allow a comparison with ImageNet; see `can_compare`. If no candidate has them, the similarity is
-    None.
+    The similarity is None if no candidate has features that can be compared with ImageNet's; see `can_compare`.
     """
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
@@ -128,7 +127,7 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
     """Return the accuracy of the chosen network's best cut minus the accuracy of its deepest cut.
 
-    `right` holds the accuracy of each of `stores`, and `chosen` is the index of a store of the chosen network.
+    `right` holds the accuracy of each store in `stores`. `chosen` is the index of a store of the chosen network.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
@@ -136,7 +135,7 @@ def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: in
 
 
 def _depth(fingerprint: Fingerprint) -> int:
-    """Return a number that is larger for a deeper cut. Only numbers of cuts of one network can be compared."""
+    """Return a number that grows with the depth of the cut. Only numbers for cuts of one network can be compared."""
     blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
 
@@ -163,7 +162,7 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the name of the network of `fingerprint`, as `--backbone` takes it: a backbone, or a `.keras` file's path.
+    """Return the name of the network of `fingerprint` for `--backbone`: a backbone's name, or a `.keras` file's path.
 
     `known` holds the backbones that were used with the store. Its keys are the digests of their weights.
     """

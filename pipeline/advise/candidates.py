@@ -45,9 +45,9 @@ def find_candidates(
 ) -> Candidates:
     """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores with its features.
 
-    The networks to try first extract their features of the sample. If the features of one store would need too much
-    memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the errors
-    of `cache_features`.
+    First, the features of the sample are extracted with the networks to try. If the features of one store would need
+    too much memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the
+    errors of `cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -91,8 +91,8 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
     """Return two things: the stores that can be judged, and a line for each store with features of too few `examples`.
 
-    A store can be judged although it lacks the features of a few images, because some images can't be decoded. The
-    share of the images that it lacks must be at most `--max-rejects`, and at most a half.
+    Stores of maps and of views can't be judged. Any other store can be judged if it lacks only a few images, because
+    some images can't be decoded. The share of the lacking images must be at most `--max-rejects`, and at most a half.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -124,7 +124,7 @@ def _extracted(
 
 
 def _named(network: str) -> str:
-    """Return the name of the backbone that `network` names, or the absolute path of its file.
+    """Return the name of the backbone in `network`, a value of `--try`. For a `.keras` file, return its absolute path.
 
     Raises OptionError if `network` names several backbones, or an unknown backbone.
     """
@@ -137,9 +137,8 @@ def _named(network: str) -> str:
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    If `name` is a backbone of `config`, the weights, the rescaling and the cuts are those in `config`. If `config` has
-    no cuts of this backbone, `_cuts` chooses the cuts. If `name` is another network, it gets ImageNet weights, the
-    default rescaling, and the cuts that `_cuts` chooses.
+    If `config` has the backbone `name`, the weights, the rescaling and the cuts come from `config`. Otherwise, the
+    weights are ImageNet's, and the rescaling is the default. If `config` has no cuts of `name`, `_cuts` chooses them.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)

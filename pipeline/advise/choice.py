@@ -15,7 +15,7 @@ _UNSURE = 0.5  # with a lower confidence, a default cut is preferred
 
 @dataclass(frozen=True)
 class Best:
-    """The candidate to take."""
+    """The candidate that `choose` chose, and how sure the choice is. Candidates are given by their index."""
 
     row: int  # the index of this candidate
     confidence: float  # the chance that the accuracy of `row` is within `NEAR` of the best; see `_confidence`
@@ -27,10 +27,11 @@ class Best:
 def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
     """Choose the candidate with the lowest loss. Candidates significantly less accurate than the best are left out.
 
-    If few predictions are wrong, the loss distinguishes candidates better than the accuracy does. If the choice is
-    unsure, the candidate with the lowest loss among those with a default cut is chosen instead, unless all of these are
-    left out. `defaults` holds the indices of the candidates with a default cut.
+    If the choice is unsure, only candidates with a default cut are compared, and the one with the lowest loss is
+    chosen. `defaults` holds the indices of the candidates with a default cut. If all of them are left out, the first
+    choice stands.
     """
+    # If few predictions are wrong, the loss distinguishes candidates better than the accuracy does.
     right = np.stack([one.probe for one in judged])
     best = int(right.mean(axis=1).argmax())
     alike = frozenset(row for row in range(len(judged)) if not _worse(right[best], right[row]))
@@ -51,10 +52,11 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
     """Return, for each candidate, the chance that its accuracy is within `NEAR` of the best: float64 [candidates].
 
     `right`, bool [candidates, N], says which predictions are right. The chance is estimated twice: from resamples of
-    the images, and from the spread over the folds. The lower estimate is returned. The probes of different folds share
-    training images, so the variance of each estimate is too small. Each variance is multiplied by 1 + F / (F - 1) for F
-    folds (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366).
+    the images, and from the spread over the folds. The lower estimate is returned. Both use the corrected variance of
+    Nadeau & Bengio (2003, doi:10.1023/A:1024068626366).
     """
+    # The probes of different folds share training images, so the variance of each estimate is too small. Each variance
+    # is multiplied by 1 + F / (F - 1) for F folds.
     draws = np.random.default_rng(seed)
     images, count, values = right.shape[1], len(folds), right.T.astype(np.float64)
     means = values.mean(axis=0)
@@ -73,9 +75,9 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether `other` is right on significantly fewer images than `best`, by McNemar's test.
+    """Return whether candidate `other` is right on significantly fewer images than candidate `best`.
 
-    Both are bool [N], and say on which images a candidate is right.
+    The test is McNemar's. `best` and `other`, bool [N], say on which images each candidate is right.
     """
     lost, won = int((best & ~other).sum()), int((other & ~best).sum())
     return lost - won > _CERTAIN * math.sqrt(lost + won)

@@ -40,9 +40,9 @@ class Gain:
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
     """Divide `examples` into folds, stratified by class. `data` names the data in messages.
 
-    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds. If the
-    smallest class has fewer than five different images or groups, their number is the number of folds. But there are
-    at least two folds. Raises DataError if a fold is empty, or if the images outside a fold are all of one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds, or fewer if
+    the smallest class has fewer different images or groups, but at least two. Raises DataError if a fold is empty, or
+    if all images outside a fold are of one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -56,9 +56,9 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
 
 
 def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
-    """Return whether the fold has images, and the training images have at least two classes.
+    """Return whether a fold has images, and its training images have at least two classes.
 
-    `held` are the labels of the fold's images, and `train` are the labels of the training images.
+    `held` are the labels of the fold's own images. `train` are the labels of the images in the other folds.
     """
     return bool(len(held)) and len(np.unique(train)) > 1
 
@@ -66,8 +66,8 @@ def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
 def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Judged:
     """Judge how well `features`, float32 [N, D], tell the classes of `labels`, int64 [N], apart.
 
-    The linear probe is fitted with weaker and weaker penalties, until its loss no longer falls. The probe with the
-    lowest loss counts.
+    A linear probe is fitted with weaker and weaker penalties, until its loss on held-out images no longer falls. The
+    probe with the lowest loss is the one in the result.
     """
     loss, chances = np.inf, np.empty(0)
     with single_threaded():
@@ -89,7 +89,8 @@ def held_out(
 ) -> np.ndarray:
     """Return the class probabilities of all images, float64 [N, classes].
 
-    The probabilities of a fold's images come from logistic regression that is fitted to the other folds.
+    The probabilities of a fold's images come from logistic regression that is fitted to the other folds. `strength` is
+    the inverse of the penalty.
     """
     chances = np.zeros((len(labels), classes))
     for train, held in folds:
@@ -102,7 +103,7 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
     """Return the gain in accuracy of a linear probe from twice as many training images.
 
     For each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of
-    them. If the half of any fold has images of only one class, the gain is 0, with an interval from -1 to 1.
+    them. If any of these halves has images of only one class, the gain is 0, with an interval from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):
@@ -122,8 +123,7 @@ def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
     """Return the mean of `gained` with a 95 % interval.
 
     One interval is computed from the variance between images, another from the variance between folds. The wider
-    interval is returned. Only the interval from the folds includes the noise from the choice of training images; see
-    `metrics.resampled_interval`.
+    interval is returned. Only the interval from the folds includes the noise from the choice of training images.
 
     Args:
         gained: the gain on each image, float64 [N].
@@ -160,8 +160,8 @@ def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], cl
 def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
     """Return LogME (You et al. 2021, arXiv:2102.11005) of `features`, float [N, D], for `labels`, int [N].
 
-    LogME is the log evidence per image of a Bayesian linear model for a class against the rest, averaged over the
-    classes. Higher is better. Only values for the same images can be compared.
+    For each class, a Bayesian linear model tells the class from the rest. LogME is the log evidence of this model per
+    image, averaged over the classes. Higher is better. Only values for the same images can be compared.
     """
     left, values, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
     squares = values**2

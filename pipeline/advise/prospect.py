@@ -38,7 +38,7 @@ class Prospect:
         return asdict(self)
 
     def line(self) -> str:
-        """Return the answer and its reason as a sentence."""
+        """Return a sentence that says whether to fine-tune, and what gain and cost to expect."""
         if self.answer == "unknown":
             return "Whether to fine-tune can't be told."
         told = {"yes": "Fine-tune it", "perhaps": "Perhaps fine-tune it", "no": "Keep the head, and don't fine-tune"}
@@ -51,9 +51,9 @@ class Prospect:
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
     """Return two gains in accuracy from fine-tuning: the expected gain, and the gain with many images.
 
-    The gain with many images is a share of the error. This share is larger if the images are less similar to
-    ImageNet's, and if the deepest features are too specialised. The expected gain is smaller, and grows with the number
-    of training images. The shares were set by a few measurements.
+    The gain with many images is a share of `error`. This share, set by a few measurements, is larger if the images are
+    less similar to ImageNet's, and if the deepest features are too specialised. The expected gain is smaller than the
+    gain with many images. The difference shrinks as the number of training images grows.
 
     Args:
         error: the error rate of the linear probe, in [0, 1].
@@ -83,8 +83,8 @@ def prospect(
         train: the examples for training.
         val: the number of images for validation.
         gains: the result of `expected_gain`.
-        better_than_guessing: whether the linear probe is surely better than a guess that is always the largest class.
-            If false, the answer is "unknown".
+        better_than_guessing: whether the linear probe is surely better than always guessing the largest class. If
+            false, the answer is "unknown".
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None

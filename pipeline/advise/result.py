@@ -47,7 +47,7 @@ class Advice:
 
     @property
     def best(self) -> Candidate:
-        """Return the candidate to take."""
+        """Return the recommended candidate."""
         return self.candidates[0]
 
     def fields(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Advice:
             yield f"More images help: the second half of them brought {points}."
 
     def _compared(self) -> str:
-        """Return a sentence that compares the first candidate with the others."""
+        """Return sentences that compare the recommended candidate with the others."""
         best, *others = self.candidates
         if not others:
             return "No other network or cut was judged; --try NAME judges another."

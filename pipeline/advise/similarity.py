@@ -57,12 +57,12 @@ class Similarity:
 
 
 def can_compare(store: FeatureStore) -> bool:
-    """Return whether `store` holds features that `compare_with_imagenet` can take."""
+    """Return whether `store` holds features of EfficientNet-Lite0, with ImageNet weights, at its last cut."""
     return store.fingerprint.weights == NETWORK_DIGEST and store.fingerprint.cut == _CUT
 
 
 def compare_with_imagenet(features: np.ndarray) -> Similarity:
-    """Compare images with ImageNet's. `features`, float32 [N, 1280], come from a store that `can_compare` accepts."""
+    """Compare images with ImageNet's. `features`, float32 [N, 1280], come from a store with `can_compare(store)`."""
     top = imagenet_top()
     chances = probabilities(top.logits(features))
     entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)
@@ -79,10 +79,10 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
 def _distance(features: np.ndarray) -> float:
     """Return the distance between the mean of `features` and ImageNet's mean, divided by the norm of ImageNet's mean.
 
-    ImageNet's mean is computed from the last batch normalisation. On ImageNet, the output of this layer has the mean
-    `beta` and the standard deviation `gamma`, and it is taken to be normally distributed. So its mean after ReLU6 has a
-    closed form.
+    ImageNet's mean is computed from the last batch normalisation of EfficientNet-Lite0, without images.
     """
+    # On ImageNet, the output of this layer has the mean `beta` and the standard deviation `gamma`. It is taken to be
+    # normally distributed, so its mean after ReLU6 has a closed form.
     from scipy.stats import norm
 
     weights = shipped_weights()

@@ -39,9 +39,9 @@ class Entry:
     fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:
-        """Return the content, or a `Fault` with the reason why the content can't be read.
+        """Return the content of the file, or a `Fault` with the reason why the content can't be read.
 
-        If the file is not an image, by its name and by its first bytes, only the first bytes are returned.
+        If neither the file's name nor its first bytes show that it is an image, only the first bytes are returned.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:
@@ -81,7 +81,10 @@ def message_of(error: Exception) -> str:
 
 
 def is_bomb(size: int, packed: int) -> bool:
-    """Whether a file of `size` bytes, packed into `packed` bytes, is packed more densely than photographs can be."""
+    """Whether a file is packed more densely than photographs can be.
+
+    The file has `size` bytes, and takes `packed` bytes in the archive.
+    """
     return size > max(SMALL_BYTES, MAX_RATIO * packed)
 
 

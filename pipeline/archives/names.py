@@ -19,11 +19,11 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 
 
 def _latin(word: str) -> float:
-    """Return the fraction of a word's non-ASCII letters that Western languages use.
+    """Return the fraction of a word's non-ASCII letters that Western languages use. Capitals count only 0.9 each.
 
-    If most letters are not ASCII, return a quarter of this fraction. A capital counts 0.9 instead of 1, because some
-    codes are capitals in cp850 and small letters in cp1252.
+    If most letters of the word are not ASCII, return a quarter of this fraction.
     """
+    # Some codes are capitals in cp850 and small letters in cp1252.
     foreign = sum(not letter.isascii() for letter in word)
     known = sum(0.9 if letter.isupper() else 1.0 for letter in _LATIN_1.findall(word))
     return known / foreign * (1 if 2 * foreign <= len(word) else 0.25)
@@ -63,9 +63,9 @@ _FALLBACK = "cp437"
 
 
 def guess_encoding(names: Collection[bytes]) -> str:
-    """Return the encoding of `names`: the one that decodes all of them, and gives the most plausible words.
+    """Return the encoding that decodes all `names`, and gives the most plausible words.
 
-    If UTF-8 decodes all `names`, return `utf-8`. If no encoding gives plausible words, return cp437.
+    If UTF-8 decodes all `names`, return `utf-8`. If no encoding gives plausible words, return `cp437`.
     """
     foreign = [name for name in names if not name.isascii()]
     if _all_decode(foreign, "utf-8"):
@@ -80,9 +80,9 @@ def guess_encoding(names: Collection[bytes]) -> str:
 
 
 def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
-    """Return `name`, the value of `--zip-encoding`. `archive` names the zip in messages.
+    """Check that `name`, the value of `--zip-encoding`, is an encoding that decodes all `names`. Return `name`.
 
-    Raises OptionError if `name` is no encoding of text, or if this encoding can't decode all `names`.
+    Raises OptionError if this is not so. `archive` names the zip in the message.
     """
     try:
         b"ab".decode(name)  # `codecs.lookup` would also accept codecs that are not for text
@@ -122,7 +122,7 @@ def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str]
 
 
 class Paths(NamedTuple):
-    """The names in an archive as relative paths, and a note on each unusual reading of the names."""
+    """The names in an archive as relative paths, and notes for the user on unusual names."""
 
     names: list[str]
     notes: list[str]
@@ -131,9 +131,9 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` has a flag for each name. The flag is true if a program for Windows wrote the name. Then backslashes in
-    this name become slashes. If no flag is true, and every name has a backslash but none has a slash, all backslashes
-    become slashes. In all other cases, a backslash is part of a file name.
+    `windows` says for each name whether a program for Windows wrote the name. Backslashes in names from Windows become
+    slashes. Other names keep their backslashes, with one exception: if there are no names from Windows, and every name
+    has a backslash but no slash, all backslashes become slashes.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):
@@ -156,7 +156,7 @@ def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
 
 
 def _plain(path: str) -> str:
-    """Remove `.` and empty parts from a path. A slash at the end, which marks a folder, stays."""
+    """Return a path without its empty parts and its parts `.`. A slash at the end, which marks a folder, stays."""
     root = match[0] if (match := _ROOT.match(path)) else ""
     parts = [part for part in path[len(root) :].split("/") if part not in ("", ".")]
     return root + "/".join(parts) + "/" * (path.endswith("/") and bool(parts))

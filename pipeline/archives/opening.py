@@ -108,9 +108,10 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Add `size` to the unpacked bytes of all archives. `files` is the number of unpacked files.
+        """Add `size` to the number of unpacked bytes of all archives. Raise a DataError if this sum is too large.
 
-        Raises DataError if these bytes, or `files`, exceed the limits of `require_within_limits`.
+        A DataError is also raised if `files`, the number of files in one archive, is too large. For the limits, see
+        `require_within_limits`.
         """
         self._total += size
         require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)
@@ -189,7 +190,10 @@ def _begins_tar(start: bytes) -> bool:
 
 
 def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`. After each block, call `advance` with the number of bytes of `file` that the block took."""
+    """Yield `blocks`, which are made from the bytes of `file`, and show progress.
+
+    After each block, call `advance` with the number of bytes that were read from `file` to make the block.
+    """
     before = 0
     for block in blocks:
         yield block

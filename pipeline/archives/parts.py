@@ -13,7 +13,7 @@ _MOST_OPEN = 32
 
 
 class Part(io.RawIOBase):
-    """A range of a file, which can be read like a whole file. It need not be closed, because it keeps no file open."""
+    """A range of a file, which can be read like a whole file. A `Part` need not be closed: it keeps no file open."""
 
     def __init__(self, read_at: Callable[[int, int], bytes], start: int, size: int, name: str) -> None:
         super().__init__()

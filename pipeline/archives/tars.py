@@ -94,10 +94,10 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entr
 
 
 def _blocks(file: Part, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
-    """Yield the content of a file of `size` bytes.
+    """Yield the content of a file in a tar. The content has `size` bytes.
 
-    The tar stores only `pieces` of the content, each given as (offset in the file, length). The pieces lie one after
-    another in the tar, beginning at byte `start`. A sparse file has several pieces, and the bytes between them are 0.
+    The tar stores the content in `pieces`, each given as (offset in the content, length). The pieces lie one after
+    another in the tar, beginning at byte `start`. Bytes that are in no piece are 0, as in the gaps of a sparse file.
     """
     done = 0
     for offset, length in (*pieces, (size, 0)):

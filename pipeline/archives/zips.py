@@ -43,11 +43,11 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError if Python found `found` entries in a zip, but the zip has another number of entries.
+    """Raise a DataError if a zip of `size` bytes has another number of entries than `found`.
 
-    At a damaged entry in the zip's list of files, Python raises no error, but ignores the rest of the list. So `found`
-    is compared with the number of entries in the record at the end of the zip. In this record, 65,535 also stands for
-    any larger number.
+    `found` is the number of entries that Python found. At a damaged entry, Python raises no error, but ignores all
+    further entries. The true number stands in the record at the end of the zip. If it is 65,535 there, nothing is
+    raised, because 65,535 also stands for any larger number.
     """
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")
@@ -59,7 +59,7 @@ def _require_all(file: Part, size: int, found: int, archive: str) -> None:
 
 
 def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:
-    """Return two lists: the name of each of `infos`, and notes.
+    """Return two lists: the name of each of `infos`, and notes on how the names were read.
 
     If the encoding of names was guessed, a note says which encoding was chosen.
     """

@@ -97,9 +97,8 @@ def _stores(root: Path) -> list[FeatureStore]:
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
     """Return the store with features of the most images. Only stores with names that begin with `wanted` are compared.
 
-    `digests` are the digests of the images. In a tie, the store with the deepest cut of its network is returned. The
-    result is None if none of these stores has features of any image. Raises OptionError if no name begins with
-    `wanted`.
+    `digests` are the digests of the images. In a tie, the store with the deepest cut of its network is returned. If no
+    store has features of any image, return None. Raises OptionError if no name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
@@ -107,7 +106,7 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str
 
 
 def _cut_number(store: FeatureStore) -> int:
-    """Return the index of a store's cut among the cuts of its network, the shallowest first. Return -1 if unknown."""
+    """Return the depth of a store's cut: its index among the cuts of its network. Return -1 if the cut is unknown."""
     backbone, cut = store.fingerprint.backbone, store.fingerprint.cut
     cuts = list(outline(backbone).cuts) if backbone in BACKBONES else []
     return cuts.index(cut) if cut in cuts else -1
@@ -116,8 +115,8 @@ def _cut_number(store: FeatureStore) -> int:
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode the images that have no features in `stores`. Return a reject for each failure.
 
-    Of several copies, only one is decoded. A store counts only if the images of its features were decoded by the same
-    rules, and with the same value of `--truncated`.
+    Of several copies, only one is decoded. A store counts only if its images were decoded by the present rules, and
+    with the present value of `--truncated`.
     """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}

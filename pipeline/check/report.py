@@ -76,7 +76,7 @@ class CheckResult(Scan):
     def imbalance(self) -> tuple[int, int, float | None]:
         """Return three things: the size of the largest class, the size of the smallest class, and the ratio of the two.
 
-        The size of a class is its number of training examples. The ratio is None if the smallest class has none.
+        The size of a class is its number of training examples. If the smallest class has size 0, the ratio is None.
         """
         counts = [count["train"] for count in self.classes.values()] or [0]
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
@@ -104,7 +104,7 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """Map the title of each kind of finding to the findings of this kind. One finding is a list of examples.
+        """Map the title of each kind of finding, such as leaks, to the findings. One finding is a list of examples.
 
         Kinds without findings are left out.
         """
@@ -191,7 +191,7 @@ class CheckResult(Scan):
     def failure(self) -> HeadstartError | None:
         """Return an error that names the problems, leaks, conflicts and near-duplicates.
 
-        Return None if there are none of them, or if `--allow` is set.
+        If there are none, or if `--allow` is set, return None.
         """
         near = len(self.near_duplicates or [])
         advice = "`headstart prepare --group near-duplicates` keeps such together, `--drop-duplicates` leaves them out"

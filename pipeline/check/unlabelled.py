@@ -12,8 +12,8 @@ from headstart.pipeline.data.reading import read_data
 def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
     """Find out why training will refuse the labels of `data`. Return the reason in a list, or [] if there is none.
 
-    `scanned` may have images without labels. They are no problem in two cases. First, the layout is `none`. Second, no
-    image has a label, and all images lie in one folder.
+    Images without labels are no problem in two cases. First, the layout is `none`. Second, no image has a label, and
+    all images lie in one folder. `scanned` is the result of a scan of `data`. The scan needed no labels.
     """
     without = [example.image.file for example in scanned.examples if example.label < 0]
     if not without or config.layout == "none" or (not scanned.class_names and _in_one_folder(scanned, data)):
@@ -31,6 +31,6 @@ def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
 
 
 def _in_one_folder(scanned: Scan, data: Path) -> bool:
-    """Whether all images lie directly in one folder: `data`, or a folder below `data`. False for a manifest."""
+    """Whether all images lie directly in one folder: `data`, or a folder below it. If `data` is a manifest, False."""
     paths = [*(example.image.path for example in scanned.examples), *(reject.path for reject in scanned.rejects)]
     return data.is_dir() and len({os.path.dirname(path) for path in paths}) == 1

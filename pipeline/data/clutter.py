@@ -44,11 +44,11 @@ def clutter_kind(name: str) -> str | None:
 
 
 def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
-    """Return the kind of clutter of each file. A file that may be data has None.
+    """Return the kind of clutter of each file, such as `thumbnails`. For a file that may be data, the kind is None.
 
-    `paths` are all files of a folder or archive, relative to it, with slashes. A file in a clutter folder is clutter of
-    the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it, because cameras
-    write both. Stores and runs of headstart are clutter. They are recognised by the files in them, not by their name.
+    `paths` are all files of a folder or archive. They are relative to it, with slashes. A file in a clutter folder is
+    clutter of the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it.
+    Stores and runs of headstart are clutter. They are recognised by the files in them, not by their name.
     """
     files = Paths.of(paths)
     positions: dict[str, np.ndarray] = {}
@@ -77,24 +77,24 @@ def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether the files in a folder belong to stores or runs. Other clutter is allowed among them.
+    """Whether a folder holds files of stores or runs of headstart, and apart from these only clutter.
 
-    `paths` are relative to the folder.
+    `paths` are the paths of all files in the folder, relative to the folder.
     """
     kinds = clutter_kinds(f"-/{path}" for path in paths)
     return HEADSTART in kinds and None not in kinds
 
 
 def told(ignored: Mapping[str, int]) -> str:
-    """Return text with the number of ignored files of each kind, the largest first: `12 thumbnails, 3 hidden`."""
+    """Return a text that says how many files of each kind were ignored, such as `12 thumbnails, 3 hidden`."""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())
 
 
 def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence[str]]) -> dict[str, str | None]:
-    """Return the kind of clutter of each folder. A folder that may be data has None.
+    """Return the kind of clutter of each folder. For a folder that may be data, the kind is None.
 
-    `folders` are the folders with files, and `names_in` returns the names of a folder's files. The folder "" is the
-    top.
+    `folders` are the folders that hold files. `names_in` returns the names of the files in a folder. The folder "" is
+    the topmost.
     """
     inside: dict[str, set[str]] = {folder: set() for folder in folders}  # the folders in each folder
     for child in list(inside):
@@ -118,9 +118,9 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Whether headstart made a folder. The folder holds files with these `names`, and the subfolders `folders`.
+    """Whether headstart made the folder that holds the files `names` and the subfolders `folders`.
 
-    `ours` holds the folders at deeper levels that headstart made.
+    `ours` holds all folders at deeper levels that headstart made.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

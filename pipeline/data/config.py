@@ -64,22 +64,22 @@ class DataConfig:
             )
 
     def fitted(self, kind: Kind) -> "DataConfig":
-        """Return these settings. A setting that means nothing for this kind of data gets its default value."""
+        """Return a copy of these settings. A setting without meaning for this `kind` of data gets its default value."""
         default = DataConfig()
         return replace(self, **{name: getattr(default, name) for name in self._unfit(kind)})
 
     def of_every_image(self, kind: Kind) -> "DataConfig":
-        """Return these settings with the layout `none` and without groups. Then no image needs a label."""
+        """Return a copy of these settings with the layout `none` and without groups, so that no image needs a label."""
         return replace(self.fitted(kind), layout="none", classes="", label_from="", group="")
 
     def require_fit(self, kind: Kind) -> None:
-        """Raise an OptionError if a setting was changed that means nothing for this kind of data."""
+        """Raise an OptionError if the user changed a setting that means nothing for this `kind` of data."""
         if unfit := self._unfit(kind):
             option = unfit[0].replace("_", "-")
             raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")
 
     def _unfit(self, kind: Kind) -> list[str]:
-        """Return the names of the settings that were changed, although they mean nothing for this kind of data."""
+        """Return the names of the settings that the user changed, but that mean nothing for this `kind` of data."""
         default = DataConfig()
         given = [name for name in _FOREIGN[kind] if getattr(self, name) != getattr(default, name)]
         harmless = {("layout", "none"), ("label_column", _LABELS)}  # the latter stands in runs of earlier versions
@@ -87,12 +87,12 @@ class DataConfig:
 
     @property
     def column_of_labels(self) -> str:
-        """Return the name of the column of labels in a list."""
+        """Return the name of the column that holds the labels in a list of images."""
         return self.label_column or _LABELS
 
     @property
     def class_list(self) -> list[str]:
-        """Return the folder names in `classes`, which is a text with commas between the names."""
+        """Return the folder names in `self.classes`, a text with commas between the names, as a list."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

@@ -31,7 +31,7 @@ _USER, _SCRATCH = ".used-by-", "headstart-"  # each before the identity of a pro
 
 @dataclass
 class _Kept:
-    """A folder of kept bytes. The folder is made when the first bytes are kept."""
+    """The folder that keeps the bytes of objects. It is made when the first bytes are kept."""
 
     name: str
     parent: Path | None  # None for a temporary folder
@@ -45,9 +45,9 @@ class _Kept:
             self.open()
 
     def open(self) -> Path:
-        """Make the folder, if it is missing, and return it.
+        """Make the folder of kept bytes, if it is missing. Return its path.
 
-        Also mark the folder as used by this process, unless this was done less than ten minutes ago.
+        Also mark the folder as used by this process, if this was not done in the last ten minutes.
         """
         with self.lock:
             is_new = self.folder is None
@@ -73,7 +73,7 @@ class _Kept:
         return folder
 
     def take(self, size: int) -> bool:
-        """Reserve room for `size` bytes. Return whether there was enough room."""
+        """Reserve room on disk for `size` bytes. Return whether there was enough room."""
         with self.lock:
             if size > self.left:
                 return False
@@ -85,9 +85,9 @@ class _Kept:
             self.left += size
 
     def leave(self, remove: bool) -> None:
-        """Record that this process no longer uses the folder. Then remove the folder in two cases.
+        """Record that this process no longer uses the folder of kept bytes. Remove the folder if it is not needed.
 
-        A temporary folder is always removed. A folder in a store is removed if `remove` is true and no other process
+        A temporary folder is always removed. A folder in a store is removed if `remove` is true, and no other process
         uses the folder.
         """
         if self.folder is None:
@@ -111,7 +111,7 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
     If the context ends with an error, the bytes stay for the next command with the same `store` and `data`. The bytes
     also stay as long as another process uses them. If `store` is None, the bytes lie in a temporary folder, and are
-    always removed. Within another context of this kind, this context does nothing.
+    always removed. If two contexts of this kind are nested, the inner context does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:
@@ -138,14 +138,14 @@ def kept_folder() -> Path | None:
 def read_kept(folder: Path | None) -> None:
     """Make `load` read, from now on, the bytes that another process keeps in `folder`.
 
-    If `folder` is None, `load` stops reading such bytes. This process never writes into `folder`.
+    If `folder` is None, `load` stops reading these bytes. This process never writes into `folder`.
     """
     global _of_another  # noqa: PLW0603 threads of TensorFlow read, too
     _of_another = folder
 
 
 def load(url: str, version: Version) -> bytes | None:
-    """Return the kept bytes of an object. Return None if the bytes of this version were not kept, or are damaged."""
+    """Return the kept bytes of an object. Return None if the bytes of `version` were not kept, or are damaged."""
     kept = _kept if _kept and _kept.folder else None
     if not version.mtime_ns or not (kept or _of_another):
         return None
@@ -185,7 +185,7 @@ def keep(url: str, version: Version, content: bytes) -> None:
 
 
 def drop(url: str) -> None:
-    """Remove the bytes of an object that is no longer needed, if these bytes were kept."""
+    """Remove the kept bytes of an object. If its bytes were not kept, do nothing."""
     kept = _kept
     if not kept or not kept.folder:
         return
@@ -202,7 +202,10 @@ def _file(folder: Path, url: str) -> Path:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of the bytes that are kept in `folder`. Other processes may remove files meanwhile."""
+    """Return the total size of the objects that are kept in `folder`, in bytes.
+
+    Other processes may remove objects meanwhile.
+    """
     size = 0
     for one in folder.glob("*/*"):
         with suppress(OSError):

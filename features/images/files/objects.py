@@ -38,9 +38,9 @@ _REDIRECTED = getattr(errno, "EREMCHG", errno.EINVAL)
 
 
 def number_of(tag: object) -> int:
-    """Return a number of 60 bits made from `tag`; 0 if there is no tag.
+    """Return a hash of `tag`, a number of 60 bits. If `tag` is empty or None, return 0.
 
-    The tag is an object's ETag. If the object's service gives no ETag, the tag is another value that changes with the
+    `tag` is an object's ETag. If the object's service gives no ETag, `tag` is another value that changes with the
     object.
     """
     if not tag:
@@ -49,9 +49,9 @@ def number_of(tag: object) -> int:
 
 
 def size_of(told: object) -> int:
-    """Return the size in bytes that a server tells, `told`. Return -1 if `told` is no size.
+    """Return the size in bytes that a server gives for an object. `told` is the server's text or number.
 
-    Of a size with more than 18 digits, the first 18 count: it is too large all the same.
+    Return -1 if `told` is not a whole number. A number of more than 18 digits is cut to its first 18 digits.
     """
     digits = str(told)
     return int(digits.lstrip("0")[:18] or 0) if digits.isascii() and digits.isdecimal() else -1
@@ -78,15 +78,15 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return at most `most` bytes of an object, from its start. Raises the errors of the service's library."""
+    """Return the first bytes of an object, at most `most`. Raises the errors of the service's library."""
     content: bytes = _asked(url, "cat_file", start=0, end=most)
     return content
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the fault of `error` if the error is final. Return None if another try may succeed.
+    """Return the reason why an object can't be read, if trying again is of no use. Otherwise, return None.
 
-    An error of an unknown kind is raised again.
+    `error` is the error of the last try. If its kind is unknown, `error` is raised again.
     """
     said = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
@@ -105,7 +105,7 @@ def fault_of(error: Exception) -> Fault | None:
 
 
 def _asked(url: str, method: str, **more: int) -> Any:
-    """Call the method with the name `method` of fsspec's file system for `url`, and return its result.
+    """Call `method` of fsspec's file system with `url` and `more` as arguments, and return its result.
 
     Raises DataError if there are no credentials, or if the library refuses the settings of this machine. Raises
     UnreadableError if the library can't make sense of the service's answer.
@@ -136,7 +136,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Say that the library of `scheme` refuses the settings, and which variables of the environment may be wrong."""
+    """Return the message for the user if a library refuses the settings of this machine with `error`.
+
+    The library reads URLs with `scheme`. The message names the environment variables that may be wrong.
+    """
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"
     names = sorted(name for name in os.environ if name.startswith((own, "AWS_") if scheme == "s3" else own))
@@ -166,7 +169,7 @@ def _is_quoted(value: str, said: str) -> bool:
 
 @cache
 def _system(scheme: str, versions: bool = False) -> Any:
-    """Return fsspec's file system for URLs with `scheme`. If `versions` is true, it reads versions that URLs name."""
+    """Return fsspec's file system for URLs with `scheme`. If `versions` is true, URLs may name versions of objects."""
     import fsspec
 
     if scheme != "s3":

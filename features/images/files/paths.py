@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The path of the member; see the docstring of the module."""
+        """The path of this member of a tar, such as `shards/train-0.tar/cat/1.jpg#1536+20480`."""
         return f"{self.tar}/{self.name}#{self.start}+{self.size}"
 
 
@@ -50,8 +50,8 @@ def is_local(path: str) -> bool:
 def name_of(path: str) -> str:
     """Return a name that ends with the suffix of the file at `path`.
 
-    For a URL, the name is the path in the URL. For a member of a tar, the name is `path` without the numbers. For a
-    local file, the name is `path`.
+    For a URL, the name is the path in the URL. For a member of a tar, the name is `path` without its end, such as
+    `#1536+20480`. For a local file, the name is `path`.
     """
     if is_url(path):
         return urlsplit(path).path
@@ -60,10 +60,10 @@ def name_of(path: str) -> str:
 
 
 def shown(text: str, most: int = 200) -> str:
-    r"""Return `text`, an address or a sentence with addresses, in the form for messages.
+    r"""Return `text`, a URL or a sentence with URLs, in the form for messages.
 
-    Names and passwords in addresses are left out. Characters that can't be printed become escapes such as `\x1b`. After
-    `most` characters, the text is cut.
+    User names and passwords in URLs are left out. Characters that can't be printed become escapes such as `\x1b`. A
+    text of more than `most` characters is cut.
     """
     text = text[:_MOST_READ]
     text = _USER.sub(lambda found: found[0] if _is_container(text[: found.start()], found[0]) else "", text)

@@ -45,8 +45,8 @@ def version_of(path: str) -> Version:
 def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
     """Return a pair: the bytes of a file that is not local, and its version.
 
-    If the file is too large, the pair has a fault in place of the bytes. If neither the name nor the first
-    `PREFIX_BYTES` bytes show that the file is an image, the pair has only these first bytes. A file that can't be read
+    If the file is too large, the pair has a fault in place of the bytes. If neither the file's name nor its first
+    `PREFIX_BYTES` bytes show that it is an image, the pair has only these first bytes. A file that can't be read
     raises an OSError.
     """
     member = member_at(path)
@@ -72,10 +72,7 @@ def bytes_of(image: ImageFile) -> bytes:
 
 
 def reference_of(image: ImageFile) -> bytes:
-    """Return a reference to the file of an image, as `read_references` takes it.
-
-    The reference to a local file is its path.
-    """
+    """Return bytes that tell `read_references` which file to read. For a local file, they are its path."""
     path = os.fsencode(image.file)
     if is_local(image.file):
         return path
@@ -83,11 +80,11 @@ def reference_of(image: ImageFile) -> bytes:
 
 
 def read_references(references: np.ndarray) -> np.ndarray:
-    """Read the files of `references`, bytes [N], in threads. Return their contents, bytes [N].
+    """Read files in threads, and return their contents, bytes [N]. For `references`, bytes [N], see `reference_of`.
 
-    Local files are not read, and files after the first `MOST_AHEAD_BYTES` bytes are not read either; see `read_alone`.
-    The content of a file that was not read is b"". The content of a file that can't be read is `UNREAD`. This function
-    raises no DataError; see `require_access_kept`.
+    Local files are not read, because TensorFlow reads them. Once the sizes of the other files add up to more than
+    `MOST_AHEAD_BYTES`, further files are not read; see `read_alone`. The content of a file that is not read is b"". The
+    content of a file that can't be read is `UNREAD`. A DataError is not raised here, but by `require_access_kept`.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -97,7 +94,7 @@ def read_references(references: np.ndarray) -> np.ndarray:
 
 
 def read_alone(reference: bytes) -> bytes:
-    """Read the file of one reference that `read_references` left out. Return `UNREAD` if the file can't be read."""
+    """Return the content of one file that `read_references` did not read; `UNREAD` if the file can't be read."""
     return _read_or_nothing(reference)
 
 
@@ -116,26 +113,25 @@ def forget_unread() -> None:
 
 
 def require_access_kept() -> None:
-    """Raise the last DataError that `read_references` met, such as lost credentials, and forget this error.
+    """Raise the last DataError of `read_references`, such as lost credentials, and forget this error.
 
-    If there was no such error, do nothing. `read_references` does not raise the error itself, because TensorFlow would
-    turn it into another error.
+    If there was no such error, do nothing. `read_references` does not raise the error itself, because TensorFlow calls
+    `read_references` and would turn the error into another one.
     """
     if _ends:
         raise _ends.pop()
 
 
 def known_fault(image: ImageFile) -> Fault | None:
-    """Return the fault with which `read_references` last failed to read an object, and forget this fault.
+    """Return the reason why `read_references` could not read the object of `image`, and forget this reason.
 
-    Return None for any other file. Reading the object again to find the fault could take long: its server may not
-    answer.
+    Return None if `read_references` did not fail, or if the file is no object.
     """
     return _faults.pop(reference_of(image), None)
 
 
 def in_threads(function: Callable[[ImageFile], T], images: Iterable[ImageFile]) -> Iterator[T]:
-    """Yield the result of `function` for each of `images`, in order. The threads that read files run `function`."""
+    """Yield the result of `function` for each of `images`, in order. Several threads run `function`."""
     return _threads().map(function, images)
 
 
@@ -149,7 +145,7 @@ def why_unreadable(error: OSError) -> Fault:
 
 
 def page_digest(digest: str, page: int) -> str:
-    """Return the digest of a page: the file's `digest` for page 1, else a SHA-256 of `digest` and the page number."""
+    """Return a page's digest: the file's `digest` for page 1, a SHA-256 of `digest` and `page` for any other page."""
     return digest if page == 1 else hashlib.sha256(f"{digest} page {page}".encode()).hexdigest()
 
 
@@ -194,7 +190,7 @@ def _version_of_member(member: Member) -> Version:
 
 
 def read_member(member: Member, most: int | None = None) -> bytes:
-    """Return the bytes of a member, from its start. Return at most `most` bytes, or all if `most` is None.
+    """Return the first bytes of a member, at most `most`. If `most` is None, return all bytes.
 
     Raises OSError if the tar ends before the last of these bytes.
     """

@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class _Reader(Protocol):
-    """A module that reads objects. Its functions raise their library's errors; `fault_of` tells which are final."""
+    """A module, such as `objects`, that reads objects by a library. Its functions raise the errors of this library."""
 
     def version_of(self, url: str) -> Version: ...
     def read(self, url: str, most: int) -> bytes: ...
@@ -56,7 +56,7 @@ def why_unknown(url: str) -> str:
 
 
 def _why_not_asked(url: str, parts: SplitResult) -> str:
-    """Return why headstart sends no request for `url`; "" if it does. `parts` are those of the URL."""
+    """Return why headstart sends no request for `url`; "" if it sends one. `parts` are the parts of `url`."""
     user, at, _ = parts.netloc.rpartition("@")
     if at and (parts.scheme not in CONTAINERS or ":" in user):
         return "it holds a name or password, which would be written into the store; leave them out"
@@ -73,12 +73,11 @@ def version_of_url(url: str) -> Version:
 
 
 def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
-    """Return a pair: the bytes of an object, and the version of these bytes.
+    """Return a pair: the bytes of an object, and the version of these bytes. `version` is the version found earlier.
 
-    If `most` is given, read at most `most` bytes, from the start, and return `version` unchanged. If `most` is None,
-    read all bytes. If bytes of `version` were kept, they are returned without a request; see `fetched`. If the object's
-    size shows that the object has changed, the pair has its present bytes and version. Raises UnreadableError if the
-    object can't be read, or is too large.
+    If `most` is given, only the first `most` bytes are read, and `version` is returned unchanged. If `most` is None,
+    all bytes are returned. They come from the disk if `fetched` kept them. If the object has another size than
+    `version` says, its present version is returned. Raises UnreadableError if the object can't be read or is too large.
     """
     if most is not None:
         return _repeated(url, lambda reader: reader.read(url, most)), version
@@ -96,10 +95,10 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
 
 def require_access(paths: Iterable[str]) -> None:
-    """Check that the buckets and hosts in `paths` can be read, by a request for some objects of each.
+    """Check that the buckets and hosts in `paths` can be read. Up to three objects of each bucket or host are tried.
 
-    Paths that are no URLs are left out. A bucket or host can't be read if it can't be reached, or if it refuses each of
-    three objects. Raises DataError if a package or the credentials are missing, or if none of the buckets and hosts can
+    Paths that are no URLs are left out. A bucket or host can't be read if it can't be reached, or if it refuses all the
+    objects tried. Raises DataError if a package or the credentials are missing, or if none of the buckets and hosts can
     be read. If only some can't be read, a message is printed, and their objects become rejects later.
     """
     places: dict[tuple[str, str], list[str]] = {}
@@ -129,9 +128,9 @@ def one_of_each_place(paths: Iterable[str]) -> list[str]:
 
 
 def require_credentials(urls: Sequence[str]) -> None:
-    """Ask for the version of each of `urls`. Errors of reading are ignored.
+    """Raise a DataError if this machine lacks a package or the credentials to read `urls`.
 
-    If a package or the credentials are missing on this machine, a DataError is raised.
+    To find this out, ask for the version of each object. An object that can't be read for another reason is ignored.
     """
 
     def ask(url: str) -> None:
@@ -162,9 +161,9 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return all bytes of an object.
+    """Return all bytes of an object. If the object has changed, their number may differ from `version.bytes`.
 
-    If the object has changed since `version` was found out, the number of bytes may differ from `version.bytes`.
+    Raises UnreadableError if the object can't be read or is too large.
     """
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
@@ -185,10 +184,10 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask`, and return its result. After a transient error, call `ask` again.
+    """Call `ask` with the module that reads `url`, and return its result. After a transient error, call `ask` again.
 
-    The pauses between the calls grow, and are of random length. Raises UnreadableError after `TRIES` calls, or at the
-    first final error.
+    The pauses between the calls grow, and are of random length. Raises UnreadableError after `TRIES` failed calls, and
+    at once after an error that another call would not mend.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

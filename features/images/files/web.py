@@ -50,7 +50,7 @@ def require_package(url: str) -> None:
 def version_of(url: str) -> Version:
     """Return the version of an object from its server's headers. Raises StatusError, or an error of urllib3.
 
-    Some servers answer HEAD with a length of 0 whatever the object holds. So such an answer is not believed.
+    The request is HEAD. If the server refuses HEAD or answers it with a length of 0, a GET request follows.
     """
     try:
         version = _version(url, "HEAD")
@@ -63,7 +63,7 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return at most `most` bytes of an object, from its start. Raises StatusError, or an error of urllib3.
+    """Return the first bytes of an object, at most `most`. Raises StatusError, or an error of urllib3.
 
     A body that ends early raises urllib3's IncompleteRead. A body that comes too slowly for too long raises a
     TimeoutError.
@@ -86,9 +86,9 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the fault of `error` if the error is final. Return None if another try may succeed.
+    """Return the reason why an object can't be read, if trying again is of no use. Otherwise, return None.
 
-    An error of an unknown kind is raised again.
+    `error` is the error of the last try. If its kind is unknown, `error` is raised again.
     """
     if not isinstance(error, StatusError):
         import urllib3.exceptions
@@ -130,7 +130,10 @@ def _asked(url: str, method: str) -> "BaseHTTPResponse":
 
 
 def _target(url: str, location: str) -> str:
-    """Return the address to which the header `location` of `url` leads. If it is no URL, return `location`."""
+    """Return the URL to which a redirect of `url` leads. `location` is the redirect's header Location.
+
+    The header may be relative to `url`. A header that can't be read as a URL is returned unchanged.
+    """
     try:
         return urljoin(url, location) if location else ""
     except ValueError:

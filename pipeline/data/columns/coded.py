@@ -27,7 +27,7 @@ class Coded(Sequence[Value], Generic[Value]):
 
     @classmethod
     def of(cls, values: Iterable[Value]) -> Coded[Value]:
-        """Make a column of `values`. A column is returned unchanged."""
+        """Make a column of `values`. If `values` is a column, it is returned unchanged."""
         if isinstance(values, Coded):
             return values
         code_of: dict[Value, int] = {}
@@ -40,7 +40,7 @@ class Coded(Sequence[Value], Generic[Value]):
         return cls(np.zeros(count, np.int32), [value])
 
     def with_values(self, values: Sequence[Other]) -> Coded[Other]:
-        """Return the column with each of `self.values` replaced by the one of `values` at the same position.
+        """Return a copy of the column with other values: `values[i]` replaces `self.values[i]` in each row.
 
         Equal values in `values` become one value.
         """

@@ -37,7 +37,7 @@ class Items:
 
     @classmethod
     def of(cls, items: Items | Iterable[Item]) -> Items:
-        """Make columns of `items`. Columns are returned unchanged."""
+        """Make columns of `items`. If `items` are columns, they are returned unchanged."""
         if isinstance(items, Items):
             return items
         rows = list(items)
