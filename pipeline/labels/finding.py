@@ -60,10 +60,10 @@ def likely_errors(
     Args:
         features: float32 [N, D].
         labels: int64 [N], indices into `class_names`.
-        groups: int64 [N]. The rows of a group are all held out in the same fold.
+        groups: int64 [N], the number of each row's group. The rows of a group are all held out in the same fold.
         seed: decides the folds.
-        most: the largest number of images for the fit of a model. If there are more images, a sample is drawn, with the
-            classes in proportion.
+        most: the largest number of images to fit a model to. If there are more, the model is fitted to a sample of them
+            with the same class proportions.
 
     Returns:
         Two arrays: whether each label is likely wrong, bool [N], and the class probabilities, float64 [N, classes].
@@ -117,15 +117,15 @@ def _folds(
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the suggested label of each row, int64 [N].
+    """Return the suggested label of each row, int64 [N]. A value of -1 means no suggestion.
 
-    Outside conflicts, the suggested label is the most probable class other than the given label. A conflict is a group
-    of copies or near-duplicates with different labels. All rows of a conflict get the same suggestion: the class with
-    the highest mean probability over these rows. If this is the given label of a row, the row has -1 instead.
+    A conflict is a group of copies or near-duplicates with different labels. Outside conflicts, the suggested label is
+    the most probable class other than the given label. In a conflict, the suggested label is the class with the highest
+    mean probability over all rows of the conflict. A row that has this label already gets -1.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
-        labels: int64 [N].
+        labels: the given labels, int64 [N].
         conflicts: the rows of each conflict.
     """
     others = chances.copy()

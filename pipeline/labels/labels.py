@@ -34,7 +34,8 @@ def labels(
     Features that the store lacks are extracted first. The likely errors are written to `config.csv` and `config.html`
     if these are given. Raises OptionError if cleanlab is missing, if `features` has views or a cut that is a map, or if
     a file can't be written. Raises DataError if there is only one class, if a class has fewer than two images apart
-    from copies and near-duplicates, or if `config.csv` exists and holds actions.
+    from copies and near-duplicates, or if `config.csv` exists and holds actions. For errors in changing labels, see
+    `apply` and `undo`.
 
     Args:
         seed: decides the folds and, if `data` has no split folders, the splits.

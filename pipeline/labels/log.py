@@ -31,7 +31,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(msgspec.Struct, forbid_unknown_fields=True):
-    """The changes to DATA that one CSV file of labels has made, or is about to make."""
+    """The changes to DATA that `--apply` with one CSV file of labels has made, or is about to make."""
 
     kind: Literal["log of headstart labels"]  # tells a log from other files
     data: str  # the real path of DATA
