@@ -72,10 +72,10 @@ class LoadedRun:
         """Classify images, and return a prediction for each, in order.
 
         Each prediction has the fields of `headstart predict --json`, such as `label`, `probability` and
-        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied.
-        The probabilities of a JPEG may differ slightly between the path of its file and an image that Pillow decoded,
-        because headstart decodes large JPEGs at a smaller scale. Several threads may call this method: their calls take
-        turns.
+        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied. The
+        probabilities for the path of a JPEG may differ slightly from those for the same JPEG decoded by Pillow, because
+        headstart decodes large JPEGs at a smaller scale. Several threads may call this method. Their calls run one
+        after another.
 
         Args:
             images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3]
@@ -157,8 +157,8 @@ def train_head(
 ) -> LoadedRun:
     """Train a head on the features of `data`, write it to the run folder `run`, and open the run.
 
-    The arguments are the options of `headstart head`, with the same defaults: `epochs=20`, `learning_rate=1e-3`,
-    `units=(256,)`, `head_batch_size=64`.
+    Each option of `headstart head` can be given as an argument, and has the same default. For example, `epochs=20`
+    stands for `--epochs 20`, `units=(256,)` for `--units 256`, and `head_batch_size=64` for `--head-batch-size 64`.
 
     Args:
         data: a folder, a list of images, or tars; as DATA of `headstart head`.
@@ -216,7 +216,10 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
 
 
 def _named(text: str, names: dict[str, str]) -> str:
-    """Return `text` with the names of images in memory in place of the paths of their temporary files."""
+    """Return `text` with the paths of temporary files replaced by the names of their images.
+
+    `names` maps the paths to the names; see `on_disk`.
+    """
     for path, name in names.items():
         text = text.replace(path, name)
     return text

@@ -17,7 +17,7 @@ def memory_limit(asked: float) -> int:
 
 
 def rows_in_memory(width: int, asked: float) -> int:
-    """Return how many images' features fit into `memory_limit(asked)`, with `width` features of float32 each."""
+    """Return how many images fit into `memory_limit(asked)`, if each image has `width` features of float32."""
     return memory_limit(asked) // (4 * width)
 
 

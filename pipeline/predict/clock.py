@@ -14,7 +14,7 @@ class Clock:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Count the seconds of the block as `kind`: `start` if TensorFlow starts, `network` if a network is loaded."""
+        """Count the seconds of the block as `kind`: `start` to start TensorFlow, or `network` to load a network."""
         began = time.perf_counter()
         try:
             yield

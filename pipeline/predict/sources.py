@@ -1,4 +1,7 @@
-"""The files to classify: files that are named, files in folders, and files of a list. They are inspected in pieces."""
+"""The files to classify: files that are named, files in folders, and files of a list.
+
+The files are inspected in groups.
+"""
 
 import codecs
 import os
@@ -84,9 +87,9 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in `file`.
+    """Yield the paths in `file`, a list of paths. `name` names the list in messages.
 
-    If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise each line is a path. Raises
+    If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise, each line is a path. Raises
     DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
     """
     end, rest = b"", b""
@@ -120,11 +123,12 @@ def _name(entry: bytes, end: bytes) -> str:
 def inspected(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool] = lambda path: False
 ) -> Iterator[tuple[int, int, Piece]]:
-    """Inspect the files in pieces. While the caller uses a piece, the next one is inspected in the background.
+    """Inspect the files, a group of files at a time.
 
-    Yields three values for each piece. The first is the number of images and rejects that are done, which means that
-    `is_done` returns True for their path. The second is the number of files that were not named and hold no image. The
-    third is a list of all other images and rejects, in the order of the files.
+    Yields three values for each group. The first is the number of images and rejects that are done, which means that
+    `is_done` returns True for their path. The second is the number of files without an image that were found in a
+    folder, and not named. The third is a list of all other images and rejects, in the order of the files. While the
+    caller uses a group, the next group is inspected in the background.
     """
     with ThreadPoolExecutor(THREADS if any(map(is_url, sources.files)) else None) as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)

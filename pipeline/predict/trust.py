@@ -101,7 +101,7 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
 def require_likeliest(config: PredictConfig) -> None:
     """Raise an OptionError if `config` has `--abstain` or `--conformal`. Neither can be used with a threshold.
 
-    Both need the most probable class as the answer. With a threshold, the answer may be another class.
+    Both options need the most probable class as the answer. With a threshold, the answer may be another class.
     """
     why = {
         f"--abstain {config.abstain}": (config.abstain, "a label's probability does not say how sure it is"),

@@ -53,5 +53,5 @@ class Written:
         yield self.spent
 
     def failure(self) -> DataError | None:
-        """Return the error of too many rejected files, or None. The error is raised after the summary is shown."""
+        """Return the error that says that too many files were rejected, or None. It is raised after the summary."""
         return self.problem
