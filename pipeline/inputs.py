@@ -129,7 +129,10 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces (see `_shuffled`) into buffers of at least `buffer_bytes`. The last may be smaller."""
+    """Join consecutive pieces into pieces of at least `buffer_bytes` of rows. The last may be smaller.
+
+    For pieces, see `_shuffled`.
+    """
     held: list[_Piece] = []
     size = 0
     for piece in pieces:
@@ -169,9 +172,9 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError if a file of `examples` that was read is gone, or has changed since the scan.
+    """Raise DataError if a local file of `examples` is gone, or has changed since the scan.
 
-    Only local files are checked, because the bytes of other files were compared when they were read.
+    Other files need no check, because their bytes are compared with the digest whenever they are read.
     """
     changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:

@@ -37,7 +37,8 @@ def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the store of `run`. Raises RunError if the store is gone, or does not hold the run's features.
 
     A store that the user names by an option or a variable need not exist. A store that only the run names must exist
-    and hold the run's features. Otherwise, a run from another machine could decide which folder this machine writes to.
+    and hold the run's features. Without this rule, a run from another machine could decide which folder this machine
+    writes to.
     """
     found = known_store(run, places)
     if found is None:

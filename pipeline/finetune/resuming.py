@@ -1,6 +1,6 @@
 """Decide where a call of `finetune` begins.
 
-A call goes on from an unfinished fine-tuning, goes on from a finished one with more epochs, or begins anew.
+A call continues an unfinished fine-tuning, continues a finished one with more epochs, or begins anew.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[Fine
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
     """Raise RunError if a call of `finetune` with `settings` can't go on from `state`, or has nothing left to do.
 
-    A run that was never fine-tuned raises nothing. `choose_by` is the figure on val that decides the best epoch.
+    If the run was never fine-tuned, no error is raised. `choose_by` is the figure on val that decides the best epoch.
     """
     start = state.start()
     if not start:
@@ -128,11 +128,11 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 
 
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
-    """Return `config`, but train the same layers as the fine-tuning that this call continues.
+    """Return `config` with the first layer to train taken from `start`.
 
-    `start` belongs to this fine-tuning, and names its first trained layer. The default of `config` may have changed
-    since. If `start` is None, the call begins anew, and `config` stays as it is. Raises RunError if an earlier version
-    wrote `start` and the default layer of that version is unknown.
+    `start` says how the fine-tuning began that this call continues. Since then, the default for this layer may have
+    changed. If `start` is None, the call begins anew, and `config` stays as it is. Raises RunError if an earlier
+    version wrote `start` and the default layer of that version is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -35,8 +35,7 @@ _EPOCH = re.compile("epoch-([0-9]{4,9})")
 class FinetuneState:
     """The state of a fine-tuning in `folder`, which need not exist yet.
 
-    Each method that reads a file raises RunError if the file is damaged. A folder from another machine may have such
-    files.
+    Each method that reads a file raises RunError if the file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -139,7 +138,7 @@ class FinetuneState:
             self.folder = folder
 
     def drop(self) -> None:
-        """Remove the state's folder. `start.json` is removed first, because a folder without this file is ignored."""
+        """Remove the state's folder, `start.json` first. If the removal is cut off, what is left is ignored."""
         if not self._start_file.is_dir():
             self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

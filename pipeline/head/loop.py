@@ -99,7 +99,7 @@ class _Step:
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
 
     def copy_to(self, head: keras.Model) -> None:
-        """Set the weights of `head` to the running average. `head` is a clone of the trained model.
+        """Set the weights of `head`, a clone of the trained model, to the running average of the trained weights.
 
         The statistics of batch normalisation are copied from the trained model.
         """

@@ -158,7 +158,7 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Make modules beside the user's file importable in the block.
+        """During the block, make modules beside the user's file importable.
 
         An error in the block becomes an OptionError with a one-line message. `what` says in this message which code
         failed.
@@ -261,7 +261,7 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _probabilities(output: Any) -> str:
-    """Return the activation that makes an output tensor probabilities, such as "softmax". Return "" for logits."""
+    """Return the name of the activation, such as "softmax", if `output` holds probabilities. For logits, return ""."""
     made, _, index = output._keras_history
     if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
         return _probabilities(made.outputs[index])

@@ -141,7 +141,7 @@ def train_run(
 def _building(own: OwnHead, require: ScanCheck | None) -> ScanCheck:
     """Return a check that calls `require`, and then builds the head `own` once.
 
-    So an error in the user's code is raised before features are extracted.
+    The check runs before features are extracted, so an error in the user's code is raised early.
     """
 
     def check(scanned: Scan, networks: list[Network]) -> None:
@@ -212,8 +212,8 @@ def _fit(
 ) -> TrainedHead:
     """Train the head. Write its curves and its calibration into the run folder.
 
-    If `val` is None, the best epoch is chosen on `train`, and no calibration is written. The figures on val of each
-    epoch are then those in `folded`. For `memory`, see `ExtractionConfig`.
+    If `val` is None, the best epoch is chosen on `train`, no calibration is written, and the history has the figures in
+    `folded` as the figures on val of each epoch. For `memory`, see `ExtractionConfig`.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves

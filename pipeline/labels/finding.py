@@ -89,7 +89,10 @@ def likely_errors(
 
 
 def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Return whether cleanlab judges each label to be an error, bool [N]."""
+    """Return whether cleanlab judges each of `labels` to be an error, bool [N].
+
+    `chances` has the class probabilities of each row, float64 [N, classes].
+    """
     from cleanlab.filter import find_label_issues
 
     with warnings.catch_warnings():
@@ -104,7 +107,8 @@ def _folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Draw folds with similar class proportions. A fold is a pair: the rows to train on, and the rows held out.
 
-    Raises DataError if a class has images in fewer than two groups.
+    `groups`, int64 [N], has the group of each row. The rows of a group are held out in the same fold. Raises DataError
+    if a class has images in fewer than two groups.
     """
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:

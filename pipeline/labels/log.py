@@ -46,7 +46,7 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy that holds the list as it was before the first change.
+    """Return the path of the copy of a list, as the list was before the first change.
 
     `log` is the path of the log.
     """

@@ -68,9 +68,8 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
 def move_back(data: Path, log: Log, path: Path) -> int:
     """Undo the moves of `log`, the last first, and remove the folders that were made for them.
 
-    Returns the number of images that this call moves. An image does not count if it was never moved to its target.
-
-    Raises DataError in the same cases as `move_all`.
+    Returns the number of images that this call moves. An image that is still at its source does not count. Raises
+    DataError in the same cases as `move_all`.
     """
     for folder in log.folders:
         require_inside(data, folder, str(path))

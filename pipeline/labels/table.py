@@ -37,8 +37,8 @@ def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
 def require_table(flag: str, path: Path) -> None:
     """Raise an error if no CSV file of labels can be written to `path`, the value of the option `flag`.
 
-    Raises OptionError if no file can be made at `path`, or if another file than one of `write_table` is there. Raises
-    DataError if the file holds actions, which would be lost.
+    Raises OptionError if no file can be made at `path`, or if `write_table` did not write the file that is there.
+    Raises DataError if the file that is there holds actions, which would be lost.
     """
     require_place(flag, path)
     if path.is_symlink():
@@ -97,8 +97,8 @@ def _row(where: str, cells: Mapping[str, str]) -> Row | None:
     """Return the row with these `cells`, a dict by column. Return None if the row asks for no change.
 
     A row asks for no change if its action is empty, or is the image's own label. Spaces around an action do not count.
-    The action `suggested` stands for the class in the column `suggested`. If this column is empty, the action counts as
-    empty for an image with a `conflict`, and raises a DataError for any other image.
+    The action `suggested` stands for the class in the column `suggested`. If this column is empty, the column
+    `conflict` decides: if it is filled, the action counts as empty, and otherwise a DataError is raised.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

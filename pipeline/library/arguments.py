@@ -38,7 +38,7 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Return `value`, the argument `name`, as a bool. Raises OptionError if it is neither True nor False."""
+    """Return `value`, the argument `name`, as a bool. Raises OptionError if `value` is neither True nor False."""
     found = without_numpy(value)
     if not isinstance(found, bool):
         raise OptionError(f"{name} must be True or False. Received: {received(value)}")

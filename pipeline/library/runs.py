@@ -125,7 +125,7 @@ def load(run: Place, *, seed: int = 0, **options: Any) -> LoadedRun:
 
     Args:
         run: a folder made by `headstart head` or `headstart.train_head`.
-        seed: decides the augmented views, if the option `views` is over 0.
+        seed: decides the augmented views, if the option `views` is over 1.
         options: options of `headstart predict`, such as `model="head"`, `abstain=0.9`, `store=` and `weights=`.
 
     Raises:
@@ -204,8 +204,8 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
 
     Args:
         run: the folder of a run.
-        logits: whether to return uncalibrated logits instead, float32 [B, C]. With two classes, only the second class
-            has a logit, float32 [B, 1].
+        logits: whether the model yields uncalibrated logits in place of probabilities: float32 [B, C], or [B, 1] with
+            two classes, where only the second class has a logit.
         options: options of `headstart.load`, such as `model="head"`.
 
     Raises:

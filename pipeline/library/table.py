@@ -158,7 +158,7 @@ def features_of_files(
     """Return the features of the image files `paths`, in this order. Missing features are extracted first.
 
     `require` is called with the networks before extraction, and raises an error if the networks can't be used. Raises
-    DataError if there is no path, or if a file can't be used. For other errors, see `features`.
+    DataError if `paths` is empty, or if a file can't be used. For other errors, see `features`.
     """
     names = [path_text("data", path, "paths of images") for path in paths]
     if not names:

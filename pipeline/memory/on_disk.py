@@ -41,10 +41,10 @@ class Part:
 class FeaturesOnDisk:
     """The features of N examples at some cuts, with a scratch file for each cut. It is indexed like an array.
 
-    An index of rows reads these rows as float32 [n, D], with the same values as an array in memory. The object takes up
-    to 8 bytes of memory per example. After pickling, another process of this host can read the same files. The files
-    are removed when the process that wrote them needs them no longer. If that process was killed, the next command that
-    uses the same folder removes them.
+    An index reads rows, as float32 [n, D], with the same values as an array in memory. The object takes up to 8 bytes
+    of memory per example. After pickling, another process of this host can read the same files. The files are removed
+    when the process that wrote them needs them no longer. If that process was killed, the next command that uses the
+    same folder removes them.
     """
 
     dtype = np.dtype(np.float32)
@@ -85,14 +85,14 @@ class FeaturesOnDisk:
         return found
 
     def take(self, rows: Rows) -> FeaturesOnDisk:
-        """Select the examples at `rows`. Nothing is read."""
+        """Return the features of the examples at `rows`, still on disk. Nothing is read."""
         if isinstance(rows, np.ndarray):
             kept, rows = self._rows, np.flatnonzero(rows) if rows.dtype == bool else rows
             return FeaturesOnDisk(self._files, kept.start + kept.step * rows if isinstance(kept, range) else kept[rows])
         return FeaturesOnDisk(self._files, self._rows[rows])
 
     def parts(self, numbers: Sequence[int]) -> FeaturesOnDisk:
-        """Return the features at some of the cuts, side by side. Nothing is read.
+        """Return the features at some of the cuts, side by side and still on disk. Nothing is read.
 
         `numbers` are the positions of these cuts among all cuts, from 0.
         """

@@ -52,7 +52,7 @@ class Layout:
         return cls(class_names, config.top, every, model, trust, threshold)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
-        """Return the names and probabilities of the `top` likeliest classes, the likeliest first.
+        """Return the names and probabilities of the `self.top` likeliest classes, the likeliest first.
 
         With a threshold, the predicted class comes first, even if the other class is likelier.
         """
@@ -65,7 +65,7 @@ class Layout:
         return [(self.class_names[label], float(chances[label])) for label in order[: self.top]]
 
     def line(self, item: Item) -> str:
-        """Return a line about an item, for a person."""
+        """Return a line of text about a prediction or a reject."""
         if isinstance(item, Reject):
             return f"{item.path}: {item.reason}, {item.detail}"
         judged = self.judged(item)

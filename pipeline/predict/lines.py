@@ -1,7 +1,7 @@
 """Predictions as CSV and as JSON lines, which are appended to the file one by one.
 
-A kill may cut off the last line. The next command with `--append` then removes this line, and classifies its image
-again.
+If a command is killed, its last line may be cut off. The next command with `--append` then removes this line, and
+classifies its image again.
 """
 
 import csv
@@ -87,9 +87,9 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 
 
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
-    """Yield the remaining lines of `file`, from line `number` on. The last line may be unfinished.
+    """Yield the lines of `file` from its present position on. The last line may be unfinished.
 
-    Raises DataError if a line has an unpaired quote.
+    `number` is the number of the first of these lines. Raises DataError if a line has an unpaired quote.
     """
     line = b""
     for piece in file:

@@ -48,8 +48,8 @@ class Model(Protocol):
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
         """Yield a triple for each image: its position in `images`, its logits, float32 [1 or C], and its distance.
 
-        The distance is the distance from the training images; see `Reference.distances`. If the run has no reference,
-        it is None. If `view` is given, the model sees this view of each image. Images that can't be decoded are left
+        The distance from the training images is the result of `Reference.distances`, or None if the run has no
+        reference. If `view` is given, the model sees this view of each image. Images that can't be decoded are left
         out.
         """
 
@@ -71,7 +71,7 @@ class Answers:
     trust: Trust
 
     def name(self) -> str:
-        """Return a text: the name of the model, followed by a hash of everything that decides the answers."""
+        """Return the name of the model, followed by a hash of everything that decides the answers."""
         views = [[view.seed, view.augment, view.number] for view in self.views if view]
         threshold = {"threshold": asdict(self.choice.threshold)} if self.choice.threshold else {}
         decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views}

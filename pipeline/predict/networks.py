@@ -75,7 +75,7 @@ def require_width(run: Run, model: str, reference: Reference | None, shape: tupl
 
 
 def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Network]:
-    """Load the networks of a run's head, in the run's precision, with weights that have the digest in the run.
+    """Load the networks of a run's head, in the run's precision and with the run's weights.
 
     An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
     networks make other features than the head was trained on. Neither the data nor the store need exist, and nothing is

@@ -136,10 +136,7 @@ class Predicting:
         console.print(self.clock.line())
 
     def failure(self) -> DataError | None:
-        """Return the error that says that too many files were rejected, or None if this is not so.
-
-        The caller raises the error at the end.
-        """
+        """Return an error if too many files were rejected, else None. The caller raises it at the end."""
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None

@@ -53,5 +53,5 @@ class Written:
         yield self.spent
 
     def failure(self) -> DataError | None:
-        """Return the error that says that too many files were rejected, or None. It is raised after the summary."""
+        """Return an error if too many files were rejected, else None. The caller raises it after the summary."""
         return self.problem

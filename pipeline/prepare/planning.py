@@ -26,7 +26,7 @@ There = dict[str, list[tuple[str, Path]]]  # the split and path of each file in 
 
 @dataclass(frozen=True)
 class Placement:
-    """An image of the source, with its label, split and group.
+    """An image of the source or of the data folder, with its label, split and group.
 
     `split` is the split that the source gives to the image, or "" if the source gives none.
     """

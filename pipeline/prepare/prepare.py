@@ -138,7 +138,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield two things: all files of `source`, and their `Reading`. Its lists have the same order as the files."""
+    """Yield two things: all files of `source`, and a `Reading` with the label, split and group of each."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if is_manifest(source):

@@ -128,7 +128,7 @@ def _members(entries: Sequence[Entry], archive: str) -> list[Member]:
 
 
 def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
-    """Replace the archives among `members` by the files in them."""
+    """Return `members`, with each archive among them replaced by the files in the archive."""
     found: list[Member] = []
     for member in members:
         if not is_archive_name(member.name) or member.escapes:

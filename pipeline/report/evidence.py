@@ -133,7 +133,7 @@ class Evidence:
 
     @cached_property
     def examples(self) -> dict[str, Example]:
-        """Map the digest of each scored image that is at hand to its example."""
+        """Return a dict from digest to example, for each scored image that is available."""
         return {one.image.digest: one for one in self.data.examples} if self.data else {}
 
 

@@ -234,9 +234,9 @@ def _file(path: str, files: Container[str]) -> str:
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
     """Return two things: `items` with other paths, and the number of files that have no item.
 
-    `given` has the path and the name of each file, in the order of `items`. Each item begins with the path of its file,
-    and gets the name of the file in its place. If a file has several names, its items are divided equally among these
-    names.
+    `given` has the path and the name of each file, in the order of `items`. The path of an item begins with the path of
+    its file. This beginning is replaced by the name of the file. If a file has several names, its items are divided
+    equally among these names.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:
