@@ -130,8 +130,8 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
     """Return `config` with the first layer to train taken from `start`.
 
-    `start` says how the fine-tuning began that this call continues. Since then, the default for this layer may have
-    changed. If `start` is None, the call begins anew, and `config` stays as it is. Raises RunError if an earlier
+    `start` belongs to the fine-tuning that this call continues. Since its beginning, the default for this layer may
+    have changed. If `start` is None, the call begins anew, and `config` stays as it is. Raises RunError if an earlier
     version wrote `start` and the default layer of that version is unknown.
     """
     if start and start.from_layer is not None:

@@ -144,7 +144,9 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return the nearest trusted rows with the suggested label: at most four, the nearest first.
+    """For each of `rows`, return the nearest trusted rows that have the label suggested for it: at most four.
+
+    The nearest row comes first.
 
     Args:
         features: float32 [N, D].

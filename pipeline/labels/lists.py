@@ -28,9 +28,12 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
     A changed image gets another label, or loses its row. Before the list is changed, a copy of the original list is put
-    beside the log, and `log` is written to `path`. Raises OptionError if the labels are read from the paths of images.
-    Raises DataError if a row does not fit the list, if something else changed the list since the log was written, or if
-    the list can't be replaced.
+    beside the log, and `log` is written to `path`.
+
+    Raises:
+        OptionError: the labels are read from the paths of images.
+        DataError: a row does not fit the list, something else changed the list since the log was written, or the list
+            can't be replaced.
     """
     if config.label_from:
         raise OptionError(

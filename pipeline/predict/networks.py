@@ -47,8 +47,8 @@ class Loaded:
     ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
         """Return three things for b images: features, logits, and distances from the training images.
 
-        Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `reference` is None, the distances are None,
-        and the features of a fine-tuned classifier have a D of 0.
+        Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `self.reference` is None, the distances are
+        None, and the features of a fine-tuned classifier have a D of 0.
 
         Args:
             pixels: uint8 [b, size, size, 3] for each network, b <= `images_per_pass`.

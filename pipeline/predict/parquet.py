@@ -169,9 +169,9 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
     """Return whether the joined file already holds the rows of `part`.
 
-    This is the case if a process was killed after it had joined the parts and before it removed them. `joined` has the
-    paths in the joined file. Only the first path of `part` is looked up, because the joined file holds either all paths
-    of a part or none. A part without rows counts as joined.
+    This happens if a process is killed between the join and the removal of the parts. `joined` has the paths in the
+    joined file. Only the first path of `part` is looked up, because the joined file holds either all paths of a part or
+    none. A part without rows counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined

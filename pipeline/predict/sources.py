@@ -41,10 +41,13 @@ def find_files(
 ) -> Sources:
     """List the files that are named in `paths` or in the file `listed`. A named folder stands for the files in it.
 
-    With `recursive`, the files in its subfolders are listed, too. With `distinct`, a file that is found several
-    times is listed once. Raises DataError if one of `paths` does not exist, or if no file is found. A missing path in
-    `listed` counts as a named file, and is rejected later. Raises OptionError if nothing is named, or if `listed` is
-    not a file. For URLs in `listed`, raises the errors of `require_access`.
+    With `recursive`, the files in subfolders are listed, too. With `distinct`, a file that is found several times is
+    listed once. A path in `listed` that does not exist is listed, too, and rejected later. For URLs in `listed`, raises
+    the errors of `require_access`.
+
+    Raises:
+        DataError: one of `paths` does not exist, or no file is found.
+        OptionError: nothing is named, or `listed` is not a file.
     """
     found = Sources()
     for path in paths:

@@ -54,9 +54,10 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     below a folder named after its archive. Until the context ends, unpacked data are kept in nameless temporary files
     on the disk of `data`. Prints the number of ignored files, and how the names in archives were read.
 
-    Raises DataError if a folder or archive can't be read, if an archive has no files, or if no images are found because
-    archives are nested more deeply. Raises OptionError if `zip_encoding` is not an encoding, does not fit the names, or
-    is given for a source without a zip.
+    Raises:
+        DataError: a folder or archive can't be read, an archive has no files, or no images are found because archives
+            are nested more deeply.
+        OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:
         archives = Archives(stack, data, zip_encoding)
