@@ -1,4 +1,4 @@
-"""Make datasets of labelled batches: images, shuffled for training or in order for evaluation, or cached features."""
+"""Make datasets of labelled batches, either of images or of cached features."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,9 +31,9 @@ def train_dataset(
 ) -> tf.data.Dataset:
     """Make a dataset of batches (pixels uint8 [b, H, W, 3], labels int64 [b]), in a new order each epoch.
 
-    An epoch is one pass over `examples`. It begins with a call of `next_epoch`, which returns the epoch's number. Order
-    and augmentation depend on `seed` and this number alone, so a resumed training sees the same batches as one that
-    was never interrupted.
+    An epoch is one pass over `examples`. At its beginning, `next_epoch` is called, and returns the epoch's number.
+    Order and augmentation depend on `seed` and this number alone. So a resumed training sees the same batches as a
+    training that was never interrupted.
     """
 
     def visits() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -78,7 +78,7 @@ def features_dataset(
     StoreError if an example has no features.
 
     Args:
-        stores: stores with features of one shape. Each epoch reads one of them, in turn.
+        stores: stores with features of one shape, such as one per view. Each epoch reads one of them, in turn.
         next_epoch: called at the beginning of each epoch; returns the epoch's number.
         raised: a list. Errors in reading are added to it, such as the StoreError of a damaged shard; see `explained`.
     """
@@ -129,7 +129,10 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces (see `_shuffled`) into buffers of at least `buffer_bytes`. The last may be smaller."""
+    """Join consecutive pieces into pieces of at least `buffer_bytes` of rows. The last may be smaller.
+
+    For pieces, see `_shuffled`.
+    """
     held: list[_Piece] = []
     size = 0
     for piece in pieces:
@@ -152,8 +155,8 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
     The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
-    DataError: access to remote files was lost, a remote file could not be read, or a file of `examples` is gone or has
-    changed. Without a known cause, TensorFlow's error is raised.
+    DataError in these cases: access to remote files was lost, a remote file could not be read, or a file of `examples`
+    is gone or has changed. Otherwise, the cause is unknown, and TensorFlow's error is raised.
     """
     forget_unread()
     try:
@@ -169,9 +172,9 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 
 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
-    """Raise DataError if a file of `examples` that was read is gone, or has changed since the scan.
+    """Raise DataError if a local file of `examples` is gone, or has changed since the scan.
 
-    Only local files are checked, because the bytes of other files were compared when they were read.
+    Other files need no check, because their bytes are compared with the digest whenever they are read.
     """
     changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:

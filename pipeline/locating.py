@@ -36,8 +36,9 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the store of `run`. Raises RunError if the store is gone, or does not hold the run's features.
 
-    A store that the user names need not exist. A store that only the run names must exist and hold the run's features.
-    Otherwise, a run from another machine could decide which folder this machine writes to.
+    A store that the user names by an option or a variable need not exist. A store that only the run names must exist
+    and hold the run's features. Without this rule, a run from another machine could decide which folder this machine
+    writes to.
     """
     found = known_store(run, places)
     if found is None:
@@ -59,11 +60,12 @@ def located_networks(
     extraction: ExtractionConfig,
     known: KnownBackbones | None,
 ) -> tuple[FeatureConfig, list[Network]]:
-    """Load the networks of `run`, from the first candidate weights that have the digest of the run's weights.
+    """Load the networks of `run`, with weights that have the same digest as the run's weights.
 
-    `settings` are the run's settings, or other settings that need the same weights. Returns two things: `settings` with
-    the weights that were found, and the networks. If `places` name weights, there are no other candidates. If no
-    candidate has the digest, the error about the first candidate is raised: a RunError, WeightsError or OptionError.
+    Returns two things: `settings` with the weights that were found, and the networks. `settings` are the run's
+    settings, or other settings that need the same weights. Several weights files are tried in order. If `places` names
+    weights, only these are tried. If no file has the digest, the error about the first file is raised: a RunError,
+    WeightsError or OptionError. For `extraction` and `known`, see `load_networks`.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -87,10 +89,10 @@ def located_networks(
 def _candidates(
     own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
 ) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield candidates for the weights of a run, the likeliest first.
+    """Yield weights that may be the weights of a run, the likeliest first. If `places` names weights, yield only these.
 
-    A candidate is a pair: the names of weights files, and the settings `own` with these files. The last candidates are
-    files that had this `digest` when they were used with `store`.
+    Yields pairs: the names of weights files, and the settings `own` with these files. The last pairs have files that
+    had this `digest` when they were used with `store`.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
@@ -114,7 +116,7 @@ def _gone_files(config: FeatureConfig) -> list[str]:
 
 
 def _holds(store: Path, run: Run) -> bool:
-    """Return whether `store` has a folder for each cut of `run`. The store of another project has no such folders."""
+    """Return whether `store` has a folder of features for each cut of `run`."""
     keys = run.config()["fingerprints"].values()
     return all(any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys if key[:12].isalnum())
 

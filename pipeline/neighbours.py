@@ -20,8 +20,8 @@ class Nearest:
 class Neighbours:
     """Finds nearest neighbours by cosine distance among `features`, float32 [N, D], in memory or on disk.
 
-    One matrix product gives the distances. scikit-learn's `NearestNeighbors` takes 20 times as long for the few images
-    that `predict` has at a time, because it scales all N features to unit length at each call.
+    scikit-learn's `NearestNeighbors` takes 20 times as long for the few images that `predict` has at a time, because it
+    scales all N features to unit length at each call.
     """
 
     def __init__(self, features: Features) -> None:

@@ -35,8 +35,9 @@ def with_reduced_products(head: keras.Model) -> keras.Model:
 class FusedAdam:
     """Adam with decoupled weight decay. One fused operation applies the Adam step to a float32 weight.
 
-    `settings` is Keras's Adam or AdamW. Keras's own update has about ten operations, and each reads or writes the whole
-    weight. Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
+    `settings` is a Keras Adam or AdamW, which holds the learning rate and the other settings. The update of Keras
+    itself has about ten operations, and each reads or writes the whole weight. Kingma & Ba 2015, arXiv:1412.6980;
+    Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
 
     def __init__(self, settings: keras.optimizers.Adam, weights: Sequence[tf.Variable]) -> None:
@@ -81,10 +82,10 @@ def fused(
 
 
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
-    """Free the memory of variables that nothing will read again.
+    """Free the memory of `variables`, which can't be used afterwards.
 
-    Otherwise, the memory is never freed. Keras's optimizers register a function that TensorFlow never drops, and
-    this function keeps the graph of the training step and its variables in memory (Keras 3.15, TensorFlow 2.21).
+    Without this call, their memory is never freed. Keras's optimizers register a function that TensorFlow never drops.
+    That function keeps the graph of the training step and its variables in memory (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

@@ -26,8 +26,8 @@ def require_rejects_file(folder: Path) -> None:
 def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Collection[str] | None = None) -> None:
     """Write `rejects.csv` (path, reason, detail) into `folder`.
 
-    By default, the new rows replace all rows of an existing file. If `keep_other_than` is given, the new rows replace
-    only the old rows whose path is in `keep_other_than`.
+    By default, the new rows replace all rows of an existing file. `keep_other_than` is a collection of paths. If it is
+    given, the old rows of all other paths are kept.
     """
     path = folder / REJECTS
     old = path.read_bytes() if path.is_file() else b""

@@ -1,6 +1,6 @@
 """Decide where a call of `finetune` begins.
 
-A call goes on from an unfinished fine-tuning, goes on from a finished one with more epochs, or begins anew.
+A call continues an unfinished fine-tuning, continues a finished one with more epochs, or begins anew.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # withou
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of a call of `finetune`, and the state that the call continues."""
+    """The settings of a call of `finetune`, and the saved state that the call continues or begins."""
 
     state: FinetuneState
     start: Start | None  # the content of the state's `start.json`; None to begin anew
@@ -31,7 +31,7 @@ class Plan:
 
 
 def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> Plan:
-    """Decide how a call with `config` begins, and return the plan.
+    """Decide how a call of `finetune` with `config` begins, and return the plan.
 
     Without `overwrite`, raises the errors of `require_resumable`. For other errors, see `resolve`.
     """
@@ -57,10 +57,11 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 
 
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
-    """Return two things: `config`, in which values replace each `auto`, and the resulting `choose_by`.
+    """Return a copy of `config` in which no setting is `auto`, and the name of the figure that decides the best epoch.
 
-    `start` comes from the fine-tuning that this call continues, and has the values for `auto`. If `start` is None, the
-    call begins anew, and the settings of the head have the values for `auto`. Raises RunError if a value is unknown.
+    `start` belongs to the fine-tuning that this call continues, and its settings replace `auto`. If `start` is None,
+    the call begins anew, and the settings of the run's head replace `auto`. Raises RunError if a setting has an unknown
+    value.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -76,7 +77,10 @@ def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[Fine
 
 
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
-    """Raise RunError if a call with `settings` can't go on from `state`, or has nothing left to do."""
+    """Raise RunError if a call of `finetune` with `settings` can't go on from `state`, or has nothing left to do.
+
+    If the run was never fine-tuned, no error is raised. `choose_by` is the figure on val that decides the best epoch.
+    """
     start = state.start()
     if not start:
         if run.classifier_file.exists():
@@ -104,7 +108,7 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
 
 
 def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise RunError if `settings` differ from `then`, the settings of the state.
+    """Raise RunError if `settings` differ from `then`, the settings with which the fine-tuning began.
 
     The patience may differ. The number of epochs may differ only if the schedule is not `cosine`.
     """
@@ -124,10 +128,11 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 
 
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
-    """Return `config` with the first trained layer from `start`, because the default layer may have changed since.
+    """Return `config` with the first layer to train taken from `start`.
 
-    `start` comes from the fine-tuning that this call continues. If `start` is None, `config` stays as it is. Raises
-    RunError if an earlier version wrote `start` and the default layer of that version is unknown.
+    `start` belongs to the fine-tuning that this call continues. Since its beginning, the default for this layer may
+    have changed. If `start` is None, the call begins anew, and `config` stays as it is. Raises RunError if an earlier
+    version wrote `start` and the default layer of that version is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -1,4 +1,7 @@
-"""The content of a state's `start.json`. All fields are checked, because a state may come from another machine."""
+"""The content of `start.json`, which says how a fine-tuning began.
+
+All fields are checked, because the file may come from another machine.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +22,7 @@ EARLIER = {  # settings that versions before 0.2 lacked, with the values that th
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The settings with which a fine-tuning began, and its figures at epoch 0."""
+    """The settings with which a fine-tuning began, and the figures of the head alone on val (epoch 0)."""
 
     settings: dict[str, Any]  # the fields of `FinetuneConfig` without `auto`, and the seed; earlier versions lack some
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # early versions did not write it

@@ -1,7 +1,7 @@
 """The state of a fine-tuning: its settings, and everything that it needs to go on after its last finished epoch.
 
-While the fine-tuning is unfinished, the state lies in `finetune.partial/` of the run. Afterwards it lies in
-`finetune.state/`, so that a later call can train for more epochs.
+While the fine-tuning is unfinished, the state lies in `finetune.partial/` of the run folder. Afterwards, the state lies
+in `finetune.state/`, so that a later call can train for more epochs.
 
     start.json     settings, precision, and the figures of epoch 0
     epoch-0003/    the state after the last finished epoch; the next state is written beside it, and then replaces it
@@ -35,7 +35,7 @@ _EPOCH = re.compile("epoch-([0-9]{4,9})")
 class FinetuneState:
     """The state of a fine-tuning in `folder`, which need not exist yet.
 
-    Each method that reads a file raises RunError if the file is damaged. A state may come from another machine.
+    Each method that reads a file raises RunError if the file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,19 +75,25 @@ class FinetuneState:
         return found[max(found)] if found else None
 
     def epoch(self) -> int:
-        """Return the number of the last finished epoch; 0 is the head alone."""
+        """Return the number of the last finished epoch, or 0 if no epoch is finished."""
         kept = self.kept()
         return int(kept.name.removeprefix("epoch-")) if kept else 0
 
     def course(self, choose_by: ChooseBy) -> Course:
-        """Return the course up to the last finished epoch. The file `start.json` must exist."""
+        """Return the figures on val of all finished epochs as a `Course`. The file `start.json` must exist.
+
+        `choose_by` is the figure that decides the best epoch.
+        """
         start = self.start()
         assert start is not None  # `begin` wrote it
         return Course.of(choose_by, start.before, self.history())
 
     @contextmanager
     def keep(self, epoch: int) -> Iterator[Path]:
-        """Yield a folder to fill with the state after `epoch`. On success, this folder replaces the previous state."""
+        """Yield a folder to fill with the state after `epoch`.
+
+        If the block ends without an error, this folder replaces the state after the previous epoch.
+        """
         remove_left_over(self.folder)
         before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`
         with folder_written_atomically(self.folder / f"epoch-{epoch:04d}") as folder:
@@ -96,7 +102,7 @@ class FinetuneState:
             shutil.rmtree(path, ignore_errors=True)
 
     def history(self) -> list[dict[str, float]]:
-        """Return the metrics of each finished epoch. Epochs count from 1."""
+        """Return the metrics of each finished epoch. The field `epoch` counts from 1."""
         kept, start = self.kept(), self.start()
         if kept is None or start is None or not self.epoch():
             return []
@@ -125,21 +131,24 @@ class FinetuneState:
             raise RunError(f"{file}: {str(error)[:200]}; {ANEW}") from error
 
     def move(self, folder: Path) -> None:
-        """Rename the state's folder to `folder`. Any other state there is removed."""
+        """Rename the state's folder to `folder`. An older state at `folder` is removed first."""
         if folder != self.folder:
             shutil.rmtree(folder, ignore_errors=True)
             self.folder.rename(folder)
             self.folder = folder
 
     def drop(self) -> None:
-        """Remove the folder. `start.json` is removed first, because a folder without this file is ignored."""
+        """Remove the state's folder, `start.json` first. If the removal is cut off, what is left is ignored."""
         if not self._start_file.is_dir():
             self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_epochs(folder: Path, rows: list[dict[str, float]], seconds: float) -> None:
-    """Write the metrics of each epoch and the training time in seconds into `folder`; see `FinetuneState.keep`."""
+    """Write `rows`, the metrics of each epoch, and `seconds`, the training time, into `folder`.
+
+    `folder` comes from `FinetuneState.keep`.
+    """
     if rows:
         write_csv(folder / _HISTORY, list(rows[0]), ([row[name] for name in rows[0]] for row in rows))
     write_json(folder / _SECONDS, seconds)

@@ -25,9 +25,10 @@ OWN_HEAD_HELP = "Build the head by your own Keras code: FUNCTION(features, class
 
 
 def parse_units(text: str) -> int:
-    """Parse the number of units of a hidden layer. The text `none` means 0, and other text raises ValueError.
+    """Return the number of units of a hidden layer that `text` gives. For the text `none`, return 0.
 
-    If `HeadConfig.units` is (0,), the head has no hidden layer.
+    Raises ValueError for text that is neither a number nor `none`. A head has no hidden layer if `HeadConfig.units` is
+    (0,).
     """
     try:
         return 0 if text == "none" else int(text)
@@ -74,9 +75,10 @@ class HeadConfig:
         )
 
     def _take_own(self, own: OwnHead | str) -> None:
-        """Set `own`, which is text from the command line or an `OwnHead`. Unset `units` and `dropout`.
+        """Set the field `own`, and set `units` to () and `dropout` to 0, because `own` decides the layers.
 
-        `own` decides the layers. So `units` and `dropout` raise an OptionError if the user set them.
+        The argument `own` is an `OwnHead`, or its text on the command line. Raises OptionError if the user set `units`
+        or `dropout`.
         """
         object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
         for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):

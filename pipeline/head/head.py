@@ -29,17 +29,17 @@ class TrainedHead:
 
     @property
     def val(self) -> dict[str, float]:
-        """Return the figures on val at the best epoch: `accuracy`, `loss`, and a third one if `choose_by` names it."""
+        """Return the figures on val at the best epoch: `accuracy`, `loss`, and the figure that `choose_by` names."""
         return on_val(self.history[self.best_epoch - 1])
 
 
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     """Build a head that maps features float32 [B, D] to logits float32 [B, 1] (two classes) or [B, classes].
 
-    The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by one
-    number, the square root of the mean of their variances. One number per cut preserves the relative scales of the
-    features. The backbone learnt these scales. Next is the model of `config.own`, if there is one, or the default
-    layers.
+    The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by the same
+    number, the square root of their mean variance. So the features of a cut keep their relative scales, which the
+    backbone learnt. After this standardisation comes the model of `config.own`. If `config.own` is None, hidden layers
+    and the layer of logits come instead.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
@@ -64,12 +64,13 @@ def fit_head(
     advance: Advance = lambda _: None,
     on_epoch: OnEpoch = lambda *_: False,
 ) -> TrainedHead:
-    """Train a head, and return it with the weights of the epoch that is best on val by `config.choose_by`.
+    """Train a head on `train`, and return it with the weights of its best epoch.
 
-    Raises DivergedError if no epoch has a finite loss on val, and the errors of `OwnHead.build`.
+    The best epoch is the best on `val` by the figure `config.choose_by`. Raises DivergedError if no epoch has a finite
+    loss on val. Also raises the errors of `OwnHead.build`.
 
     Args:
-        config: a batch size or learning rate of 0 is replaced by a value for the number of examples.
+        config: a batch size or learning rate of 0 is replaced; see `HeadConfig.for_examples`.
         seed: decides the initial weights, dropout and the order of examples.
         advance: called after each step; see `run_epochs`.
         on_epoch: called after each epoch; see `run_epochs`.

@@ -39,16 +39,16 @@ def run_epochs(
 
     Args:
         trained: the model from `build_head`. Its weights are freed at the end, so it can't be used afterwards.
-        config: the batch size and the learning rate in it must be over 0; see `HeadConfig.for_examples`.
+        config: its batch size and its learning rate must be over 0; see `HeadConfig.for_examples`.
         seed: decides, with the epoch's number, the order of examples in each epoch.
         advance: called after each step, with the number of examples in the step.
         on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
 
     Returns:
-        Three things. The first is a copy of the head. Its weights are the running average at the end of the best
-        epoch; see `HeadConfig.choose_by`. The second is a row per epoch, with `loss`, `accuracy`, `val_loss`,
-        `val_accuracy` and, if `config.choose_by` names a third figure, `val_<figure>`. The third is the number of the
-        best epoch, or 0 if no loss was finite.
+        Three things. The first is a copy of the head. Its weights are the running average of the trained weights at the
+        end of the best epoch; see `HeadConfig.choose_by`. The second is a row per epoch, with `loss`, `accuracy`,
+        `val_loss`, `val_accuracy` and, if `config.choose_by` names a third figure, `val_<figure>`. The third is the
+        number of the best epoch, or 0 if no loss on val was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)
@@ -99,7 +99,7 @@ class _Step:
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
 
     def copy_to(self, head: keras.Model) -> None:
-        """Set the weights of `head` to the running average. `head` is a clone of the trained model.
+        """Set the weights of `head`, a clone of the trained model, to the running average of the trained weights.
 
         The statistics of batch normalisation are copied from the trained model.
         """
@@ -109,7 +109,10 @@ class _Step:
             weight.assign(latest)
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Take one step. Returns float32 [2]: the sum of the examples' losses, and the number of right predictions."""
+        """Take one step on a batch.
+
+        Returns float32 [2]: the sum of the examples' losses, and the number of right predictions.
+        """
         # The share of the latest weights in the average falls from 1. A small share from the start would keep the first
         # weights in the average for ten steps.
         share = max(self._least_share, _WARM_UP / (_WARM_UP + self._steps))
@@ -165,9 +168,10 @@ def on_val(row: Row) -> dict[str, float]:
 
 @contextmanager
 def writing_curves(folder: Path, learning_rate: float) -> Iterator[OnEpoch]:
-    """Yield an `on_epoch` function that writes the metrics of each epoch into `folder`, for TensorBoard.
+    """Yield an `on_epoch` function that writes an epoch's metrics and `learning_rate` into `folder`, for TensorBoard.
 
-    Curves have the same names as in Keras's TensorBoard callback, so that both phases appear in the same charts.
+    Curves have the same names as in Keras's TensorBoard callback, which fine-tuning uses. So TensorBoard shows the
+    head's training and fine-tuning in the same charts.
     """
     train, val = (tf.summary.create_file_writer(str(folder / name)) for name in ("train", "validation"))
 

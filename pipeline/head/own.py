@@ -51,9 +51,9 @@ class OwnHead:
 
     @classmethod
     def read(cls, text: str) -> OwnHead:
-        """Read the source that `text` names, `FILE.py:FUNCTION`. Nothing is run.
+        """Return the head that `text`, `FILE.py:FUNCTION`, names. The file is read, and no code runs.
 
-        Raises OptionError if `text` has another form, or if the file is missing, too large, or no text.
+        Raises OptionError if `text` has another form, or if the file is missing, too large, or not text.
         """
         name, _, function = text.rpartition(":")
         if not name or not function.isidentifier():
@@ -86,10 +86,11 @@ class OwnHead:
         return {"file": self.file, "function": self.function, "digest": self.digest}
 
     def build(self, features: int, classes: int) -> keras.Model:
-        """Call the function, and check the model that it returns.
+        """Return the model that the function builds for these numbers of features and classes.
 
-        Raises OptionError if the code fails, if there is no such function, or if the model can't serve as a head. A
-        model can't serve if it has another shape, yields probabilities, or has layers that are not Keras's own.
+        Raises OptionError if the file has no such function, if the code fails, or if the model can't serve as a head. A
+        model can't serve if its input or output has another shape than `OwnHead` says, if it yields probabilities, or
+        if it has layers that are not Keras's own.
         """
         with self._modules() as module:
             function = self.given or self._function(module)
@@ -98,18 +99,18 @@ class OwnHead:
         return _checked(model, str(self), features, classes)
 
     def require_code(self) -> None:
-        """Run the user's file, and find the function. Raises OptionError if the file fails or lacks the function.
+        """Run the user's file, and raise OptionError if the file fails or lacks the function.
 
-        A function that was given from Python is not run.
+        A head from a Python function has no file to run, so nothing is checked.
         """
         if not self.given:
             with self._modules() as module:
                 self._function(module)
 
     def require_searchable(self, several: bool) -> None:
-        """Raise OptionError if a search can't use the function.
+        """Raise OptionError if a search for a good head can't use this head.
 
-        `several` says whether several processes try heads. Runs the user's file; see `require_code`.
+        `several` says whether the search uses several processes. The user's file is run; see `require_code`.
         """
         if self.given and several:
             raise OptionError(f"{self}: other processes can't get a Python function; give FILE.py:FUNCTION, or one job")
@@ -135,7 +136,7 @@ class OwnHead:
     def _modules(self) -> Iterator[ModuleType]:
         """Yield a new module in which the user's code runs. `sys.modules` holds the module until the context ends.
 
-        Modules that lie beside the user's file are imported again.
+        Modules beside the user's file are imported anew, even if an earlier call imported them.
         """
         folder = Path(self.file).absolute().parent
         beside = set() if self.given else _beside(self.source, folder).keys()
@@ -157,7 +158,11 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Make modules beside the user's file importable in the block. Its errors become one-line OptionErrors."""
+        """During the block, make modules beside the user's file importable.
+
+        An error in the block becomes an OptionError with a one-line message. `what` says in this message which code
+        failed.
+        """
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)
         try:
@@ -174,13 +179,13 @@ class OwnHead:
 
 
 def _digest(source: str, folder: Path | None = None) -> str:
-    """Return the SHA-256 of `source`, joined with the modules in `folder` that `source` imports."""
+    """Return the SHA-256 of `source` together with the modules in `folder` that `source` imports."""
     beside = _beside(source, folder) if folder else {}
     return hashlib.sha256("".join([source, *(beside[name] for name in sorted(beside))]).encode()).hexdigest()
 
 
 def _beside(source: str, folder: Path) -> dict[str, str]:
-    """Return the sources of the modules and packages in `folder` that `source` imports, directly or through another."""
+    """Map names to sources, for the modules and packages in `folder` that `source` imports, directly or indirectly."""
     found: dict[str, str] = {}
     left = [source]
     while left:
@@ -210,7 +215,10 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 
 def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
-    """Return `model` as a functional model. Raises OptionError if it can't serve as a head."""
+    """Return `model` as a functional model. Raises OptionError if `model` can't serve as a head.
+
+    `head` is the option `--head` as text, for the message.
+    """
     from headstart.features.tensorflow import keras
 
     if not isinstance(model, keras.Model):
@@ -253,10 +261,7 @@ def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
 
 
 def _probabilities(output: Any) -> str:
-    """Return the name of the activation that makes a model's `output` probabilities.
-
-    Return "" if `output` holds logits.
-    """
+    """Return the name of the activation, such as "softmax", if `output` holds probabilities. For logits, return ""."""
     made, _, index = output._keras_history
     if hasattr(made, "outputs") and hasattr(made, "layers"):  # a nested model
         return _probabilities(made.outputs[index])
@@ -266,10 +271,7 @@ def _probabilities(output: Any) -> str:
 
 
 def _code_in(config: Any) -> str:
-    """Return the name of the first layer or function in a model's `config` that does not belong to Keras.
-
-    Return "" if there is none. A run with a foreign layer could only be loaded by running the user's code again.
-    """
+    """Return the name of the first layer or function in a serialised model that does not belong to Keras, or ""."""
     if isinstance(config, dict):
         name = str(config.get("class_name", ""))
         if name == "__lambda__" or (name == "Lambda" and config.get("module") == "keras.layers"):

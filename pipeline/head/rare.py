@@ -35,5 +35,8 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Return whether all images count the same in the figure `config.choose_by`. A rare class then counts little."""
+    """Return whether all images count the same in `config.choose_by`, so that a rare class counts little.
+
+    `config.choose_by` is the figure that decides the best epoch.
+    """
     return config.choose_by in ("loss", "accuracy")

@@ -58,7 +58,7 @@ class HeadResult:
 
     @property
     def interval(self) -> list[float]:
-        """Return the 95 % interval of the accuracy on val."""
+        """Return the two ends of the 95 % confidence interval of the accuracy on val."""
         return list(wilson_interval(round(self.val["accuracy"] * self.val_images), self.val_images))
 
     def fields(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """Return the text of the commands that a user may run next on the run at the path `run`.
+    """Return text that names the commands to run next on the run at the path `run`.
 
     `headstart finetune` is among them only if the run has one backbone.
     """
@@ -110,16 +110,16 @@ def train_run(
 ) -> HeadResult:
     """Train a head on the train split of `data` and write it to the run folder `path`.
 
-    Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, DataError if `data`
-    can't be trained on, and DivergedError if no epoch has a finite loss on val. Raises RunError if something at `path`
-    must not be replaced; see `require_free`.
+    Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, or if the user's own
+    head fails. Raises DataError if `data` can't be trained on, and DivergedError if no epoch has a finite loss on val.
+    Raises RunError if something at `path` must not be replaced; see `require_free`.
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: figures by cross-validation of heads with these settings; for the names, see `val_figures`. With
-            `folded`, `data` need no val split. If there is no val split, the best epoch is chosen on train, and
-            `folded` replaces the figures on val.
+        folded: figures of heads with these settings, measured by cross-validation; for the names, see `val_figures`.
+            With `folded`, `data` may lack a val split. In this case, the best epoch is chosen on train, and `folded` is
+            reported as the figures on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
@@ -141,7 +141,7 @@ def train_run(
 def _building(own: OwnHead, require: ScanCheck | None) -> ScanCheck:
     """Return a check that calls `require`, and then builds the head `own` once.
 
-    So an error in the user's code is raised before features are extracted.
+    The check runs before features are extracted, so an error in the user's code is raised early.
     """
 
     def check(scanned: Scan, networks: list[Network]) -> None:
@@ -164,7 +164,10 @@ def train_cached(
     folded: dict[str, float] | None = None,
     **origin: Any,
 ) -> HeadResult:
-    """Train a head on examples whose features are in a store. For arguments and errors, see `train_run`."""
+    """Train a head on the examples of `cached`, whose features are in a store.
+
+    For arguments and errors, see `train_run`.
+    """
     start = time.perf_counter()
     of_train, of_val = cached.of("train"), cached.of("val")
     head = head.for_examples(len(of_train))
@@ -189,7 +192,7 @@ def train_cached(
 def _simple_models(
     examples: Sequence[Example], train: LabelledFeatures, val: LabelledFeatures, class_names: Sequence[str]
 ) -> SimpleModels:
-    """Score two simple models on `val`.
+    """Return the scores on `val` of two simple models.
 
     One model always predicts the largest class. The other is logistic regression, fitted to `train`, which holds the
     features of `examples`.
@@ -207,10 +210,10 @@ def _fit(
     folded: dict[str, float] | None,
     memory: float,
 ) -> TrainedHead:
-    """Train the head, and write its curves and its calibration.
+    """Train the head. Write its curves and its calibration into the run folder.
 
-    If `val` is None, the best epoch is chosen on `train`, `folded` replaces the figures on val of each epoch, and no
-    calibration is written. For `memory`, see `ExtractionConfig`.
+    If `val` is None, the best epoch is chosen on `train`, no calibration is written, and the history has the figures in
+    `folded` as the figures on val of each epoch. For `memory`, see `ExtractionConfig`.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def why_no_graph(model: keras.Model, features: int) -> str:
-    """Return the reason why TensorFlow can't make a graph of `model`, as training does. Return "" if it can.
+    """Return the reason why TensorFlow can't make a graph to train `model`. Return "" if it can.
 
     The model takes float32 [B, features]. The graph is not run, so no weight and no random state changes.
     """
@@ -24,9 +24,9 @@ def why_no_graph(model: keras.Model, features: int) -> str:
 
 
 def without_gradient(model: keras.Model, features: int) -> str:
-    """Return the path of the first trainable weight that changes neither the output nor a penalty of `model`.
+    """Return the path of the first trainable weight of `model` that has no gradient, or "" if there is none.
 
-    Return "" if there is no such weight.
+    Such a weight changes neither the output nor a regularisation loss. The model takes float32 [B, features].
     """
     from headstart.features.tensorflow import tf
 

@@ -23,10 +23,12 @@ from headstart.pipeline.labels.table import Row, read_table
 def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Change the labels of `data` by the actions in the CSV file `table`, after all of its rows were checked.
 
-    In a folder, images are moved to the folder of another class or, for the action `aside`, to the folder `.aside`. A
-    list is rewritten, and images with the action `aside` lose their row. A log is kept beside `table`, for `undo`. If
-    an earlier call was cut off, its moves are completed first. Raises DataError if a row does not fit `data`. In this
-    case, no row of `table` is applied. Raises OptionError for tars and for the layout `v1`.
+    If `data` is a folder, images are moved to the folder of another class. Images with the action `aside` are moved to
+    the folder `.aside`. If `data` is a list, the list is rewritten, and images with the action `aside` lose their row.
+    A log is kept beside `table`, for `undo`. If an earlier call was cut off, its moves are completed first.
+
+    Raises DataError if a row does not fit `data`. In this case, no row of `table` is applied. Raises OptionError for
+    tars and for the layout `v1`.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
@@ -47,7 +49,7 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 
 
 def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
-    """Undo the changes that the log at `path` names, and remove the log.
+    """Undo the changes in the log at `path`, and remove the log.
 
     Raises DataError if the log belongs to other data, or if something else has moved an image or changed the list since
     the log was written. In these cases, nothing is undone.

@@ -60,10 +60,10 @@ def likely_errors(
     Args:
         features: float32 [N, D].
         labels: int64 [N], indices into `class_names`.
-        groups: int64 [N]. The rows of a group are all held out in the same fold.
+        groups: int64 [N], the number of each row's group. The rows of a group are all held out in the same fold.
         seed: decides the folds.
-        most: the largest number of images for the fit of a model. If there are more images, a sample is drawn, with the
-            classes in proportion.
+        most: the largest number of images to fit a model to. If there are more, the model is fitted to a sample of them
+            with the same class proportions.
 
     Returns:
         Two arrays: whether each label is likely wrong, bool [N], and the class probabilities, float64 [N, classes].
@@ -89,7 +89,10 @@ def likely_errors(
 
 
 def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Return whether cleanlab judges each label to be an error, bool [N]."""
+    """Return whether cleanlab judges each of `labels` to be an error, bool [N].
+
+    `chances` has the class probabilities of each row, float64 [N, classes].
+    """
     from cleanlab.filter import find_label_issues
 
     with warnings.catch_warnings():
@@ -104,7 +107,8 @@ def _folds(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Draw folds with similar class proportions. A fold is a pair: the rows to train on, and the rows held out.
 
-    Raises DataError if a class has images in fewer than two groups.
+    `groups`, int64 [N], has the group of each row. The rows of a group are held out in the same fold. Raises DataError
+    if a class has images in fewer than two groups.
     """
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:
@@ -117,15 +121,15 @@ def _folds(
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the suggested label of each row, int64 [N].
+    """Return the suggested label of each row, int64 [N]. A value of -1 means no suggestion.
 
-    Outside conflicts, the suggested label is the most probable class other than the given label. A conflict is a group
-    of copies or near-duplicates with different labels. All rows of a conflict get the same suggestion: the class with
-    the highest mean probability over these rows. If this is the given label of a row, the row has -1 instead.
+    A conflict is a group of copies or near-duplicates with different labels. Outside conflicts, the suggested label is
+    the most probable class other than the given label. In a conflict, the suggested label is the class with the highest
+    mean probability over all rows of the conflict. A row that has this label already gets -1.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
-        labels: int64 [N].
+        labels: the given labels, int64 [N].
         conflicts: the rows of each conflict.
     """
     others = chances.copy()
@@ -140,7 +144,9 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return the nearest trusted rows with the suggested label: at most four, the nearest first.
+    """For each of `rows`, return the nearest trusted rows that have the label suggested for it: at most four.
+
+    The nearest row comes first.
 
     Args:
         features: float32 [N, D].

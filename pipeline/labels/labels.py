@@ -32,13 +32,16 @@ def labels(
     """Find likely label errors in `data`. With `config.apply` or `config.undo`, change labels instead.
 
     Features that the store lacks are extracted first. The likely errors are written to `config.csv` and `config.html`
-    if these are given. Raises OptionError if cleanlab is missing, if `features` has views or a cut that is a map, or if
-    a file can't be written. Raises DataError if there is only one class, if a class has fewer than two images apart
-    from copies and near-duplicates, or if `config.csv` exists and holds actions.
+    if these are given. For errors in changing labels, see `apply` and `undo`.
 
     Args:
         seed: decides the folds and, if `data` has no split folders, the splits.
         reading: how `data` is read.
+
+    Raises:
+        OptionError: cleanlab is missing, `features` has views or a cut that is a map, or a file can't be written.
+        DataError: there is only one class, a class has fewer than two images apart from copies and near-duplicates, or
+            `config.csv` exists and holds actions.
     """
     if config.apply:
         return apply(data, config.apply, reading)

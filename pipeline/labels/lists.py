@@ -28,9 +28,12 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
     A changed image gets another label, or loses its row. Before the list is changed, a copy of the original list is put
-    beside the log, and `log` is written to `path`. Raises OptionError if the labels are in the paths. Raises DataError
-    if a row does not fit the list, if something else changed the list since the log was written, or if the list can't
-    be replaced.
+    beside the log, and `log` is written to `path`.
+
+    Raises:
+        OptionError: the labels are read from the paths of images.
+        DataError: a row does not fit the list, something else changed the list since the log was written, or the list
+            can't be replaced.
     """
     if config.label_from:
         raise OptionError(
@@ -56,10 +59,10 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
 
 
 def restore_list(file: Path, log: Log, path: Path) -> int:
-    """Restore the content that the list `file` had before the changes of `log`. Return the number of changed images.
+    """Undo the changes of `log` to the list `file`. Return the number of images whose change was undone.
 
-    Raises DataError if something else has changed the list since the log was written, or if the copy that was kept is
-    missing or damaged.
+    `path` is the path of the log. Raises DataError if something else has changed the list since the log was written, or
+    if the copy of the original list is missing or damaged.
     """
     del log.states[_state_of(file, log, path) + 1 :]
     if log.states[1:]:
@@ -68,9 +71,9 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _state_of(file: Path, log: Log, path: Path) -> int:
-    """Return the index of the state in `log` that the list `file` has now. Raises DataError if there is no such state.
+    """Return the index in `log.states` of the present state of the list `file`.
 
-    `path` is the path of the log.
+    `path` is the path of the log. Raises DataError if the list is in none of these states.
     """
     now = sha256_of(file)
     for at, state in enumerate(log.states):
@@ -99,7 +102,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Return the changes in `log`, which is the log of a list: a dict from the path of each image to its action."""
+    """Return all changes in `log`, the log of a list, as a dict from the path of each image to its action."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 
@@ -114,7 +117,8 @@ def _replace(file: Path, content: bytes) -> None:
 def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
     """Return the changes that are still to be made: a dict from the path of each image to its action.
 
-    Raises DataError if one of `rows` does not fit the list, or if a class would have no image left.
+    `entries` are the present rows of the list `file`. Raises DataError if one of `rows` does not fit the list, or if a
+    class would have no image left.
     """
     by_path = {entry.path: entry for entry in entries}
     require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)
@@ -137,7 +141,7 @@ def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: 
 
 
 def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> bytes:
-    """Return the content of the list after `changes`."""
+    """Return the content of the list `file` with `changes`, a dict from the path of an image to its action."""
     folder = os.path.abspath(file.parent)
 
     def path_of(row: Mapping[str, Any]) -> str:
@@ -162,9 +166,9 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
 
 
 def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
-    """Return the value that stands for each class in `column`: a dict from the class name to the value.
+    """Return how each class is written in `column` of a list: a dict from the class name to the value in the list.
 
-    The value may be a number, or a text in another Unicode form than the class name.
+    The value may be a number, or a text in another Unicode form than the class name. `rows` are the rows of the list.
     """
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 

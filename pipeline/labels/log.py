@@ -31,7 +31,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(msgspec.Struct, forbid_unknown_fields=True):
-    """The changes to DATA that one CSV file of labels has made, or is about to make."""
+    """The changes to DATA that `--apply` with one CSV file of labels has made, or is about to make."""
 
     kind: Literal["log of headstart labels"]  # tells a log from other files
     data: str  # the real path of DATA
@@ -46,7 +46,7 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy that holds the list as it was before the first change.
+    """Return the path of the copy of a list, as the list was before the first change.
 
     `log` is the path of the log.
     """

@@ -1,4 +1,4 @@
-"""Move the images of a folder to other classes or to the folder `.aside`, and back. Existing files are kept."""
+"""Move the images of a folder to other classes or to the folder `.aside`, and back. No other file is overwritten."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ from headstart.pipeline.labels.log import Log, write_log
 def require_inside(data: Path, name: str, where: str) -> None:
     """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
 
-    Whether there is a file at `name` does not matter. `where` says where `name` was read, and begins each message.
+    A file at `name` need not exist. `where` says where `name` was read, and begins the message.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)
@@ -36,7 +36,7 @@ def require_inside(data: Path, name: str, where: str) -> None:
 
 
 def existing_folder(data: Path, name: str) -> str:
-    """Return the nearest path above `name` that exists. This path may be a file. `name` is relative to `data`."""
+    """Return the nearest path above `name` that exists. `name` is relative to `data`. The result may be a file."""
     above = os.path.dirname(os.path.join(data, name))
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -51,11 +51,12 @@ def _is_path(name: str) -> bool:
 
 
 def move_all(data: Path, log: Log, path: Path) -> list[str]:
-    """Make the moves of `log` that were not made yet, and return their sources.
+    """Make the moves of `log` that were not made yet, and return the old paths of the moved files.
 
-    `path` is the log's file. A new folder is added to the log before it is made. Raises DataError if a file is neither
-    at its source nor at its target, if another file is at its target, if a file is no regular file, or if a folder
-    can't be written to. In these cases, nothing is moved. If a move fails later, the earlier moves are not undone.
+    `path` is the log's file. A new folder is added to the log before it is made. All files are checked before the first
+    move. Raises DataError if a file is neither at its source nor at its target, if another file is at its target, if a
+    file is no regular file, or if a folder can't be written to. If a move fails later, the earlier moves are not
+    undone.
     """
     pending = [(move.source, move.target) for move in log.moves]
     for source, target in (left := _left(data, pending, path)):
@@ -68,9 +69,8 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
 def move_back(data: Path, log: Log, path: Path) -> int:
     """Undo the moves of `log`, the last first, and remove the folders that were made for them.
 
-    Returns the number of images that this call moves. An image does not count if it was never moved to its target.
-
-    Raises DataError in the same cases as `move_all`.
+    Returns the number of images that this call moves. An image that is still at its source does not count. Raises
+    DataError in the same cases as `move_all`.
     """
     for folder in log.folders:
         require_inside(data, folder, str(path))

@@ -50,9 +50,10 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
     """Return the moves for `rows` that are not in `log` yet.
 
-    The plan is checked: the names that all images would have after the moves are read like the names in a folder. By
-    this reading, each moved image must have its new class and its old split, and each other image must keep both.
-    Raises DataError if this check fails, or if a row does not fit the folder.
+    The moves are checked before they are made: all paths, as they would be after the moves, are read as a data folder.
+    In this reading, each moved image must have its new class and its old split. Each other image must have its old
+    class and its old split. Raises DataError if this check fails, if a row does not fit the folder, or if a file can't
+    be moved.
     """
     names, listing = folder_names(data)
     before = read_names(names, str(data), config, listing.empty)
@@ -86,7 +87,10 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise a DataError if `moves` would give an image an unwanted split or class, or leave a class without images."""
+    """Raise a DataError if `moves` would give an image an unwanted split or class, or leave a class without images.
+
+    `names` are the present paths of all images, and `before` has their splits and classes. `empty` are empty folders.
+    """
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:
         split, _ = expected.pop(move.source)
@@ -111,7 +115,8 @@ def _require_reading(
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
     """Return the new path of the image of `row`, relative to `data`.
 
-    The path is free: no file has this path, and the path is not in `taken`, the paths of other moves.
+    The path is free: no file has this path, and the path is not in `taken`, the paths of other moves. `reading` has the
+    splits and classes of all images, and `names` has their paths.
     """
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)

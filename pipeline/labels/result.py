@@ -54,7 +54,10 @@ class FoundLabels:
         }
 
     def rows(self) -> list[Suspect]:
-        """Return the likely label errors, followed by all other images of conflicts."""
+        """Return the likely label errors, and then all other images that have a conflict.
+
+        A conflict is a group of copies or near-duplicates with different labels.
+        """
         known = {issue.name for issue in self.issues}
         return [*self.issues, *(one for group in self.conflicts for one in group if one.name not in known)]
 
@@ -64,7 +67,10 @@ class FoundLabels:
         return f"{len(self.issues):,} likely label errors among {self.examples:,} images{test}"
 
     def told_conflicts(self) -> str:
-        """Return a line with the number of conflicts, and with the number of images in them."""
+        """Return a line with the number of conflicts, and with the number of images in them.
+
+        A conflict is a group of copies or near-duplicates with different labels.
+        """
         images, more = sum(map(len, self.conflicts)), len(self.rows()) - len(self.issues)
         return (
             f"{len(self.conflicts):,} groups of copies or near-duplicates have different labels: {images:,} images, "
@@ -94,7 +100,7 @@ class FoundLabels:
 
 @dataclass(frozen=True)
 class Changed:
-    """The numbers of images and changes after `--apply` or `--undo`, and the log."""
+    """What `--apply` or `--undo` changed, and the log."""
 
     examples: int  # images of DATA after the changes, in all splits
     applied: int  # images whose label was changed, or that were put aside

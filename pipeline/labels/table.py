@@ -29,7 +29,7 @@ class Row:
 
 
 def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
-    """Write a CSV file to `path`, with a row for each of `suspects`. The actions are empty."""
+    """Write a CSV file to `path`, with a row for each of `suspects`. The column `action` is left empty."""
     rows = [(one.name, one.label, one.suggested or "", round(one.score, 4), one.conflict or "", "") for one in suspects]
     write_atomically(path, "".join(map(csv_line, [_COLUMNS, *rows])))
 
@@ -37,8 +37,8 @@ def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
 def require_table(flag: str, path: Path) -> None:
     """Raise an error if no CSV file of labels can be written to `path`, the value of the option `flag`.
 
-    Raises OptionError if `path` is no place for a file, or a file that `write_table` did not write. Raises DataError if
-    the file holds actions, which would be lost.
+    Raises OptionError if no file can be made at `path`, or if `write_table` did not write the file that is there.
+    Raises DataError if the file that is there holds actions, which would be lost.
     """
     require_place(flag, path)
     if path.is_symlink():
@@ -56,7 +56,7 @@ def require_table(flag: str, path: Path) -> None:
 
 
 def read_table(path: Path) -> list[Row]:
-    """Read a CSV file of labels. Return the rows that have an action. Rows with equal image and action count once.
+    """Read a CSV file of labels. Return the rows that have an action. Equal actions for the same image give one row.
 
     Raises DataError if the file can't be read as CSV, lacks a column, has different actions for one image, or would
     exchange the labels of two copies or near-duplicates.
@@ -94,11 +94,11 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return the row with these `cells`, by column. Return None if the action is empty, or is the label of the image.
+    """Return the row with these `cells`, a dict by column. Return None if the row asks for no change.
 
-    The action `suggested` is replaced by the class in the column `suggested`. This column may be empty for an image of
-    a conflict, and the action then counts as empty. For another image, an empty column raises a DataError. Spaces
-    around an action do not count.
+    A row asks for no change if its action is empty, or is the image's own label. Spaces around an action do not count.
+    The action `suggested` stands for the class in the column `suggested`. If this column is empty, the column
+    `conflict` decides: if it is filled, the action counts as empty, and otherwise a DataError is raised.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

@@ -1,4 +1,4 @@
-"""Checks of single arguments. An argument of another type raises an OptionError, as a wrong option does."""
+"""Checks of the arguments of library functions. A wrong argument raises an OptionError, as a wrong option does."""
 
 import os
 from typing import Any
@@ -10,10 +10,10 @@ Place = str | os.PathLike[str]
 
 
 def path_text(name: str, value: Any, what: str = "a path") -> str:
-    """Return the path `value`, the argument `name`, as text.
+    """Return `value`, a path that was given as the argument `name`, as text.
 
-    Raises OptionError if `value` is neither text nor a path object, or holds a NUL. An empty text raises an
-    OptionError, too, because it would mean the current folder. `what` says in the error what `name` must be.
+    Raises OptionError if `value` is neither text nor a path object, is empty, or holds a NUL. `what` says in the error
+    what the argument must be.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -38,7 +38,7 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Return `value`, the argument `name`, as a bool. Raises OptionError if it is neither True nor False."""
+    """Return `value`, the argument `name`, as a bool. Raises OptionError if `value` is neither True nor False."""
     found = without_numpy(value)
     if not isinstance(found, bool):
         raise OptionError(f"{name} must be True or False. Received: {received(value)}")
@@ -46,7 +46,10 @@ def switch(name: str, value: Any) -> bool:
 
 
 def without_numpy(value: Any) -> Any:
-    """Return `value` with NumPy's numbers and arrays, also those in a list or tuple, as Python's."""
+    """Return `value` with NumPy numbers and arrays converted to Python numbers and lists.
+
+    A list or tuple becomes a list with converted elements.
+    """
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return [without_numpy(one) for one in value] if isinstance(value, list | tuple) else value

@@ -19,7 +19,7 @@ _Config = TypeVar("_Config")
 
 
 def keyword(field: Field[Any]) -> str:
-    """Return the keyword of a field of a config: `head_batch_size` for the option `--head-batch-size`."""
+    """Return the keyword for the option of a config's field, such as `head_batch_size` for `--head-batch-size`."""
     flag: str = field.metadata.get("flag", field.name)
     return flag.partition("/")[0].lstrip("-").replace("-", "_")
 
@@ -37,8 +37,8 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
     """Make a config of the class `kind` from its options in `given`. Options of other configs are ignored.
 
     An option that is missing or None takes the value of its environment variable, as on the command line. Without such
-    a variable, the option takes the default of its field. An option of another type, an empty option, or one with a
-    value that can't be used, raises an OptionError.
+    a variable, the option takes the default of its field. Raises OptionError for an option of another type, for an
+    empty text, and for a value that can't be used.
     """
     config: Any = kind
     values = {}
@@ -59,7 +59,7 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
 def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Make the two configs that feature extraction needs from the options in `given`.
 
-    Options that are left out take the values that were used with the store before, as on the command line; see
+    As on the command line, some options that are left out take values that were used with the store before; see
     `with_used_weights`. Raises OptionError and WeightsError for a network, a cut or weights that can't be used.
     """
     named = [keyword(one) for one in fields(FeatureConfig) if _named(one, given)]
@@ -85,10 +85,10 @@ def _from_environment(field: Field[Any]) -> Any:
 
 
 def _plain(value: Any, field: Field[Any]) -> Any:
-    """Return `value` in a form that JSON can hold.
+    """Return `value`, the value for a config's `field`, in a form that JSON can hold.
 
-    A path becomes text, and a number of NumPy a number of Python. If the option takes several values, a single value
-    becomes a list.
+    A path becomes text, and NumPy's numbers become Python's. If the option takes several values, a single value becomes
+    a list.
     """
     value = without_numpy(value)
     if isinstance(field.default, tuple) and isinstance(value, str | int):

@@ -49,9 +49,9 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
 
 
 def listed(images: Any) -> list[Any]:
-    """Return `images` as a list. One image becomes a list of one.
+    """Return `images` as a list. A single image becomes a list with one element.
 
-    An array [N, H, W, 3] becomes a list of N arrays, and an array of paths a list of paths.
+    An array [N, H, W, 3] becomes a list of N arrays, and an array of paths becomes a list of paths.
     """
     if isinstance(images, str | bytes | os.PathLike | Image.Image):
         return [images]

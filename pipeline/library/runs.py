@@ -72,10 +72,10 @@ class LoadedRun:
         """Classify images, and return a prediction for each, in order.
 
         Each prediction has the fields of `headstart predict --json`, such as `label`, `probability` and
-        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied.
-        The probabilities of a JPEG may differ slightly between the path of its file and an image that Pillow decoded,
-        because headstart decodes large JPEGs at a smaller scale. Several threads may call this method: their calls take
-        turns.
+        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied. The
+        probabilities for the path of a JPEG may differ slightly from those for the same JPEG decoded by Pillow, because
+        headstart decodes large JPEGs at a smaller scale. Several threads may call this method. Their calls run one
+        after another.
 
         Args:
             images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3]
@@ -125,7 +125,7 @@ def load(run: Place, *, seed: int = 0, **options: Any) -> LoadedRun:
 
     Args:
         run: a folder made by `headstart head` or `headstart.train_head`.
-        seed: decides the augmented views, if the option `views` is over 0.
+        seed: decides the augmented views, if the option `views` is over 1.
         options: options of `headstart predict`, such as `model="head"`, `abstain=0.9`, `store=` and `weights=`.
 
     Raises:
@@ -157,8 +157,8 @@ def train_head(
 ) -> LoadedRun:
     """Train a head on the features of `data`, write it to the run folder `run`, and open the run.
 
-    The arguments are the options of `headstart head`, with the same defaults: `epochs=20`, `learning_rate=1e-3`,
-    `units=(256,)`, `head_batch_size=64`.
+    Each option of `headstart head` can be given as an argument, and has the same default. For example, `epochs=20`
+    stands for `--epochs 20`, `units=(256,)` for `--units 256`, and `head_batch_size=64` for `--head-batch-size 64`.
 
     Args:
         data: a folder, a list of images, or tars; as DATA of `headstart head`.
@@ -204,8 +204,8 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
 
     Args:
         run: the folder of a run.
-        logits: whether to return uncalibrated logits instead, float32 [B, C]. With two classes, only the second class
-            has a logit, float32 [B, 1].
+        logits: whether the model yields uncalibrated logits in place of probabilities: float32 [B, C], or [B, 1] with
+            two classes, where only the second class has a logit.
         options: options of `headstart.load`, such as `model="head"`.
 
     Raises:
@@ -216,7 +216,10 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
 
 
 def _named(text: str, names: dict[str, str]) -> str:
-    """Return `text` with the names of images in memory in place of the paths of their temporary files."""
+    """Return `text` with the paths of temporary files replaced by the names of their images.
+
+    `names` maps the paths to the names; see `on_disk`.
+    """
     for path, name in names.items():
         text = text.replace(path, name)
     return text

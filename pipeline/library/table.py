@@ -158,7 +158,7 @@ def features_of_files(
     """Return the features of the image files `paths`, in this order. Missing features are extracted first.
 
     `require` is called with the networks before extraction, and raises an error if the networks can't be used. Raises
-    DataError if there is no path, or if a file can't be used. For other errors, see `features`.
+    DataError if `paths` is empty, or if a file can't be used. For other errors, see `features`.
     """
     names = [path_text("data", path, "paths of images") for path in paths]
     if not names:
@@ -196,7 +196,10 @@ def _no_image(names: Sequence[str]) -> str:
 
 
 def _require_alike(config: FeatureConfig) -> None:
-    """Raise an OptionError if `config` names a map and another cut, which have no common shape."""
+    """Raise an OptionError if `config` names several cuts and one of them is a map.
+
+    A map and the features of another cut can't lie side by side, because their shapes differ.
+    """
     cuts = chosen_cuts(config)
     if len(cuts) > 1 and any(cut.map for cut in cuts):
         raise OptionError("cut: maps can't lie side by side; give one map alone, or no maps")
@@ -227,7 +230,7 @@ def _table(examples: Examples, class_names: list[str], rejects: list[Reject], st
 
 
 def _read(stores: Stores, digests: np.ndarray) -> np.ndarray:
-    """Read the features into memory: float32 [N, D], or [N, H, W, D] if the only cut is a map."""
+    """Read the features of images into memory: float32 [N, D], or [N, H, W, D] if the only cut is a map."""
     if not any(cut.map for cut in stores):
         return read_features(stores, digests)
     (store,) = stores.values()

@@ -26,8 +26,8 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
     """Maps paths of images to the features of a frozen network, in any scikit-learn pipeline or search.
 
     Features that the store lacks are extracted first. So each image passes through the network once, even if many folds
-    and searches use it. Nothing is learnt from the images: `fit` only keeps the settings and the number of
-    the features. If a search varies `cut` or `backbone`, the store holds the features for each value.
+    and searches use it. Nothing is learnt from the images: `fit` only keeps the settings and the number of features. If
+    a search varies `cut` or `backbone`, the store holds the features for each value.
 
     Args:
         backbone, cut, weights, store: options of `headstart features`; None is the default of the command line. The
@@ -63,9 +63,10 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         self.options = options
 
     def fit(self, X: Any, y: Any = None) -> HeadstartFeatures:
-        """Check `X`, and look up the number of features. `X` holds paths of images: [N] or [N, 1]. `y` is not used.
+        """Extract the features of the images `X` into the store, and keep the settings and the number of features.
 
-        Raises OptionError if an option or `X` has a wrong form, and DataError if an image can't be used.
+        `X` holds paths of images: [N] or [N, 1]. `y` is not used. Raises OptionError if an option or `X` has a wrong
+        form, and DataError if an image can't be used.
         """
         self.fit_transform(X)
         return self
@@ -91,7 +92,10 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         return found
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return the names of the features, such as `headstartfeatures0`: str [D]. `input_features` is not used."""
+        """Return the names of the features, such as `headstartfeatures0`, as an array of text [D].
+
+        `input_features` is not used.
+        """
         check_is_fitted(self)
         return np.array([f"headstartfeatures{number}" for number in range(self.n_features_out_)], dtype=object)
 

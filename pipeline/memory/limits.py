@@ -17,7 +17,7 @@ def memory_limit(asked: float) -> int:
 
 
 def rows_in_memory(width: int, asked: float) -> int:
-    """Return how many images' features fit into `memory_limit(asked)`, with `width` features of float32 each."""
+    """Return how many images fit into `memory_limit(asked)`, if each image has `width` features of float32."""
     return memory_limit(asked) // (4 * width)
 
 
@@ -29,7 +29,7 @@ def free_memory() -> int:
 
 
 def total_memory() -> int:
-    """Return the number of bytes of the host's memory, or of the smallest limit that a control group sets."""
+    """Return how many bytes of memory this process may use: the host's, or a smaller limit of a control group."""
     import psutil
 
     return min([psutil.virtual_memory().total, *(most for most, _ in _limits())])

@@ -21,12 +21,12 @@ _TOLD = 1 << 30  # bytes in memory that are worth a line
 
 
 def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: ExtractionConfig) -> list[Features]:
-    """Load the features of images: float32 [N, D] for each of `wanted`. The features of all cuts are side by side.
+    """Load the features of images: float32 [N, D] for each of `wanted`, in memory or on disk.
 
-    Each of `wanted` has two parts: stores, and the digests of images. If memory has room for all features together, the
-    features are loaded into memory. Otherwise, they are copied to scratch files, with the same values. A printed line
-    says where large features are, and why. Raises OSError if there is no space for scratch files. For other errors, see
-    `FeatureStore.stream`.
+    Each of `wanted` is a pair: the stores of some cuts, and the digests of N images. The features of all cuts are side
+    by side. If memory has room for the features of all pairs, the features are loaded into memory. Otherwise, the
+    features are copied to scratch files, with the same values. A printed line says where large features are, and why.
+    Raises OSError if there is no space for scratch files. For other errors, see `FeatureStore.stream`.
     """
     size = sum(4 * width(stores) * len(digests) for stores, digests in wanted)
     disk_size = sum(store.form.image_bytes * len(digests) for stores, digests in wanted for store in stores.values())
@@ -57,7 +57,7 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 
 
 def read_features(stores: Stores, digests: Digests) -> np.ndarray:
-    """Read the features of images into memory, float32 [N, D]. The cuts are side by side.
+    """Read the features of images into memory, float32 [N, D]. The features of all cuts are side by side.
 
     `digests` are the digests of the images: hexadecimal texts, or an array of dtype `DIGEST`.
     """

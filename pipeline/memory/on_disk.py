@@ -28,7 +28,10 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class Part:
-    """The features at one cut, before they are written to a file. `pieces` must hold each example once."""
+    """The features of all examples at one cut, before they are written to a file.
+
+    Each of `pieces` has positions of examples, and the features of these examples. Each position occurs once.
+    """
 
     width: int
     dtype: np.dtype[Any]
@@ -38,10 +41,10 @@ class Part:
 class FeaturesOnDisk:
     """The features of N examples at some cuts, with a scratch file for each cut. It is indexed like an array.
 
-    `found[rows]` reads rows as float32 [n, D], with the values that an array in memory would have. The object takes up
-    to 8 bytes of memory per example. After pickling, another process of this host can read the same files. The files
-    are removed when the process that wrote them needs them no longer. If that process was killed, the next command that
-    uses the same folder removes them.
+    An index reads rows, as float32 [n, D], with the same values as an array in memory. The object takes up to 8 bytes
+    of memory per example. After pickling, another process of this host can read the same files. The files are removed
+    when the process that wrote them needs them no longer. If that process was killed, the next command that uses the
+    same folder removes them.
     """
 
     dtype = np.dtype(np.float32)
@@ -82,18 +85,21 @@ class FeaturesOnDisk:
         return found
 
     def take(self, rows: Rows) -> FeaturesOnDisk:
-        """Select the examples at `rows`. Nothing is read."""
+        """Return the features of the examples at `rows`, still on disk. Nothing is read."""
         if isinstance(rows, np.ndarray):
             kept, rows = self._rows, np.flatnonzero(rows) if rows.dtype == bool else rows
             return FeaturesOnDisk(self._files, kept.start + kept.step * rows if isinstance(kept, range) else kept[rows])
         return FeaturesOnDisk(self._files, self._rows[rows])
 
     def parts(self, numbers: Sequence[int]) -> FeaturesOnDisk:
-        """Select the parts with these `numbers`, from 0, side by side. Nothing is read."""
+        """Return the features at some of the cuts, side by side and still on disk. Nothing is read.
+
+        `numbers` are the positions of these cuts among all cuts, from 0.
+        """
         return FeaturesOnDisk([self._files[number] for number in numbers], self._rows)
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> FeaturesOnDisk:
-        """Apply `function` to all features, write the results to another scratch file, and return them.
+        """Apply `function` to all features. Write the results to another scratch file, and return them.
 
         `function` maps float32 [n, D] to float32 [n, K].
         """
@@ -103,7 +109,7 @@ class FeaturesOnDisk:
         return FeaturesOnDisk.write(self._files[0].path.parent.parent, len(self), [part])
 
     def touch(self) -> None:
-        """Set the time of the last use. A process on another host removes files that were not used for a day."""
+        """Set the time of the files' last use to now. Other hosts remove files that were not used for a day."""
         for file in self._files:
             os.utime(file.descriptor)
 
@@ -156,8 +162,8 @@ class _Folder:
 class _File:
     """A file of rows, [N, width]. Rows are read without a memory map, for two reasons.
 
-    The pages of a map would count as memory of this process. A read past the end of a map would kill the process, and a
-    read past the end of a file is an error.
+    The pages of a map would count as memory of this process. If the file is cut off, a read through a map would kill
+    the process, and a plain read raises an error.
     """
 
     def __init__(self, path: Path, width: int, dtype: np.dtype[Any], folder: _Folder | None = None) -> None:

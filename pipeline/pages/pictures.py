@@ -37,7 +37,10 @@ class Pictures:
 
 
 def picture(url: str, alt: str, title: str = "") -> str:
-    """Return HTML that shows the picture at `url`, a `data:` URL. `title` must be escaped; `alt` need not be."""
+    """Return HTML that shows the picture at `url`, a `data:` URL.
+
+    `title` must be escaped for HTML already. `alt` is escaped here.
+    """
     return f"<img src='{url}' alt='{escaped(alt)}' title='{title}'>"
 
 

@@ -1,4 +1,4 @@
-"""The choice of the model that answers: the head of a run, or its fine-tuned classifier."""
+"""Choose the model of a run that classifies images: the head, or the fine-tuned classifier."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ Model = Literal["head", "finetuned"]
 
 @dataclass(frozen=True)
 class Choice:
-    """The model that answers, and the reason for the choice."""
+    """The model that classifies images, and the reason why it was chosen."""
 
     model: Model
     reason: str
@@ -33,11 +33,12 @@ class Choice:
 
 
 def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshold: float | None = None) -> Choice:
-    """Choose the model of `run` that answers, as `asked` says. `threshold` replaces the threshold that the run keeps.
+    """Choose the model of `run` that classifies images: the model that `asked` names, or the better one for `auto`.
 
     `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run has no figures about the gain.
-    Otherwise, `auto` chooses the head. Raises RunError if `asked` is `finetuned` and the run has no such classifier.
-    Raises OptionError if `threshold` is given and the run does not have two classes.
+    Otherwise, `auto` chooses the head. `threshold` replaces the threshold that the run keeps. Raises RunError if
+    `asked` is `finetuned` and the run has no such classifier. Raises OptionError if `threshold` is given and the run
+    does not have two classes.
     """
     choice, names = _model(run, asked), run.class_names()
     kept = run.threshold(choice.model)
@@ -75,7 +76,7 @@ class _Figures:
 def _figures(run: Run) -> _Figures | None:
     """Return a comparison of the val figures before and after fine-tuning. Return None if the run lacks the figures.
 
-    The compared figure is the one that decided the best epoch. If the run lacks this figure, the loss is compared.
+    The compared figure is the figure that decided the best epoch. If the run lacks this figure, the loss is compared.
     """
     found = run.metrics().get("finetune", {})
     before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)

@@ -1,4 +1,4 @@
-"""The fast form of a fine-tuned classifier."""
+"""Prepare a fine-tuned classifier for fast forward passes."""
 
 import os
 from collections.abc import Callable
@@ -25,9 +25,10 @@ _FEATURES, _LOGITS = Cut("classifier", "features"), Cut("classifier", "logits")
 def freeze_classifier(
     file: Path, load: Callable[[], keras.Model], outputs: int, image_size: int, batch_size: int, store: Path | None
 ) -> FrozenBackbone:
-    """Build the fast form of a classifier, which is backbone and head together. Its last output is the logits.
+    """Prepare a classifier, which is backbone and head together, for fast forward passes.
 
-    OpenVINO runs the fast form in float32. If OpenVINO is missing or can't convert the classifier, TensorFlow runs it.
+    The last output of the result is the logits. OpenVINO runs the classifier in float32. If OpenVINO is missing or
+    can't convert the classifier, TensorFlow runs it.
 
     Args:
         file: the file of the classifier.
@@ -35,7 +36,8 @@ def freeze_classifier(
         outputs: the number of the classifier's outputs. 1 means logits; 2 means the head's inputs, and logits.
         image_size: height and width of the classifier's input, in pixels.
         batch_size: images per forward pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
-        store: a store that keeps the fast form for OpenVINO, so that the next command need not build it again.
+        store: a store that keeps the classifier as converted for OpenVINO, so that the next command need not convert
+            it.
     """
     cuts = [_FEATURES, _LOGITS][-outputs:]
     if not uses_openvino("float32", None):

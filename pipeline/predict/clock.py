@@ -14,7 +14,7 @@ class Clock:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Count the seconds of the block as `kind`: `start` if TensorFlow starts, `network` if a network is loaded."""
+        """Count the seconds of the block as `kind`: `start` to start TensorFlow, or `network` to load a network."""
         began = time.perf_counter()
         try:
             yield
@@ -27,7 +27,7 @@ class Clock:
         return {**self._spent, "images": whole - sum(self._spent.values())}
 
     def line(self) -> str:
-        """Return the seconds so far, for a person."""
+        """Return the seconds so far as a line of text."""
         seconds = self.seconds()
         parts = ", ".join(f"{kind} {value:.1f}" for kind, value in seconds.items())
         return f"{sum(seconds.values()):.1f} s: {parts}"

@@ -16,10 +16,10 @@ class Output(Protocol):
     """An open file of predictions."""
 
     def is_done(self, path: str) -> bool:
-        """Return whether an earlier command wrote an item with this path."""
+        """Return whether an earlier command wrote a prediction or a reject with this path."""
 
     def write(self, item: Item) -> None:
-        """Write an item. A kill of the process loses at most the items of the last seconds."""
+        """Write a prediction or a reject. If the process is killed, at most the items of the last seconds are lost."""
 
 
 def lock_output(file: IO[Any], output: Path) -> None:
@@ -36,14 +36,14 @@ def lock_output(file: IO[Any], output: Path) -> None:
 
 
 class Done:
-    """The paths that a file already holds, as hashes. A million paths take 32 MB."""
+    """The paths in a file of predictions, as hashes. A million paths take 32 MB."""
 
     def __init__(self) -> None:
         self._hashes = bytearray()
         self._sorted = np.empty(0, f"S{_DIGEST}")
 
     def add(self, path: str) -> None:
-        """Add a path, in the form that it has in the file."""
+        """Add a path, written as it is in the file."""
         self._hashes += _hash(path)
 
     def __contains__(self, path: str) -> bool:

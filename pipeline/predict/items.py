@@ -52,7 +52,7 @@ class Layout:
         return cls(class_names, config.top, every, model, trust, threshold)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
-        """Return the names and probabilities of the likeliest classes, the likeliest first.
+        """Return the names and probabilities of the `self.top` likeliest classes, the likeliest first.
 
         With a threshold, the predicted class comes first, even if the other class is likelier.
         """
@@ -65,7 +65,7 @@ class Layout:
         return [(self.class_names[label], float(chances[label])) for label in order[: self.top]]
 
     def line(self, item: Item) -> str:
-        """Return a line about an item, for a person."""
+        """Return a line of text about a prediction or a reject."""
         if isinstance(item, Reject):
             return f"{item.path}: {item.reason}, {item.detail}"
         judged = self.judged(item)
@@ -78,11 +78,11 @@ class Layout:
         return f"{item.path}: {text}{'; unlike the training images' if judged.get('unlike') else ''}"
 
     def judged(self, item: Scored) -> dict[str, Any]:
-        """Return the fields that say how far an answer can be trusted.
+        """Return the fields that say how far the answer for an image can be trusted.
 
-        `unsure` is a field if `trust.abstain` is set. `labels`, a set of labels, is a field if `trust.set_threshold` is
-        set. `unlike` and `distance` are fields if the run can tell how far an image is from the training images; see
-        `Trust.farthest`.
+        The field `unsure` is there if `trust.abstain` is set. `labels`, a set of labels, is there if
+        `trust.set_threshold` is set. `unlike` and `distance` are there if the run can tell how far an image is from the
+        training images; see `Trust.farthest`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:
@@ -111,7 +111,8 @@ class Layout:
     def row(self, item: Item) -> list[Any]:
         """Return the values of the columns for one item.
 
-        For a reject, labels and probabilities are None. For a prediction, `rejected` and `detail` are None.
+        For a reject, all values but the path, the model, the reason and the detail are None. For a prediction, the
+        columns `rejected` and `detail` are None.
         """
         if isinstance(item, Reject):
             count = len(self.columns()) - 4
@@ -124,7 +125,7 @@ class Layout:
         return [item.path, *likeliest, *every, *judged.values(), self.model, None, None]
 
     def prediction(self, item: Scored) -> dict[str, Any]:
-        """Return the JSON object of a prediction. The object has the field `top` if several classes are given."""
+        """Return the JSON object of a prediction. The object has the field `top` if `self.top` is over 1."""
         likeliest = self.likeliest(item.chances)
         label, probability = likeliest[0]
         top = {"top": [{"label": name, "probability": chance} for name, chance in likeliest]} if self.top > 1 else {}
@@ -132,7 +133,7 @@ class Layout:
         return {"path": item.path, "label": label, "probability": probability, **top, **every, **self.judged(item)}
 
     def json(self, item: Item) -> dict[str, Any]:
-        """Return the JSON object of a prediction or a reject for a file. The object also names the model."""
+        """Return the JSON object of a prediction or a reject, as in a file. The object also names the model."""
         if isinstance(item, Reject):
             return {"path": item.path, "rejected": item.reason, "detail": item.detail, "model": self.model}
         return {**self.prediction(item), "model": self.model}

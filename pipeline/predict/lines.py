@@ -1,7 +1,7 @@
 """Predictions as CSV and as JSON lines, which are appended to the file one by one.
 
-A kill may cut off the last line. The next command with `--append` then removes this line, and classifies its image
-again.
+If a command is killed, its last line may be cut off. The next command with `--append` then removes this line, and
+classifies its image again.
 """
 
 import csv
@@ -23,7 +23,7 @@ from headstart.pipeline.spreadsheets import csv_line, spreadsheet_safe
 
 @dataclass(frozen=True)
 class _Form:
-    """The form of lines: how items are written as lines, and how lines are read again."""
+    """How predictions and rejects are written as lines of a file, and how these lines are read again."""
 
     header: bytes
     encode: Callable[[Item], bytes]
@@ -35,7 +35,7 @@ class _Form:
 
 @contextmanager
 def open_lines(output: Path, layout: Layout) -> Iterator[Output]:
-    """Open a `.csv` or `.jsonl` file for the rows of `layout`; see `output.open_output`."""
+    """Open a `.csv` or `.jsonl` file for the rows of `layout`; see `open_output`."""
     form = _csv_form(layout) if output.suffix.lower() == ".csv" else _json_form(layout)
     with output.open("a+b") as file:
         lock_output(file, output)
@@ -58,7 +58,7 @@ class _Lines:
 
 
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
-    """Read the paths in the lines of earlier commands. Remove an unfinished last line, and write a missing header.
+    """Return the paths in the lines of earlier commands. Remove an unfinished last line, and write a missing header.
 
     Raises DataError if a line does not have the form `form`.
     """
@@ -87,9 +87,9 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 
 
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
-    """Yield the remaining lines of `file`, from line `number` on. The last line may be unfinished.
+    """Yield the lines of `file` from its present position on. The last line may be unfinished.
 
-    Raises DataError if a line has an unpaired quote.
+    `number` is the number of the first of these lines. Raises DataError if a line has an unpaired quote.
     """
     line = b""
     for piece in file:

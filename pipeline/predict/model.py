@@ -43,21 +43,21 @@ _IMAGES_AT_ONCE = 256  # images whose views are all classified before the next i
 
 
 class Model(Protocol):
-    """One of the models of a run."""
+    """The head of a run, or its fine-tuned classifier."""
 
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
         """Yield a triple for each image: its position in `images`, its logits, float32 [1 or C], and its distance.
 
-        The distance from the training images is the result of `Reference.distances`. If the run has no reference, the
-        distance is None. If `view` is given, the model sees this view of each image. Images that can't be decoded are
-        left out.
+        The distance from the training images is the result of `Reference.distances`, or None if the run has no
+        reference. If `view` is given, the model sees this view of each image. Images that can't be decoded are left
+        out.
         """
 
     def decides(self) -> dict[str, Any]:
         """Return everything that decides the logits, as JSON values."""
 
     def loaded(self) -> Loaded:
-        """Build the fast form, and return the model as a function of pixels."""
+        """Prepare the model for fast forward passes, and return it as a function of pixels."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Answers:
     trust: Trust
 
     def name(self) -> str:
-        """Return a text: the name of the model, followed by a hash of everything that decides the answers."""
+        """Return the name of the model, followed by a hash of everything that decides the answers."""
         views = [[view.seed, view.augment, view.number] for view in self.views if view]
         threshold = {"threshold": asdict(self.choice.threshold)} if self.choice.threshold else {}
         decides = {**self.model.decides(), "classes": self.run.class_names(), "views": views}
@@ -108,10 +108,10 @@ class Answers:
 def load_answers(
     run: Run, choice: Choice, trust: Trust, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
-    """Load the model of `choice`. `clock` counts the seconds. The fast form is built when an image first needs it.
+    """Load the model of `choice`, and count the seconds with `clock`.
 
-    If the networks of the head can't be loaded, the classifier may replace the head: it must have the same values as
-    the head (see `Choice.alike`), and `places` must name no weights. Otherwise, an error is raised.
+    If the networks of the head can't be loaded, the classifier replaces the head on two conditions: it has the same
+    values as the head (see `Choice.alike`), and `places` names no weights. Otherwise, an error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -190,7 +190,7 @@ class _Classifier:
             yield from zip(positions, logits, distances(self._reference, features), strict=True)
 
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split the outputs of the classifier into features, [M, D], and logits. Without a reference, D is 0."""
+        """Split `rows`, the outputs for M images, into features, [M, D], and logits. Without a reference, D is 0."""
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
         require_width(self._run, "finetuned", self._reference, features.shape[1:])
@@ -221,7 +221,7 @@ def _features(
     images: Sequence[ImageFile],
     view: View | None,
 ) -> Rows:
-    """Yield the features, float32 [D], of each image that can be decoded.
+    """Yield pairs: the position of each image that can be decoded, and its features, float32 [D].
 
     `known` holds the features of some images, by position. The features of the other images are computed.
     """
@@ -264,7 +264,7 @@ def _known(
 
 
 def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageConfig, view: View | None) -> Rows:
-    """Yield the concatenated outputs of a network at its cuts, float32 [D], for each image that can be decoded."""
+    """Yield pairs: the position of each image that can be decoded, and the outputs at all cuts, float32 [D]."""
     from headstart.features.images.batches import decoded_batches
 
     for positions, outputs in frozen.stream(decoded_batches(images, config, frozen.images_per_pass, view)):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in its fast form, as a function of pixels in memory."""
+    """A model that is ready for fast forward passes, as a function of pixels in memory."""
 
     images: Sequence[ImageConfig]  # how a file becomes the pixels of each network
     networks: Sequence[FrozenBackbone]
@@ -47,13 +47,13 @@ class Loaded:
     ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
         """Return three things for b images: features, logits, and distances from the training images.
 
-        Features are float32 [b, D], and logits are float32 [b, 1 or C]. Without a reference, distances are None, and
-        the features of a fine-tuned classifier have a D of 0.
+        Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `self.reference` is None, the distances are
+        None, and the features of a fine-tuned classifier have a D of 0.
 
         Args:
             pixels: uint8 [b, size, size, 3] for each network, b <= `images_per_pass`.
-            number: the number of the pass to use, from 0 to `passes` - 1. Two calls at the same time must use different
-                passes.
+            number: which forward pass to use, from 0 to `passes` - 1. Two calls at the same time must use different
+                numbers.
         """
         found = [network(one, network.passes[number]) for network, one in zip(self.networks, pixels, strict=True)]
         features, logits = self.head(np.concatenate([rows for one in found for rows in one.values()], axis=1))
@@ -75,11 +75,11 @@ def require_width(run: Run, model: str, reference: Reference | None, shape: tupl
 
 
 def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Network]:
-    """Load the networks of a run's head, in the run's precision, with the weights whose digest the run holds.
+    """Load the networks of a run's head, in the run's precision and with the run's weights.
 
     An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
-    networks don't make the features that the head was trained on. Neither the data nor the store need exist, and
-    nothing is written to the store. For errors, see `located_networks`.
+    networks make other features than the head was trained on. Neither the data nor the store need exist, and nothing is
+    written to the store. For errors, see `located_networks`.
     """
     config, extraction = run.configs()
     if config.precision == "auto":  # a run of an early version

@@ -31,7 +31,7 @@ def require_output(config: PredictConfig) -> None:
 
 
 def open_output(config: PredictConfig, layout: Layout) -> AbstractContextManager[Output]:
-    """Open the file that `config` names, to append the rows of `layout`. The file need not exist.
+    """Open the file `config.output`, to append the rows of `layout`. The file need not exist.
 
     Raises DataError if an existing file was not written by `predict`, or if it has other columns or the answers of
     another model.

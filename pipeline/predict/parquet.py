@@ -1,7 +1,7 @@
 """Predictions as a Parquet file. A Parquet file can't grow, so rows are written as parts, and joined at the end.
 
 FILE.parquet.parts/          removed after the parts are joined
-    part-<number>.parquet    rows that a kill of the process does not lose
+    part-<number>.parquet    rows that are safe even if the process is killed
     lock                     locked by the process that writes
 """
 
@@ -33,15 +33,15 @@ def require_pyarrow() -> None:
 
 
 def parts_folder(output: Path) -> Path:
-    """Return the folder of the parts that are not joined yet."""
+    """Return the folder for the parts of the Parquet file `output`. They are joined at the end."""
     return output.with_name(f"{output.name}.parts")
 
 
 @contextmanager
 def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
-    """Open a Parquet file for the rows of `layout`; see `output.open_output`.
+    """Open a Parquet file for the rows of `layout`; see `open_output`.
 
-    If the block ends with an error or Ctrl-C, the rows so far stay in the parts.
+    If the block ends with an error or Ctrl-C, the rows so far stay in the folder of the parts.
     """
     schema, done = _schema(layout), Done()
     with _locked_parts(output) as folder:
@@ -62,7 +62,10 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
 
 @contextmanager
 def _locked_parts(output: Path) -> Iterator[Path]:
-    """Make the folder of the parts, and lock it against other processes. At the end, an empty folder is removed."""
+    """Make the folder for the parts of `output`, and lock it against other processes.
+
+    At the end, the folder is removed if it is empty.
+    """
     folder = parts_folder(output)
     try:
         with _locked(output, folder / "lock"):
@@ -79,7 +82,7 @@ def _locked_parts(output: Path) -> Iterator[Path]:
 def _locked(output: Path, path: Path) -> ExitStack:
     """Make the file `path` and its folder, and lock the file. Closing the result unlocks the file.
 
-    For errors, and for `output`, see `lock_output`.
+    `output` is the file that an error names; see `lock_output`.
     """
     while True:
         path.parent.mkdir(exist_ok=True)
@@ -106,7 +109,7 @@ class _Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows since the last part as a new part."""
+        """Write the rows that are in no part yet as a new part."""
         import pyarrow
         import pyarrow.parquet
 
@@ -138,7 +141,8 @@ def _parts(folder: Path) -> list[Path]:
 def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
     """Yield batches of the rows in `file`, which must include the column `path`.
 
-    Raises DataError if the file is damaged, or if it has other columns than `schema`.
+    `options` go to `ParquetFile.iter_batches`. Raises DataError if the file is damaged, or if it has other columns than
+    `schema`.
     """
     import pyarrow
     import pyarrow.parquet
@@ -165,9 +169,9 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
     """Return whether the joined file already holds the rows of `part`.
 
-    Such a part is left over if a process was killed after it had joined the parts and before it removed them. `joined`
-    has the paths in the joined file. Only the first path of `part` is looked up: the joined file holds either all paths
-    of a part, or none. A part without rows counts as joined.
+    This happens if a process is killed between the join and the removal of the parts. `joined` has the paths in the
+    joined file. Only the first path of `part` is looked up, because the joined file holds either all paths of a part or
+    none. A part without rows counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined

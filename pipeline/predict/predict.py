@@ -136,7 +136,7 @@ class Predicting:
         console.print(self.clock.line())
 
     def failure(self) -> DataError | None:
-        """Return the error to raise at the end if too many files were rejected. Otherwise, return None."""
+        """Return an error if too many files were rejected, else None. The caller raises it at the end."""
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None
@@ -167,7 +167,7 @@ def predicting(
     seed: int = 0,
     workers: Cluster | None = None,
 ) -> Predicting:
-    """Prepare a classification: find the files, open the run at `path`, and load the model that answers.
+    """Prepare a classification: find the files, open the run at `path`, and load its model.
 
     Raises RunError if there is no run, or if the weights changed. Raises DataError if a source does not exist. For
     errors about `config.output`, see `require_output`.
@@ -203,7 +203,7 @@ def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
 
 
 def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: int, clock: Clock) -> Answers:
-    """Choose the model of `run` that answers, start TensorFlow, and load the model; see `predicting`."""
+    """Choose a model of `run`, start TensorFlow, and load the model; see `predicting`."""
     classes = len(run.class_names())
     if config.top > classes:
         raise OptionError(f"--top must be at most {classes}, the classes of {run.path}. Received: {config.top}")

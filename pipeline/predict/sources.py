@@ -1,4 +1,7 @@
-"""The files to classify: files that are named, files in folders, and files of a list. They are inspected in pieces."""
+"""The files to classify: files that are named, files in folders, and files of a list.
+
+The files are inspected in groups.
+"""
 
 import codecs
 import os
@@ -38,10 +41,13 @@ def find_files(
 ) -> Sources:
     """List the files that are named in `paths` or in the file `listed`. A named folder stands for the files in it.
 
-    With `recursive`, the files in its subfolders are listed, too. With `distinct`, a file that is found several
-    times is listed once. Raises DataError if one of `paths` does not exist, or if no file is found. A missing path in
-    `listed` counts as a named file, and is rejected later. Raises OptionError if nothing is named, or if `listed` is
-    not a file. For URLs in `listed`, raises the errors of `require_access`.
+    With `recursive`, the files in subfolders are listed, too. With `distinct`, a file that is found several times is
+    listed once. A path in `listed` that does not exist is listed, too, and rejected later. For URLs in `listed`, raises
+    the errors of `require_access`.
+
+    Raises:
+        DataError: one of `paths` does not exist, or no file is found.
+        OptionError: nothing is named, or `listed` is not a file.
     """
     found = Sources()
     for path in paths:
@@ -84,9 +90,9 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in `file`.
+    """Yield the paths in `file`, a list of paths. `name` names the list in messages.
 
-    If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise each line is a path. Raises
+    If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise, each line is a path. Raises
     DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
     """
     end, rest = b"", b""
@@ -120,11 +126,12 @@ def _name(entry: bytes, end: bytes) -> str:
 def inspected(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool] = lambda path: False
 ) -> Iterator[tuple[int, int, Piece]]:
-    """Inspect the files in pieces. While the caller uses a piece, the next one is inspected in the background.
+    """Inspect the files, a group of files at a time.
 
-    Yields three values for each piece. The first is the number of images and rejects that are done, which means that
-    `is_done` returns True for their path. The second is the number of files that were not named and hold no image. The
-    third is a list of all other images and rejects, in the order of the files.
+    Yields three values for each group. The first is the number of images and rejects that are done, which means that
+    `is_done` returns True for their path. The second is the number of files without an image that were found in a
+    folder, and not named. The third is a list of all other images and rejects, in the order of the files. While the
+    caller uses a group, the next group is inspected in the background.
     """
     with ThreadPoolExecutor(THREADS if any(map(is_url, sources.files)) else None) as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)

@@ -26,10 +26,10 @@ from headstart.pipeline.scoring.unlike import Reference
 
 @dataclass(frozen=True)
 class Trust:
-    """The values that decide how far answers are trusted.
+    """The values that decide how far the answers of a model are trusted.
 
-    `calibration` and `reference` belong to the model that answers. The reference is a sample of the training images.
-    `abstain` is the option `--abstain`. `set_threshold` is computed from the option `--conformal`.
+    `calibration` and `reference` belong to this model. The reference is a sample of the training images. `abstain` is
+    the option `--abstain`. `set_threshold` is computed from the option `--conformal`.
     """
 
     calibration: Calibration | None = None  # None: probabilities are not calibrated
@@ -99,9 +99,9 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
 
 
 def require_likeliest(config: PredictConfig) -> None:
-    """Raise an OptionError if `config` has `--abstain` or `--conformal`. Neither can be used with a threshold.
+    """Raise an OptionError if `config` has `--abstain` or `--conformal`, which can't be used with a threshold.
 
-    Both need the most probable class as the answer. With a threshold, the answer may be another class.
+    Both options need the most probable class as the answer. With a threshold, the answer may be another class.
     """
     why = {
         f"--abstain {config.abstain}": (config.abstain, "a label's probability does not say how sure it is"),

@@ -53,5 +53,5 @@ class Written:
         yield self.spent
 
     def failure(self) -> DataError | None:
-        """Return the error of too many rejected files, or None. The error is raised after the summary is shown."""
+        """Return an error if too many files were rejected, else None. The caller raises it after the summary."""
         return self.problem

@@ -31,8 +31,8 @@ def compare(
 ) -> Compared:
     """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
-    If several images are copies or near-duplicates, the images that are already in the data folder are kept. If none of
-    them is there, the first image is kept. With neither option, all of `images` are kept as they are.
+    With `--drop-duplicates`, one of several copies or near-duplicates is kept, the first. If some of them are in the
+    data folder already, those are kept, and no other. With neither option, all of `images` are kept as they are.
 
     `there` has the files of the data folder. With one of the options, raises OptionError if an image is not a file on a
     disk, for example because it lies in an archive.
@@ -58,7 +58,10 @@ def compare(
 
 
 def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[Placement]:
-    """Return the images of the data folder that are not in the source."""
+    """Return the images of the data folder that are not among `images`, the images of the source.
+
+    `there` has the files of the data folder.
+    """
     known = {one.image.digest for one in images}
     paths = [path for digest, files in there.items() if digest not in known for _, path in files[-1:]]
     found = []
@@ -69,7 +72,7 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images` with new groups: near-duplicates are in one group, and groups that share an image are united.
+    """Return `images` with new groups. Near-duplicates share a group, together with all images of their old groups.
 
     `groups` has the near-duplicates, as positions in `images`.
     """
@@ -92,9 +95,9 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
     """Choose the copies and near-duplicates to drop.
 
-    Return a dict from each dropped image to the image that is kept in its place, as positions in `images`. Only the
+    Returns a dict from each dropped image to the image that is kept in its place, as positions in `images`. Only the
     first `count` images, which are the images of the source, can be dropped. `groups` has the near-duplicates, as
-    positions in `images`.
+    positions in `images`. `there` has the files of the data folder.
     """
     kept: dict[int, int] = {}
     for group in groups:

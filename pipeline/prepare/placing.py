@@ -80,7 +80,7 @@ class Placer:
         return True
 
     def lines(self, source: Path, data: Path) -> list[str]:
-        """Count the files of `data` that are hard links to files of `source`. Return a list with one line.
+        """Return a list with one line: how many files of `data` are hard links to files of `source`.
 
         The list is empty if there are no hard links, or with `move`.
         """

@@ -26,7 +26,7 @@ There = dict[str, list[tuple[str, Path]]]  # the split and path of each file in 
 
 @dataclass(frozen=True)
 class Placement:
-    """An image of the source, with its label, split and group.
+    """An image of the source or of the data folder, with its label, split and group.
 
     `split` is the split that the source gives to the image, or "" if the source gives none.
     """
@@ -140,12 +140,11 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the split of an image in the data folder if the source allows this split. Otherwise, return "".
+    """Return the split that the image `one` has in the data folder. Return "" if the image has no split that fits.
 
-    `there` has the split and path of each file of the image in the data folder. If the source allows several of these
-    splits, the last one is returned. `allowed` has the splits that the source allows for the image or for a copy of it.
-    Raises DataError if the source allows none of the splits in `there` for the image itself, and one of the splits in
-    `there` is not in `allowed`, either.
+    `there` has the split and path of each file of the image in the data folder. A split fits if the source allows it
+    for `one`. If several splits fit, the last one is returned. If none fits, every split in `there` must be in
+    `allowed`, the splits that the source allows for copies of the image. Otherwise, a DataError is raised.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -164,7 +163,7 @@ def require_full_splits(
     """Raise a DataError if a class has no images in a split that the source gives, or that is drawn.
 
     There is one exception: in a test split that the source gives, classes may have no images. Returns a list with one
-    line, the number and the names of these classes, or [] if there are none.
+    line that names these classes, or [] if there are none.
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

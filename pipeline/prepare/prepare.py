@@ -91,10 +91,10 @@ def prepare(
     All images are read before the first is written. With `config.move`, files are removed from `source` only after all
     are in `data`, so an interrupted move can be repeated.
 
-    Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises DataError in these cases:
-    `source` or `data` can't be used; `read_data` raises it; there is one class only; a label can't name a folder; a
-    class lacks images in a split; an image is in another split of `data` than the source says; `data` was made with
-    other settings; the fraction of rejects is over `config.max_rejects`. Only the last case writes a file, the rejects.
+    Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises DataError as `read_data` does,
+    and in these cases: `source` or `data` can't be used; there is one class only; a label can't name a folder; a class
+    lacks images in a split; an image is in another split of `data` than the source says; `data` was made with other
+    settings; the fraction of rejects is over `config.max_rejects`. Only this case writes a file, the rejects.
 
     Args:
         source: a folder, an archive or a manifest.
@@ -138,7 +138,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield two things: all files of `source`, and their `Reading`. Its lists have the same order as the files."""
+    """Yield two things: all files of `source`, and a `Reading` with the label, split and group of each."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if is_manifest(source):
@@ -202,7 +202,7 @@ def _require_classes(source: Path, read: Reading) -> None:
 def _require_few_rejects(
     rejects: Sequence[Reject], found: int, data: Path, max_rejects: float, list_rejects: Callable[[], None]
 ) -> None:
-    """Raise a DataError if the fraction of `rejects` among `found` images is over `max_rejects`.
+    """Raise a DataError if the fraction of `rejects` is over `max_rejects`. `found` counts the images and the rejects.
 
     `list_rejects` is called before the error is raised. The message names the folder `data`.
     """
@@ -212,7 +212,7 @@ def _require_few_rejects(
 
 
 def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
-    """Return whether `data` has a record of the settings that it was made with.
+    """Return whether `data` has a record of the settings with which it was made.
 
     Raises a DataError if the record differs from `settings`, or is damaged.
     """

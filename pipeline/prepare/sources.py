@@ -51,12 +51,13 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     An archive is a zip, or a tar, which may be compressed.
 
     If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
-    below a folder named after its archive. Unpacked data are kept in temporary files on the disk of `data`, until the
-    context ends. These files have no name. Prints the number of ignored files, and how the names in archives were read.
+    below a folder named after its archive. Until the context ends, unpacked data are kept in nameless temporary files
+    on the disk of `data`. Prints the number of ignored files, and how the names in archives were read.
 
-    Raises DataError if a folder or archive can't be read, if an archive has no files, or if no images are found because
-    archives are nested more deeply. Raises OptionError if `zip_encoding` is not an encoding, does not fit the names, or
-    is given for a source without a zip.
+    Raises:
+        DataError: a folder or archive can't be read, an archive has no files, or no images are found because archives
+            are nested more deeply.
+        OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:
         archives = Archives(stack, data, zip_encoding)
@@ -75,8 +76,8 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
     """If `members` are samples, add advice to a DataError that is raised within the block.
 
-    A sample is a pair of an image and its label; see `data.tars`. A new DataError replaces the old one. It says that
-    `prepare` does not take samples, and how to use them.
+    A sample is a pair of an image and its label; see `data.tars`. A new DataError replaces the old one. The new message
+    says that `prepare` does not take samples, and how to use them.
     """
     try:
         yield
@@ -128,7 +129,7 @@ def _members(entries: Sequence[Entry], archive: str) -> list[Member]:
 
 
 def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
-    """Replace the archives among `members` by the files in them."""
+    """Return `members`, with each archive among them replaced by the files in the archive."""
     found: list[Member] = []
     for member in members:
         if not is_archive_name(member.name) or member.escapes:
@@ -141,9 +142,9 @@ def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
 
 
 def _below(members: Sequence[Member], archive: str) -> list[Member]:
-    """Rename the files of an archive: put `a/train/` before each name if `archive` is `a/train.zip`.
+    """Return the files of an archive with new names: `a/train/` is put before each name if `archive` is `a/train.zip`.
 
-    If all names in the archive already begin with `train/`, put only `a/` before them.
+    If all names in the archive already begin with `train/`, only `a/` is put before them.
     """
     parent, slash, name = archive.rpartition("/")
     folder = name[: -len(archive_suffix(name))] + "/"

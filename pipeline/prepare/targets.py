@@ -76,7 +76,7 @@ def _why_no_folder(label: str) -> str:
 
 
 def targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> Iterator[tuple[Placement, Path]]:
-    """Yield each of `images` with its target path in `data`."""
+    """Yield each of `images` with its target path in `data`. `splits` has the split of each image."""
     taken: dict[Path, str] = {}
     for one, split in zip(images, splits, strict=True):
         place = data / split / one.label / _short_name(PurePosixPath(one.member.name), one.image.digest)
@@ -91,7 +91,7 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 
 
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
-    """Return `target`. If another image has this path, return the path with part of the digest added to its name.
+    """Return `target` if no other image has this path. Else, return the path with part of `digest` added to its name.
 
     `taken` maps paths to the digests of the images that have these paths. The function adds the returned path to
     `taken`. It also adds each path that it tried, if a file exists there.

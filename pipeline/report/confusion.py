@@ -15,7 +15,7 @@ def confusion(evidence: Evidence) -> str:
     """Return the confusion matrix of the model that `predict` uses, as HTML.
 
     With more than 15 classes, return a table of the pairs of classes that are confused most often. If this table would
-    be empty, or without predictions, return an empty string.
+    be empty, or if there are no predictions, return an empty string.
     """
     found = evidence.predictions
     if not found:

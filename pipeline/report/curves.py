@@ -131,10 +131,10 @@ def _lines(
 
 
 def calibration(evidence: Evidence) -> str:
-    """Return HTML with reliability diagrams, a table of calibration errors, and the two tables of `_trust`.
+    """Return HTML that shows how far probabilities can be trusted.
 
-    The diagrams and the table of errors show each model before and after temperature scaling. Without predictions,
-    return an empty string.
+    Reliability diagrams and a table of calibration errors show each model before and after temperature scaling. Two
+    more tables are explained in `_trust`. Without predictions, return an empty string.
     """
     found = evidence.predictions
     if not found:
@@ -161,8 +161,8 @@ def calibration(evidence: Evidence) -> str:
 def _trust(evidence: Evidence) -> str:
     """Return two HTML tables about the model that `predict` uses.
 
-    The first table has the accuracy on the most probable answers, for several shares of all answers. The second table
-    is about sets of labels. It says how often they hold the true label, and how many labels they have on average.
+    The first table says how accurate the most probable answers are, for several shares of all answers. The second table
+    is about sets of labels. It says how often the sets hold the true label, and how many labels they have on average.
     """
     found, model = evidence.predictions, evidence.answering
     assert found

@@ -101,7 +101,7 @@ class Evidence:
         """Return the temperature of each scored model. A model whose temperature is unknown is left out.
 
         The temperature is read from the run's calibration. If a model has no calibration, its temperature is fitted to
-        its predictions on val. If these are missing, too, the temperature is unknown.
+        its predictions on val. Without these predictions, the temperature is unknown.
         """
         kept = {model: read_calibration(self.run, model) for model in self.models}
         known = {model: one.temperature for model, one in kept.items() if one}
@@ -133,16 +133,16 @@ class Evidence:
 
     @cached_property
     def examples(self) -> dict[str, Example]:
-        """Map the digest of each scored image that is at hand to its example."""
+        """Return a dict from digest to example, for each scored image that is available."""
         return {one.image.digest: one for one in self.data.examples} if self.data else {}
 
 
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. If `split` has no predictions yet, it is evaluated first.
 
-    If the run's data, store or weights are missing, the evidence comes from the run alone, and `missing` says so. If
-    `places` names a place, a missing part is an error instead, as in `evaluate`. Raises RunError if there is no run at
-    `path`.
+    If the run's data, store or weights are missing, the evidence comes from the run alone, and its field `missing` says
+    so. If `places` names a place, a missing part is an error instead, as in `evaluate`. Raises RunError if there is no
+    run at `path`.
     """
     run, missing = Run.open(path), list[str]()
     try:
@@ -189,8 +189,8 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
     """Return the predictions on the examples in `taken`, which are some of the examples in `cached`.
 
-    The predictions are read from the run. If they lack a model, or are for other examples, the models are evaluated
-    first.
+    The predictions are read from the run. If the run's predictions lack a model, or are for other examples, the models
+    are evaluated first.
     """
     tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])

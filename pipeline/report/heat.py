@@ -23,8 +23,8 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
     of the image support this class in the fine-tuned classifier. The heat map is laid over the pixels that the network
     gets.
 
-    The heat map is the sum of the channels of the last cut's map, each weighted by the gradient of the class's logit.
-    The head takes the mean of the map over space, so the gradient with respect to the mean is enough.
+    The heat map is the weighted sum of the channels of the last cut's map. The weight of a channel is the gradient of
+    the class's logit with respect to the channel's mean over space, because the head takes this mean.
 
     Raises OptionError if the features at a cut are not means over space.
     """
@@ -68,7 +68,10 @@ def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.
 
 
 def _laid_over(pixels: np.ndarray, strength: np.ndarray) -> Image.Image:
-    """Lay `strength`, float32 [h, w], in colours over `pixels`, uint8 [H, W, 3]. Negative strengths count as 0."""
+    """Return `pixels`, uint8 [H, W, 3], with `strength`, float32 [h, w], laid over them in colours.
+
+    Negative strengths count as 0.
+    """
     from matplotlib import colormaps
 
     positive = np.maximum(strength, 0)

@@ -23,8 +23,9 @@ _SEARCHED = 20_000  # training images among which neighbours are searched
 class Gallery:
     """The examples that the report shows, and their pictures.
 
-    They are the most confident mistakes, and the examples that only one of the two models gets right. A mistake also
-    has its neighbours, the nearest training images. A mistake of a fine-tuned classifier also has a heat map.
+    The examples are the most confident mistakes, and the examples that either only the head or only the fine-tuned
+    classifier gets right. A mistake also has its neighbours, the nearest training images. A mistake of a fine-tuned
+    classifier also has a heat map.
     """
 
     evidence: Evidence
@@ -134,7 +135,7 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return a figure of the example at the position `at`. Without pictures, the figure has only its caption."""
+    """Return an HTML figure of the example at the position `at`. Without pictures, the figure has only its caption."""
     found = made.evidence.predictions
     assert found
     path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"

@@ -64,7 +64,7 @@ def report(
 
 
 def _one(evidence: Evidence, config: ReportConfig) -> tuple[str, list[str]]:
-    """Return the title and the parts of a page about one run."""
+    """Return the title and the parts, which are HTML, of a page about one run."""
     made = gallery(evidence)
     sections = {
         "Figures": figures(evidence),
@@ -92,7 +92,7 @@ def _one(evidence: Evidence, config: ReportConfig) -> tuple[str, list[str]]:
 
 
 def _several(paths: Sequence[Path], found: Sequence[Evidence]) -> tuple[str, list[str]]:
-    """Return the title and the parts of a page about several runs."""
+    """Return the title and the parts, which are HTML, of a page about several runs."""
     console.print(f"comparing {len(paths)} runs; `headstart report RUN` is about one")
     result = compare(paths, found[0].stem)
     title = f"{len(paths)} runs on {found[0].scored}"

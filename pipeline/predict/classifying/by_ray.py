@@ -45,7 +45,7 @@ _ITEM_BYTES = 300  # besides the probabilities
 
 @dataclass(frozen=True)
 class PredictTask:
-    """The classification of files with a run. All paths are absolute."""
+    """The classification of files with a run, as it is sent to workers. All paths are absolute."""
 
     run: Path
     config: PredictConfig  # without the files to read and to write
@@ -62,11 +62,11 @@ class PredictTask:
     tries_batch_sizes = takes_network = False
 
     def job(self, before: Job | None) -> PredictJob:
-        """Return the job that does this task in a worker. The job `before` in the same worker is not used."""
+        """Return the job that does this task in a worker. `before`, the worker's previous job, is not used."""
         return PredictJob(self)
 
     def require_same(self, met: tuple[str, Sequence[str]]) -> None:
-        """Raise a NodeError unless a worker has the driver's model and store.
+        """Raise a NodeError if a worker has another model or store than the driver.
 
         `met` is what `PredictJob.meet` returned in the worker.
         """
@@ -86,7 +86,7 @@ class PredictJob(UnitJob):
         self._answers: Answers
 
     def meet(self) -> tuple[str, Sequence[str]]:
-        """Load the run. Return `Answers.name` of the model that answers, and the folders in the store.
+        """Load the model of the run. Return its `Answers.name`, and the names of the feature folders in the store.
 
         Raises a HeadstartError if this node does not see the run or the files.
         """
@@ -100,7 +100,10 @@ class PredictJob(UnitJob):
         return self._answers.name(), store_folders(task.places.store)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, and classify an image of noise. The driver compares the results of all workers."""
+        """Build the network, classify an image of noise, and return the result. `batch_sizes` is not used.
+
+        The driver compares the results of all workers.
+        """
         from headstart.features.device import processor, start_tensorflow
 
         with TemporaryDirectory() as folder:
@@ -140,9 +143,9 @@ def store_folders(store: Path | None) -> list[str]:
 def predict_task(
     answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
 ) -> PredictTask:
-    """Return a task for workers. Workers that do this task give the same answers as `answers` in the driver.
+    """Return the task by which workers classify files as `answers` does in the driver.
 
-    `PredictTask.sample` is empty. The caller must fill it.
+    The caller must fill `PredictTask.sample`, which is empty.
     """
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
@@ -169,8 +172,8 @@ def classified_by(
 ) -> Classified:
     """Classify the files of `sources` by the workers of `crew`. Yield the same as `classified`, in the same order.
 
-    A file that a worker can't read is tried again in this process. A file becomes a reject if three workers died while
-    they classified it.
+    A file that a worker can't read is tried again in this process, with `answers`. A file becomes a reject if three
+    workers died while they classified it.
     """
     files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
     yield len(sources.files) - len(files), 0, []
@@ -231,8 +234,9 @@ def _file(path: str, files: Container[str]) -> str:
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
     """Return two things: `items` with other paths, and the number of files that have no item.
 
-    `given` has the path and the name of each file, in the order of `items`. In the path of an item, the name of the
-    file replaces the path of the file. If a file has several names, its items are divided equally among these names.
+    `given` has the path and the name of each file, in the order of `items`. The path of an item begins with the path of
+    its file. This beginning is replaced by the name of the file. If a file has several names, its items are divided
+    equally among these names.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

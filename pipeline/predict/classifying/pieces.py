@@ -1,4 +1,4 @@
-"""Classify files in pieces, in this process."""
+"""Classify files in this process, a group of files at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def classified(
     pages: Pages,
     is_done: Callable[[str], bool] = lambda path: False,
 ) -> Classified:
-    """Inspect and classify the files of `sources`, in pieces.
+    """Inspect and classify the files of `sources`, a group of files at a time.
 
-    Yields three values for each piece. The first is the number of images and rejects that are done, which means that
-    `is_done` returns True for their path. The second is the number of files that were not named and hold no image. The
-    third is an iterator over all other predictions and rejects, each as soon as it is known. When the caller asks for
-    the next piece, file contents that were kept in memory for this piece are dropped.
+    Yields three values for each group. The first is the number of images and rejects that are done, which means that
+    `is_done` returns True for their path. The second is the number of files without an image that were found in a
+    folder, and not named. The third is an iterator over all other predictions and rejects, each as soon as it is known.
+    When the caller asks for the next group, file contents that were kept in memory for this group are dropped.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
