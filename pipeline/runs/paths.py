@@ -1,7 +1,8 @@
 """Paths in a run's `config.json`. On disk they are relative to the run's folder, so that a project can be moved.
 
 A path is written as relative if the path and the run's folder lie in a common folder that is not the root of the file
-system. A relative path begins with `./` or `../`, so it differs from `imagenet`, `random` and the names of backbones.
+system. Some fields hold either a path or a name, such as `imagenet`, `random` or the name of a backbone. A relative
+path begins with `./` or `../`, so it can't be mistaken for a name.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Return a copy of `config` in which each path is replaced by the result of `change`.
+    """Return a copy of `config`, the content of `config.json`, in which each path is replaced by `change(path)`.
 
     The paths name the data, the store, the weights, `.keras` files, and the study.
     """
