@@ -77,9 +77,10 @@ def read_reference(run: Run, model: str) -> Reference | None:
 
 
 def origin_of_reference(run: Run, model: str) -> Path:
-    """Return the path of the file that holds the reference of `model`, which is `head` or `finetuned`.
+    """Return the path of the file that holds the reference, a sample of the training images, of `model`.
 
-    If no epoch of fine-tuning was better than the head, `finetuned` has the reference of the head.
+    `model` is `head` or `finetuned`. If no epoch of fine-tuning was better than the head, `finetuned` has the reference
+    of the head.
     """
     return run.reference_file(_origin(run, model))
 

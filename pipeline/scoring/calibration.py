@@ -1,4 +1,4 @@
-"""Calibration: temperature scaling, sets of labels, and the gap between probabilities and observed frequencies."""
+"""Calibration: temperature scaling, conformal sets of labels, and the gap between probabilities and frequencies."""
 
 from __future__ import annotations
 

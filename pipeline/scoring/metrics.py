@@ -66,7 +66,7 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the fraction of rows whose label has one of the five highest logits, or None with up to ten classes.
+    """Return the fraction of rows whose label has one of the five highest logits. Up to ten classes, return None.
 
     `logits` is float [N, C], and `labels` is int [N].
     """

@@ -55,7 +55,7 @@ class SimpleModels:
         }
 
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
-        """Return whether `interval`, the [low, high] of an accuracy, lies wholly above `largest_class_share`."""
+        """Return whether `interval`, the [low, high] of an accuracy, lies wholly above that of the largest class."""
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:

@@ -61,7 +61,7 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
     A threshold finds an image whose probability is over the threshold. A threshold that is chosen on some images finds
     a higher fraction of these images than of new ones. So the result is lowered as in split conformal prediction (arXiv
-    2107.07511). With too few positive images (see `enough`), the result finds all of them.
+    2107.07511). With too few positive images (see `enough`), the result finds all that are given.
 
     Args:
         chances: probabilities of the positive class, float [N].

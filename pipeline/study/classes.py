@@ -35,12 +35,12 @@ class ClassGain:
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
     """Return the gain of each class, sorted by the lower end of its interval, the highest first.
 
-    The gain from twice the images is log(2) times the slope of recall against log(n). The slope is fitted to the larger
-    half of the sizes.
+    The gain is the rise of a class's recall that is expected from twice as many training images. It is log(2) times the
+    slope of recall against the logarithm of the number of images. The slope is fitted to the larger half of the sizes.
 
-    A constant slope may promise too much. So the gain in accuracy over all classes is predicted in two ways: by the
-    slope of the accuracy, and by a law that is fitted to the accuracy; see `kept_law`. If the law predicts a smaller
-    gain than the slope, the gains of all classes are multiplied by the ratio of the two predictions.
+    A constant slope may promise too much. So all gains are multiplied by one factor of at most 1. The factor is the
+    rise in accuracy that a fitted law predicts (see `kept_law`), divided by the rise in accuracy that the slope
+    predicts.
 
     The interval comes from two variances: the variance between the val images of the class, and the variance between
     the draws of training images. `train_labels` is int [N].
@@ -65,10 +65,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much `Curve.right` is expected to rise with twice as many training images: float64 [S, V].
+    """Return the gain of `class_gains` before the mean over images is taken: float64 [S, V].
 
-    The result has a row for each of the S subsets of a size, and a column for each val image. A right prediction counts
-    1, and a wrong one 0. For the method, see `class_gains`.
+    The result has a row for each of the S subsets of a size, and a column for each of the V val images. An element is
+    the expected rise of a value that is 1 if the prediction is right, and 0 if it is wrong.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

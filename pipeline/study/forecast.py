@@ -33,7 +33,7 @@ _SUBSET = 0.8  # larger fractions of all images say little about the variance be
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and its interval at `LEVEL`."""
+    """A figure, and its interval at the level `LEVEL`, 0.9."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ class Estimate:
 class Needed:
     """The number of training images with which a figure reaches `target`, and the interval of this number.
 
-    None means more than 100 times the present number.
+    In the number and in the interval, None means more than 100 times the present number of images.
     """
 
     target: float
@@ -79,19 +79,18 @@ class Forecast:
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the expected figure for each number of images in `images`.
+        """Return the expected figure, and its interval, for each number of images in `images`.
 
-        The figure is the median over the replicates, without the effect of the made-up predictions.
+        The figure is the median over the replicates of the bootstrap.
         """
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
         return self._estimates(self._middle(errors), errors + noise)
 
     def gain(self, more: int, now: int) -> Estimate:
-        """Return by how much the figure is expected to rise if `more` images join the `now` images at hand.
+        """Return by how much the figure is expected to rise from `now` to `now + more` training images.
 
-        The value is the difference of the figures that `at` returns for both numbers. For the loss, the value is the
-        expected fall.
+        For the loss, return by how much the figure is expected to fall.
         """
         errors = self._errors(np.array([now, now + more]))
         before, after = self._middle(errors).tolist()
@@ -101,7 +100,7 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the median of `errors`, [B, M], over the B replicates: float64 [M].
 
-        The effect of the made-up predictions is subtracted; see `_raised`.
+        The made-up predictions raise the errors of the replicates. Their effect, `_raised`, is subtracted.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -125,8 +124,8 @@ class Forecast:
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
         """Turn `errors`, [M], into figures with intervals.
 
-        `replicates`, [B, M], has the errors of the replicates, from which the intervals are computed. An interval that
-        does not include its figure is widened.
+        `replicates`, [B, M], has the errors of the B replicates, from which the intervals are computed. An interval
+        that does not include its figure is widened.
         """
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
@@ -144,7 +143,7 @@ class Forecast:
         return np.asarray(np.clip(errors, 0, None if self._curve.metric == "loss" else 1))
 
     def _drawn_curves(self) -> np.ndarray:
-        """Draw the replicates of the measured curve. Return their errors, float64 [B, K]."""
+        """Draw B replicates of the measured curve. Return their errors at the K sizes, float64 [B, K]."""
         sizes, seeds, count = self._curve.parts.shape
         flat = self._curve.parts.reshape(-1, count)
         means = np.empty((_REPLICATES, sizes, seeds))
@@ -163,16 +162,16 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of made-up predictions that join val: two, or 0 if the metric is the loss.
+        """The number of made-up predictions that join val in the bootstrap: two, or 0 if the metric is the loss.
 
-        Without these two, all replicates of a val split without mistakes would be equal. The loss needs no such
-        predictions, because losses differ from image to image even then.
+        Without made-up predictions, all replicates of a val split without mistakes would be equal. Losses differ from
+        image to image, so the loss needs none.
         """
         return 0 if self._curve.metric == "loss" else 2
 
     @property
     def _raised(self) -> float:
-        """How much the made-up predictions raise the error of a replicate, on average; see `_added`."""
+        """How much the two made-up predictions, one right and one wrong, raise the error of a replicate on average."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
@@ -208,7 +207,7 @@ def _spread(images: np.ndarray, errors: np.ndarray) -> float:
     """Return A, where A / n is the variance of the error between heads trained on independent samples of n images.
 
     The variance is measured between subsets of the same N images, where it is smaller by the factor 1 - n / N. The
-    result is corrected for this.
+    result is corrected for this factor. `images`, [K], has the sizes, the last of which is N, and `errors` is [K, S].
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -60,7 +60,10 @@ class CutChoice:
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """Return the cuts of one head, selected by calls of `choose`."""
+        """Return the cuts of one head.
+
+        `choose` takes the name of a parameter and its `Choice`, and returns the chosen value.
+        """
         if self.free:
             single = [cut for (cut,) in self.alternatives]
             chosen = [cut for cut in single if choose(f"use {self.names[cut]}", Choice((False, True)))]
@@ -106,9 +109,9 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, own=self.own, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Find the head of this space that is nearest to `config`, and return this head's parameters.
+        """Return the parameters of the head that is nearest to `config` in this space.
 
-        The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
+        Its cuts are the first of `cuts.alternatives`, or the last of them if `cuts.free` is true.
         """
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
@@ -140,8 +143,12 @@ def read_choices(
     """Return the `Choice` of each setting from the TOML file `file`. Settings that `file` lacks get a default.
 
     The default of the setting `class_weight` is the argument `class_weight`. Other defaults are in `_DEFAULT_SPACE`.
-    Raises OptionError in four cases: `file` can't be read; a setting in `file` can't be used; `file` sets
-    `class_weight` and the argument `class_weight` is not `none`; `file` sets layers and `own` is given.
+    Raises OptionError in four cases:
+
+    - `file` can't be read.
+    - A setting in `file` can't be used.
+    - `file` sets `class_weight`, and the argument `class_weight` is not `none`.
+    - `file` sets layers, and `own` is given, which defines the layers.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)
