@@ -89,7 +89,10 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Return the speed of training; 0 if there was only one batch. Validation and the first batch don't count."""
+        """Return the number of examples that were trained on per second, or 0 if there was only one batch.
+
+        Validation and the first batch don't count.
+        """
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 

@@ -13,7 +13,7 @@ def summary(evidence: Evidence) -> str:
     """Return a few sentences as HTML, and then a list of the parts that the report leaves out.
 
     The sentences tell the accuracy of the model that `predict` uses, what fine-tuning changed, and the most frequent
-    error.
+    error. If the run has no predictions, there is one sentence with the accuracies on val.
     """
     if not evidence.predictions:
         left_out = _left_out(evidence)

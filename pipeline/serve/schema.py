@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class ErrorOf(BaseModel):
-    """A request that gets no answer."""
+    """The error of a request that is refused."""
 
     error: str
 

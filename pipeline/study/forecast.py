@@ -207,7 +207,8 @@ def _spread(images: np.ndarray, errors: np.ndarray) -> float:
     """Return A, where A / n is the variance of the error between heads trained on independent samples of n images.
 
     The variance is measured between subsets of the same N images, where it is smaller by the factor 1 - n / N. The
-    result is corrected for this factor. `images`, [K], has the sizes, the last of which is N, and `errors` is [K, S].
+    result is corrected for this factor. `images`, [K], has the sizes of the subsets; the last is N. `errors`, [K, S],
+    has the errors of the S subsets of each size.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -93,7 +93,7 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to all but the `held_out` largest sizes. Return its squared deviations at these largest sizes.
+    """Fit each law to the smaller sizes. Return its squared deviations at the `held_out` largest sizes.
 
     `images` is [K], and `errors` is [B, K]. The result has the sum of the squared deviations for each of the two laws
     and each of the B curves: float64 [2, B].

@@ -32,7 +32,7 @@ def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[i
 
     Returns:
         Two arrays: the row indices in this order, int64 [N], and the number of rows in the first 1, 2, ... U units,
-            int64 [U].
+        int64 [U].
     """
     draw = np.random.default_rng(seed)
     members: dict[Hashable, list[int]] = {}

@@ -155,9 +155,9 @@ class _Searchers:
     def _next(self, place: tuple[str, int], worker: _Searcher, answer: Any) -> None:
         """Handle an answer of the worker at `place`.
 
-        The first answer is the worker's version of headstart. If it is the version of the driver, the worker begins to
-        run trials. Otherwise, its node gets no more workers. The second answer says that no trial is left, so the
-        worker is dismissed.
+        The first answer is the worker's version of headstart. If the driver has the same version, the worker begins to
+        run trials. Otherwise, the worker's node gets no more workers. The second answer says that no trial is left, so
+        the worker is dismissed.
         """
         here = version("headstart")
         if worker.name in self._met:

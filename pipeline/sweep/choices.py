@@ -20,7 +20,7 @@ _GRID_POINTS = 3
 class Choice:
     """The values that one setting may take.
 
-    If `between` is false, they are the elements of `values`. If `between` is true, they are all numbers from
+    If `between` is false, these are the elements of `values`. If `between` is true, these are all numbers from
     `values[0]` to `values[1]`, or only the whole numbers if both ends are ints.
     """
 

@@ -111,7 +111,7 @@ class Space:
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Return the parameters of the head that is nearest to `config` in this space.
 
-        Its cuts are the first of `cuts.alternatives`, or the last of them if `cuts.free` is true.
+        The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
         """
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}

@@ -209,7 +209,7 @@ class Study:
 
     @contextmanager
     def storage_errors_named(self) -> Iterator[None]:
-        """Convert a database error (full disk, lasting lock, damage) into a StoreError that names the study."""
+        """Within the block, turn a database error (full disk, lasting lock, damage) into a StoreError."""
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:

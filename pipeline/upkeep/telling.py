@@ -1,4 +1,4 @@
-"""Describe the fields of fingerprints to a person, by options instead of hashes and numbers."""
+"""Describe the fields of fingerprints to a person, by the values of options instead of hashes and numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> l
 
 
 def told_value(name: str, value: Any, weights: Mapping[str, str]) -> str:
-    """Return the `value` of a fingerprint's field `name` as text."""
+    """Return the `value` of a fingerprint's field `name` as text. For `weights`, see `told_differences`."""
     if name == "rescale":
         known = (kind for kind, rescaling in RESCALINGS.items() if _plain(rescaling.to_json()) == _plain(value))
         return next(known, str(value))
