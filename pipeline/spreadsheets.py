@@ -11,7 +11,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; the quotes ma
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Put a `'` before `text` if a spreadsheet would take the text for a formula. A number stays as it is.
+    """Return `text`, with a `'` in front if a spreadsheet would take `text` for a formula. A number stays as it is.
 
     `original_text` reverses this change.
     """

@@ -71,7 +71,7 @@ class Progress(keras.callbacks.Callback):
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock. In the first epoch, the clock starts only after the first batch, which builds the graph."""
+        """Start to measure the time. In the first epoch, this starts after the first batch, which builds the graph."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()

@@ -58,10 +58,10 @@ def read_calibration(run: Run, model: str) -> Calibration | None:
 
 
 def read_reference(run: Run, model: str) -> Reference | None:
-    """Return the reference of `model` (`head` or `finetuned`) in `run`. If `run` has none, return None.
+    """Return the reference, a sample of the training images, of `model` (`head` or `finetuned`) in `run`.
 
-    If no epoch of fine-tuning was better than the head, `finetuned` has the reference of the head. Raises RunError if
-    the file of the reference is damaged.
+    If `run` has none, return None. If no epoch of fine-tuning was better than the head, `finetuned` has the reference
+    of the head. Raises RunError if the file of the reference is damaged.
     """
     file = origin_of_reference(run, model)
     if not file.exists():

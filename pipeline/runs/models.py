@@ -13,7 +13,7 @@ def load_head(file: Path, classes: int, shape: tuple[int, ...] | None = None) ->
     """Load a head from `file`. A head maps features, [B, D], to logits, float32 [B, 1] (two classes) or [B, classes].
 
     The features are float32, float16 or bfloat16. `shape` is the required shape of one input, (D,); with None, D may be
-    any number. For the errors, see `Run.load_model`.
+    any number. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None,))), ("float32", "float16", "bfloat16"))
 
@@ -22,7 +22,7 @@ def load_classifier(file: Path, classes: int, shape: tuple[int, ...] | None = No
     """Load a classifier from `file`. A classifier maps pixels to logits, float32 [B, 1] (two classes) or [B, classes].
 
     The pixels are uint8 [B, H, W, 3]. `shape` is the required shape of one input, (H, W, 3); with None, H and W may be
-    any numbers. For the errors, see `Run.load_model`.
+    any numbers. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None, None, 3))), ("uint8",))
 

@@ -15,12 +15,15 @@ from headstart.features.paths import absolute_path, relative_path
 
 
 def with_relative_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of `config`, the content of `config.json`, with paths relative to `folder` if possible."""
+    """Return a copy of `config`, the content of `config.json`, with paths relative to the run's folder, `folder`.
+
+    A path that can't be relative stays as it is.
+    """
     return _changed(config, lambda path: relative_path(path, folder))
 
 
 def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of `config`, the content of the `config.json` in `folder`, with absolute paths."""
+    """Return a copy of `config`, the content of `config.json` in the run's folder, `folder`, with absolute paths."""
     return _changed(config, lambda path: absolute_path(path, folder))
 
 

@@ -214,7 +214,10 @@ class Run:
         return {row["digest"] for row in rows if row["split"] == split}
 
     def labelled(self, split: str) -> list[tuple[str, int]]:
-        """Read the digest and label of each example of the run in `split`. For errors, see `digests`."""
+        """Read the digest and the label of each example in `split`.
+
+        Raises RunError if `examples.csv` is missing or damaged.
+        """
         names = {name: label for label, name in enumerate(self.class_names())}
         rows = [row for row in csv_rows(self.examples_file, EXAMPLES_COLUMNS) if row["split"] == split]
         if unknown := [row["label"] for row in rows if row["label"] not in names]:

@@ -36,7 +36,7 @@ class Baseline:
         return {"loss": self.loss, "accuracy": self.accuracy, **self.other}
 
     def fields(self) -> dict[str, Any]:
-        """Return the JSON object of a baseline."""
+        """Return the method, its setting and its figures as a JSON object."""
         sampled = {} if self.sample is None else {"sample": self.sample}
         return {"name": self.name, "setting": self.setting, **self.figures, **sampled}
 
@@ -57,7 +57,7 @@ def fit_baselines(
 
 
 def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
-    """Return the sort key that a head must beat: the `rank` of the logistic regression in `baselines`.
+    """Return the sort key that a head must beat: the result of `rank` for the logistic regression in `baselines`.
 
     A smaller key is better. If `baselines` has no logistic regression, return (inf, inf), the worst key.
     """
@@ -100,7 +100,7 @@ def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> Baseline:
-    """Return the best of several logistic regressions, which differ in their penalties.
+    """Return the baseline of logistic regression with the best of several penalties.
 
     Penalties are tried from the strongest to weaker ones, until the loss rises. For the arguments, see `fit_baselines`.
     """

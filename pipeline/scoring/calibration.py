@@ -50,8 +50,8 @@ class Calibration:
 def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
     """Return the calibration of a model, from its `logits` on val.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. An image at a larger distance from the
-    training images than `distance` is unlike them; None means that this distance is not known.
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. `distance` becomes
+    `Calibration.distance`: an image at a larger distance from the training images is unlike them.
     """
     temperature = fit_temperature(logits, labels)
     found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])

@@ -37,7 +37,7 @@ class ValFigures:
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # logits or predicted labels, and true labels
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Add a batch: logits, [N, 1] (two classes) or [N, C], and their labels, int [N]."""
+        """Add a batch: logits, [N, 1] (two classes) or [N, C], and their true labels, int [N]."""
         from headstart.pipeline.scoring.metrics import accuracy, cross_entropy, predicted_labels
 
         self._examples += len(labels)
@@ -68,9 +68,9 @@ class ValFigures:
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return `loss`, `accuracy` and the figure that `choose_by` names, by name. An undefined figure is NaN.
+    """Return the figures of `logits` on val by name: `loss`, `accuracy`, and the figure that `choose_by` names.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. An undefined figure is NaN.
     """
     found = ValFigures(choose_by)
     found.add(logits, labels)

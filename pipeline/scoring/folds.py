@@ -1,4 +1,7 @@
-"""Draw the folds of cross-validation. Class proportions are similar in all folds, and each group is in one fold."""
+"""Draw the folds of cross-validation. Class proportions are similar in all folds, and each group is in one fold.
+
+A group is examples that must stay together, such as the copies of an image.
+"""
 
 from collections.abc import Hashable, Sequence
 
@@ -12,7 +15,7 @@ Fold = tuple[Rows, Rows]  # rows to train on, rows to validate on
 def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed: int) -> list[Fold]:
     """Return `count` folds for cross-validation. A fold is a pair: the rows to train on, and the rows to validate on.
 
-    `labels`, int64 [N], has the label of each example, and `groups` has its group. The examples of a group are
+    `labels`, int64 [N], and `groups` have the label and the group of each example. The examples of a group are
     validated in the same fold. Raises ValueError if each class has fewer than `count` examples.
     """
     from sklearn.model_selection import StratifiedGroupKFold
@@ -58,7 +61,10 @@ def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: in
 
 
 def rarest(labels: np.ndarray, groups: Sequence[Hashable]) -> tuple[int, int]:
-    """Return the class with the fewest groups, and the number of its groups. `labels` is int64 [N]."""
+    """Return the class with the fewest groups, and the number of its groups.
+
+    `labels`, int64 [N], and `groups` have the label and the group of each example.
+    """
     found: dict[int, set[Hashable]] = {}
     for label, group in zip(labels.tolist(), groups, strict=True):
         found.setdefault(label, set()).add(group)

@@ -66,9 +66,9 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the fraction of rows whose label has one of the five highest logits. Up to ten classes, return None.
+    """Return the fraction of rows whose label has one of the five highest logits.
 
-    `logits` is float [N, C], and `labels` is int [N].
+    With ten classes or fewer, return None. `logits` is float [N, C], and `labels` is int [N].
     """
     if logits.shape[1] <= _CLASSES_FOR_TOP:
         return None

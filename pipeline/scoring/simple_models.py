@@ -55,7 +55,10 @@ class SimpleModels:
         }
 
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
-        """Return whether `interval`, the [low, high] of an accuracy, lies wholly above that of the largest class."""
+        """Return whether a model is surely better than always predicting the largest class.
+
+        `interval` is the [low, high] of the model's accuracy. It must lie wholly above the share of the largest class.
+        """
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
@@ -98,7 +101,7 @@ class Logistic:
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
     ) -> None:
-        """Fit to `features`, float32 [N, D], and `labels`, int64 [N].
+        """Fit logistic regression to `features`, float32 [N, D], and `labels`, int64 [N].
 
         `groups` has the group of each image. Images of a group are in the same fold of the cross-validation that
         chooses the penalty.
@@ -133,9 +136,9 @@ def score_simple_models(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> SimpleModels:
-    """Return the scores of logistic regression, and of always predicting the largest class, on examples.
+    """Return the scores of logistic regression, and of always predicting the largest class, on the same examples.
 
-    Logistic regression is fitted to training images here. If a fit would take long, it is left out; see `rows_to_fit`.
+    Logistic regression is fitted to training images first. If this would take long, there is no fit; see `rows_to_fit`.
 
     Args:
         trained: the labels, int64 [M], and the groups of the M training images.

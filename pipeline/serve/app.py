@@ -31,7 +31,7 @@ _THUMBNAILS = 2  # thumbnails that may be made at the same time; each decodes an
 
 
 def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
-    """Return the FastAPI application that answers requests by `service`.
+    """Return the FastAPI application, which lets `service` answer requests.
 
     `title` names the model, and `hosts` are the names by which the server may be reached; see `Guard`. FastAPI's pages
     of documentation are left out, because they load scripts from elsewhere. `/openapi.json` is served.

@@ -64,7 +64,7 @@ class Nearest:
         return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
 
     def row_of(self, features: np.ndarray, row: int) -> bool:
-        """Return whether the training image in `row` is, up to rounding, the nearest one to `features`, float32 [D]."""
+        """Return whether training image number `row` is, up to rounding, the nearest one to `features`, float32 [D]."""
         found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
         own = found.distances[0][list(found.rows[0]).index(row)]
         return bool(own <= found.distances[0][0] + _SAME)
@@ -88,10 +88,11 @@ class Nearest:
 
 
 def find(example: Example, data: Path | None) -> ImageFile | None:
-    """Return the image file of `example`, or None if it can't be found or has a URL.
+    """Return the image file of `example`, or None if no such file is found, or if the image has a URL.
 
-    The file is searched at the path of `example`. Then it is searched below the folder `data`, at the last one to four
-    names of this path. A run may come from anywhere, so a file is taken only if its bytes have the digest of `example`.
+    The file is searched at the path of `example`, and then below the folder `data`. There, the last one to four names
+    of the path are tried. A run may come from anywhere, so a file is taken only if its bytes have the digest of
+    `example`.
     """
     places = [example.path]
     if data and is_local(example.path):

@@ -27,7 +27,7 @@ class Near(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer for a file. A file that can't be used has `file`, `rejected` and `detail` only."""
+    """The answer for a file. If the file can't be used, the answer has only `file`, `rejected` and `detail`."""
 
     file: str
     label: str | None = None

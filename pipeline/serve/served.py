@@ -107,7 +107,10 @@ class ServedRun:
 
 
 def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -> ServedRun:
-    """Load the model of `run` that `predict` would choose. For errors, see `predict.predicting`."""
+    """Load the model of `run` that `predict` would choose. `places` says where the run's store and weights are now.
+
+    Raises RunError if the weights changed.
+    """
     asked = PredictConfig(
         model=config.model, threshold=config.threshold, abstain=config.abstain, batch_size=config.batch_size
     )

@@ -98,9 +98,9 @@ class Service:
             raise RefusalError(429, f"{self.requests} requests are in work (--max-requests); try again", AGAIN)
 
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
-        """Return a list with an entry for each of `uploads`: an answer, which is a JSON object, or a fault.
+        """Return a list with an entry for each of `uploads`: the answer, which is a JSON object, or the fault.
 
-        Raises a RefusalError after `--timeout` seconds.
+        An upload has a fault if it can't be used. Raises a RefusalError after `--timeout` seconds.
         """
         try:
             async with asyncio.timeout(self.config.timeout):

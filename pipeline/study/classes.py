@@ -22,7 +22,7 @@ class ClassGain:
     high: float  # the upper end
 
     def fields(self) -> dict[str, Any]:
-        """Return the JSON object of a class."""
+        """Return the recall and the gain of the class as a JSON object."""
         return {
             "class": self.name,
             "images": self.images,
@@ -65,10 +65,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return the gain of `class_gains` before the mean over images is taken: float64 [S, V].
+    """Return how much each prediction is expected to gain from twice as many training images: float64 [S, V].
 
-    The result has a row for each of the S subsets of a size, and a column for each of the V val images. An element is
-    the expected rise of a value that is 1 if the prediction is right, and 0 if it is wrong.
+    A right prediction counts 1, and a wrong one 0. The result has a row for each of the S subsets of a size, and a
+    column for each of the V val images. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

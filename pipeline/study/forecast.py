@@ -33,7 +33,7 @@ _SUBSET = 0.8  # larger fractions of all images say little about the variance be
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and its interval at the level `LEVEL`, 0.9."""
+    """A figure, and its interval at the level 0.9 (`LEVEL`)."""
 
     value: float
     low: float
@@ -100,12 +100,12 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the median of `errors`, [B, M], over the B replicates: float64 [M].
 
-        The made-up predictions raise the errors of the replicates. Their effect, `_raised`, is subtracted.
+        Made-up predictions raise the errors of the replicates (see `_added`). Their effect, `_raised`, is subtracted.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
-        """Return the number of training images with which the figure reaches `target`."""
+        """Return the number of training images with which the figure reaches `target`, and the number's interval."""
         error = float(to_error(self._curve.metric, np.array(target)))
         low, high = _interval(self._needed(error), method="nearest")
         middle = np.quantile(self._needed(error + self._raised), 0.5, method="nearest")
@@ -171,7 +171,7 @@ class Forecast:
 
     @property
     def _raised(self) -> float:
-        """How much the two made-up predictions, one right and one wrong, raise the error of a replicate on average."""
+        """How much the made-up predictions raise the error of a replicate, on average; see `_added`."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 

@@ -108,9 +108,10 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
 
 
 def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
-    """Choose the law that is better on the held-out sizes of a curve. Return this law and its parameters, [P].
+    """Choose the law that better predicts the largest sizes of a curve. Return this law and its parameters, [P].
 
-    `images` and `errors` are [K]. The parameters are fitted to all sizes.
+    `images` and `errors` are [K]. The laws are compared on the `held_out_sizes`. The parameters are fitted to all
+    sizes.
     """
     curves = errors[np.newaxis]
     law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]

@@ -24,7 +24,7 @@ class Size:
     figure: Estimate
 
     def fields(self, metric: ChooseBy) -> dict[str, Any]:
-        """Return the JSON object of a size. The key of the figure is `metric`."""
+        """Return this size as a JSON object. The key of the figure is `metric`."""
         return {"images": self.images, metric: self.figure.value, "interval": [self.figure.low, self.figure.high]}
 
 

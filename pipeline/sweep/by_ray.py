@@ -104,7 +104,10 @@ class _Searchers:
         return bool(self._workers)
 
     def recruit(self) -> None:
-        """Start a worker on every free slot. Raise a HeadstartError if no node can run a worker."""
+        """Start a worker on every free slot, which is a share of a node's CPUs and GPUs.
+
+        Raises a HeadstartError if no node can run a worker.
+        """
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return

@@ -14,7 +14,10 @@ from headstart.pipeline.sweep.study import Study, remove_curves
 
 @dataclass(frozen=True)
 class Left:
-    """Two counts for a worker that has ended or died: the trials that it finished, and the deaths with its head."""
+    """Two counts for a worker that has ended or died.
+
+    They are the trials that the worker finished, and the workers that died with the same head, this one included.
+    """
 
     finished: int  # number of trials that the worker finished
     deaths: int  # workers that died with the same head, this worker included; 0 if it did not die in a trial
@@ -38,10 +41,9 @@ class StudyOwner:
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
         """Claim a trial for `worker`. Return the trial, the number of running trials, and the number of finished ones.
 
-        The trial is a pair of its number and its parameters, or None if no trial can be claimed. Only trials that other
-        workers run count as running. After `end`, and for a worker that has left, the result is None, 0 and 0.
-
-        For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
+        The trial is a pair of its number and its parameters. It is None if no trial is left, or if `most` trials are
+        finished or running. Only trials that other workers run count as running. After `end`, and for a worker that has
+        left, the result is None, 0 and 0. `pruner` decides which trials are pruned.
         """
         if self._over or worker in self._left:
             return None, 0, 0
@@ -67,7 +69,7 @@ class StudyOwner:
     def tell(
         self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
     ) -> None:
-        """Record the result of the trial of `worker`: its `value` and `attributes`. For `value`, see `Study.tell`.
+        """Record the result of the trial of `worker`: its `attributes`, and its `value`, or None if it was pruned.
 
         `curves` maps the names of TensorBoard's files to their contents, which are written beside the study.
         """
@@ -100,7 +102,7 @@ class StudyOwner:
         return list(self._trials)
 
     def leave(self, worker: str, died: bool = False) -> Left:
-        """Close the study of a worker that has ended or died.
+        """Close the study of a worker that has ended or died. Return the counts of this worker.
 
         If the worker has a trial, the trial goes back to the study; see `Study.give_back` and `Study.die`.
         """

@@ -40,8 +40,8 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
 def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: float, tick: Callable[[], None]) -> None:
     """Run `run_worker` in `config.jobs` processes, which read the features of `data` from the same files.
 
-    No trial starts after the time `until`, in seconds since 1970. Raises HeadstartError if processes failed before the
-    search was done.
+    No trial starts after the time `until`, in seconds since 1970. Meanwhile, `tick` is called regularly. Raises
+    HeadstartError if processes failed before the search was done.
     """
     call = pickle.dumps((run_worker, (study, data, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")

@@ -46,7 +46,7 @@ class CutChoice:
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
-        """Make the choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
+        """Return the choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
         alternatives, free = alternative_cuts(features)
         single = dict.fromkeys(cut for cuts in alternatives for cut in cuts)
         cuts = chosen_cuts(replace(features, cut=tuple(f"{cut.backbone}/{cut.name}" for cut in single)))

@@ -290,7 +290,7 @@ def _release(file: IO[str]) -> None:
 
 
 def _short(value: Any) -> str:
-    """Format a value for an error message. A SHA-256 hash is shortened to 12 characters."""
+    """Return `value` as text for an error message. A SHA-256 hash is shortened to 12 characters."""
     if value is None:
         return "not there"
     text = value if isinstance(value, str) else json.dumps(value)

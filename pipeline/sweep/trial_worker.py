@@ -48,7 +48,7 @@ class ServedStudy:
         return ray.get(getattr(self._owner, method).remote(self._worker, *arguments))
 
     def claim(self, most: int) -> tuple[ServedTrial | None, int]:
-        """Claim the next trial; see `Study.claim`."""
+        """Return the next trial, or None if there is none, and the number of trials that other processes run."""
         claimed, elsewhere, self._finished = self._ask("claim", most, self._pruner)
         if claimed is None:
             return None, elsewhere
@@ -68,7 +68,7 @@ class ServedStudy:
         self._ask("fail")
 
     def tell(self, trial: ServedTrial, value: float | None) -> None:
-        """Report the result of a trial; see `Study.tell`.
+        """Report the result of a trial; see `Study.tell`. `value` is None if the trial was pruned.
 
         The trial's curves are sent, too, because this node may not see the study's folder.
         """

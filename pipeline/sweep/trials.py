@@ -52,7 +52,7 @@ class Trials(Protocol):
     logs: Path
 
     def claim(self, most: int) -> tuple[Any, int]:
-        """Claim the next trial; see `Study.claim`."""
+        """Return the next trial, or None if there is none, and the number of trials that other processes run."""
 
     def finished(self) -> Sized:
         """Return the trials that are complete or pruned; see `Study.finished`. Callers use only their number."""
@@ -64,7 +64,7 @@ class Trials(Protocol):
         """Mark a claimed trial as failed for good; see `Study.fail`."""
 
     def tell(self, trial: Any, value: float | None) -> None:
-        """Report the result of a trial; see `Study.tell`."""
+        """Report the result of a trial; see `Study.tell`. `value` is None if the trial was pruned."""
 
     def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
         """Set the pruner, which decides which trials are pruned; see `Study.prune_by`."""

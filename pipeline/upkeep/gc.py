@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """How many images with features of one fingerprint are in a data folder, and how many are in none."""
+    """How many images with features of one fingerprint are in given data folders, and how many are in none of them."""
 
     folder: str
     kept: int  # images in a data folder
@@ -27,7 +27,7 @@ class Unused:
 
 @dataclass(frozen=True)
 class Garbage:
-    """The features of each fingerprint that no data folder uses, and whether they were dropped."""
+    """The features of images that are in no data folder, by fingerprint, and whether these features were dropped."""
 
     fingerprints: list[Unused]
     done: bool
