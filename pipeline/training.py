@@ -127,12 +127,12 @@ def restart_draws(model: keras.Model, epoch: int) -> None:
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Keeps the number of the current epoch in `number`, and restarts the draws of dropout in each epoch."""
+    """Keeps the number of the current epoch in `number`, and calls `restart_draws` at the start of each epoch."""
 
     number = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Remember `epoch`, and call `restart_draws`."""
+        """Remember `epoch`, and make the draws of dropout depend on it; see `restart_draws`."""
         self.number = epoch
         # Keras's weights files lack the state of dropout, so a resumed training would repeat the first draws.
         restart_draws(self.model, epoch)

@@ -204,7 +204,7 @@ class Run:
         return read_csv(self.history_file, HISTORY_COLUMNS)
 
     def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
-        """Write `examples.csv`."""
+        """Write `examples.csv`, with the path, the digest, the class name and the split of each of `examples`."""
         rows = ((one.image.path, one.image.digest, class_names[one.label], one.split) for one in examples)
         write_csv(self.examples_file, EXAMPLES_COLUMNS, rows)
 

@@ -162,7 +162,7 @@ class McNemar:
 
 
 def mcnemar(first: str, second: str, right: np.ndarray, other: np.ndarray) -> McNemar:
-    """Test whether the models named `first` and `second` differ by more than chance.
+    """Test whether the models named `first` and `second` differ by more than chance, by McNemar's exact test.
 
     `right` and `other`, bool [N], mark the examples that the first and the second model predict correctly.
     """

@@ -138,7 +138,8 @@ def score_simple_models(
 ) -> SimpleModels:
     """Return the scores of logistic regression, and of always predicting the largest class, on the same examples.
 
-    Logistic regression is fitted to training images first. If this would take long, there is no fit; see `rows_to_fit`.
+    Logistic regression is fitted to training images first. If a fit would take long, there are only the scores of
+    always predicting the largest class; see `rows_to_fit`.
 
     Args:
         trained: the labels, int64 [M], and the groups of the M training images.

@@ -45,7 +45,10 @@ class Curve:
 
     @property
     def errors(self) -> np.ndarray:
-        """The error of each head, float64 [K, S]; see `to_error`."""
+        """The error of each head, float64 [K, S]: the loss, or 1 minus the figure of another metric.
+
+        K is the number of sizes of training sets, and S is the number of training sets of each size.
+        """
         return to_error(self.metric, self.parts.mean(axis=2, dtype=np.float64))
 
 

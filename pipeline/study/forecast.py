@@ -54,7 +54,10 @@ class Needed:
 
 
 class Forecast:
-    """Laws that are fitted to a measured curve and to its replicates. The same `seed` gives the same forecast."""
+    """Laws that are fitted to a measured curve and to bootstrap replicates of it.
+
+    The same `seed` gives the same forecast.
+    """
 
     def __init__(self, curve: Curve, seed: int = 0) -> None:
         self._curve = curve
@@ -68,7 +71,7 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return the parameters of the measured curve's law, by their names in `StudyResult.formula`."""
+        """Return the parameters of the measured curve's law by name, such as `a` and `b`; see `StudyResult.formula`."""
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
@@ -112,7 +115,7 @@ class Forecast:
         return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
 
     def _needed(self, error: float) -> np.ndarray:
-        """Return the number of images that the law of each replicate needs to reach `error`: float64 [B]."""
+        """Return the number of images with which the law of each replicate reaches `error`: float64 [B]."""
         needed = np.empty(_REPLICATES)
         for law, rows, parameters in self._fitted:
             needed[rows] = law.images(parameters, error)
@@ -195,7 +198,7 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval that holds the fraction `LEVEL` of `values`, [B, ...], along the first axis.
+    """Return the ends of the interval that holds the fraction `LEVEL`, 0.9, of `values`, [B, ...], over the first axis.
 
     Each of the two ends has the shape [...].
     """

@@ -85,9 +85,10 @@ class StudyResult:
             yield f"the chart is in {self.chart}"
 
     def table(self, short: bool = False) -> Table:
-        """Return a table of three kinds of figures by size: measured ones, the law's fitted one, and expected ones.
+        """Return a table of figures by the number of training images: measured figures, a fitted one, expected ones.
 
-        If `short`, only the smallest and the largest measured size and one expected size are in the table.
+        The fitted figure is the law's figure for the present number of images. If `short`, the measured figures are
+        only those of the smallest and the largest size, and there is one expected figure.
         """
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)

@@ -45,8 +45,8 @@ class Choice:
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is allowed, and otherwise the nearest allowed value.
 
-        A text has no nearest value. So if `value` is not allowed, and `value` or an element of `values` is a text,
-        return the first element of `values`.
+        A text has no distance from other values. So if `value` is not allowed, and texts are among the values, return
+        the first element of `values`.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])

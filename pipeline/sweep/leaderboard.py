@@ -48,7 +48,7 @@ def _of_sample(baseline: Baseline) -> str:
 
 
 def _short(settings: Mapping[str, Any]) -> str:
-    """Format the settings of a baseline, or the parameters of a trial, as one line of text."""
+    """Return the settings of a baseline, or the parameters of a trial, as one line of text."""
     cuts = "+".join(name.removeprefix("use ") for name, value in settings.items() if name.startswith("use ") and value)
     others = {name: value for name, value in settings.items() if not name.startswith("use ")}
     short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in others.items()}

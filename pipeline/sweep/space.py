@@ -56,7 +56,7 @@ class CutChoice:
         return f"{'any of ' * self.free}{', '.join(map(self.name, self.alternatives))}"
 
     def name(self, cuts: Sequence[Cut]) -> str:
-        """Return the name that a study gives to a combination of cuts."""
+        """Return the name that a study gives to `cuts`, a combination of cuts."""
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
