@@ -23,8 +23,8 @@ _HEADERS = {
 def policy(script: str = "'none'", style: str = "'none'") -> str:
     """Return the content security policy of a page that may use the scripts `script` and the styles `style`.
 
-    Both arguments are sources as in the policy, such as the hash of a script. A browser that gets this policy loads
-    nothing from other servers, connects to no other server, and does not show the page within another page.
+    Both arguments are written as in the policy: a hash, or `'none'`. A browser that gets this policy loads nothing from
+    other servers, connects to no other server, and does not show the page within another page.
     """
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' blob:; connect-src 'self'; "

@@ -69,9 +69,10 @@ class StudyOwner:
     def tell(
         self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
     ) -> None:
-        """Record the result of the trial of `worker`: its `attributes`, and its `value`, or None if it was pruned.
+        """Record the result of the trial of `worker`. `value` is None if the trial was pruned.
 
-        `curves` maps the names of TensorBoard's files to their contents, which are written beside the study.
+        `attributes` are stored with the trial. `curves` maps the names of TensorBoard's files to their contents, which
+        are written beside the study.
         """
         trial, study = self._trials[worker], self._studies[worker]
         logs = study.logs / f"trial-{trial.number}"
