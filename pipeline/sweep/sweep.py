@@ -143,8 +143,7 @@ def _cache(
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the study's search space.
 
-    Returns the examples, and the `list_digests` of the scan. Raises OptionError if the study has other data or
-    settings.
+    Returns the examples and the scan's `list_digests`. Raises OptionError if the study has other data or settings.
     """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
