@@ -11,7 +11,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; the quotes ma
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Put a `'` before `text` if a spreadsheet would take the text for a formula. A number stays as it is.
+    """Return `text`, with a `'` in front if a spreadsheet would take `text` for a formula. A number stays as it is.
 
     `original_text` reverses this change.
     """
@@ -24,13 +24,14 @@ def original_text(text: str) -> str:
 
 
 def csv_line(cells: Iterable[Any]) -> str:
-    """Return a line of a CSV file, with its LF. Texts that a spreadsheet would take for formulas are written safely.
+    """Return `cells` as a line of a CSV file, with an LF at its end.
 
-    Cells with any kind of line end are quoted. Python's writer quotes all such cells only if it ends lines with CR LF,
-    so this function replaces CR LF by LF afterwards.
+    A text that a spreadsheet would take for a formula is written safely; see `spreadsheet_safe`. Cells with any kind of
+    line end are quoted.
     """
     text = io.StringIO()
     csv.writer(text).writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in cells])
+    # Python's writer quotes cells with any kind of line end only if it ends lines with CR LF.
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 

@@ -71,7 +71,7 @@ class Progress(keras.callbacks.Callback):
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock. In the first epoch, the clock starts only after the first batch, which builds the graph."""
+        """Start to measure the time. In the first epoch, this starts after the first batch, which builds the graph."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()
@@ -89,7 +89,10 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Return the speed of training; 0 if there was only one batch. Validation and the first batch don't count."""
+        """Return the number of examples that were trained on per second, or 0 if there was only one batch.
+
+        Validation and the first batch don't count.
+        """
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 
@@ -124,12 +127,12 @@ def restart_draws(model: keras.Model, epoch: int) -> None:
 
 
 class EpochCounter(keras.callbacks.Callback):
-    """Keeps the number of the current epoch in `number`, and restarts the draws of dropout in each epoch."""
+    """Keeps the number of the current epoch in `number`, and calls `restart_draws` at the start of each epoch."""
 
     number = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Remember `epoch`, and call `restart_draws`."""
+        """Remember `epoch`, and make the draws of dropout depend on it; see `restart_draws`."""
         self.number = epoch
         # Keras's weights files lack the state of dropout, so a resumed training would repeat the first draws.
         restart_draws(self.model, epoch)

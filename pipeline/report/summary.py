@@ -1,4 +1,4 @@
-"""The beginning of the report: a few sentences, a list of the parts left out, and the figures of each model."""
+"""The beginning of the report: a few sentences, the parts that the report leaves out, and the metrics of each model."""
 
 from headstart.pipeline.evaluate.threshold import threshold_fields
 from headstart.pipeline.pages.html import escaped, isolated, items, shortened
@@ -13,7 +13,7 @@ def summary(evidence: Evidence) -> str:
     """Return a few sentences as HTML, and then a list of the parts that the report leaves out.
 
     The sentences tell the accuracy of the model that `predict` uses, what fine-tuning changed, and the most frequent
-    error.
+    error. If the run has no predictions, there is one sentence with the accuracies on val.
     """
     if not evidence.predictions:
         left_out = _left_out(evidence)
@@ -35,7 +35,10 @@ def _left_out(evidence: Evidence) -> str:
 
 
 def figures(evidence: Evidence) -> str:
-    """Return HTML tables of the figures of each model. Without predictions, return an empty string."""
+    """Return HTML tables of the metrics of each model, such as accuracy and AUC.
+
+    If the run has no predictions, return an empty string.
+    """
     if not evidence.predictions:
         return ""
     top = ["top5"] if evidence.metrics[evidence.answering]["top5"] is not None else []
@@ -54,7 +57,10 @@ def figures(evidence: Evidence) -> str:
 
 
 def _of_two_classes(evidence: Evidence) -> str:
-    """Return a table of sensitivity and specificity. If the run does not have two classes, return an empty string."""
+    """Return an HTML table of the sensitivity and specificity of each model.
+
+    If the run does not have two classes, return an empty string.
+    """
     names = evidence.run.class_names()
     if len(names) != 2:
         return ""
@@ -74,7 +80,7 @@ def _rule(threshold: Threshold) -> str:
 
 
 def _of_folds(evidence: Evidence) -> str:
-    """Return a table of the result of cross-validation, or an empty string if the run has none."""
+    """Return an HTML table of the result of cross-validation, or an empty string if the run has no such result."""
     if not (found := evidence.folds):
         return ""
     row = ["head", figure(found.accuracy), figure(found.accuracy_interval)]
@@ -113,7 +119,7 @@ def _by_threshold(evidence: Evidence) -> str:
 
 
 def _by_folds(evidence: Evidence) -> str:
-    """Return a sentence on the accuracy by cross-validation.
+    """Return a sentence on the accuracy that cross-validation measured.
 
     If the run has no result of cross-validation, return `Evidence.advice` as a sentence, or "" if there is no advice.
     """

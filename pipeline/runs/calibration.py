@@ -21,24 +21,30 @@ _MOST_BYTES = 16 << 20
 
 
 def write_calibration(run: Run, model: str, calibration: Calibration, reference: Reference) -> None:
-    """Write the calibration and the reference of a model into `run`."""
+    """Write the calibration of `model` and its reference, a sample of the training images, into `run`.
+
+    `model` is `head` or `finetuned`.
+    """
     with written_atomically(run.reference_file(model)) as partial, partial.open("wb") as file:
         np.save(file, reference.features)
     run.update(run.calibration_file, **{model: vars(calibration)})
 
 
 def forget_calibration(run: Run, model: str) -> None:
-    """Remove the calibration and the reference of a model from `run`, before the model is replaced."""
+    """Remove the calibration of `model` and its reference, a sample of the training images, from `run`.
+
+    `model` is `head` or `finetuned`.
+    """
     if run.calibration_file.exists():
         run.update(run.calibration_file, **{model: None})
     run.reference_file(model).unlink(missing_ok=True)
 
 
 def read_calibration(run: Run, model: str) -> Calibration | None:
-    """Return the calibration of a model of `run`, or None if the run has none.
+    """Return the calibration of `model` (`head` or `finetuned`) in `run`. If `run` has none, return None.
 
-    If no epoch of fine-tuning was better than the head, the fine-tuned model has the calibration of the head. Raises
-    RunError if `calibration.json` is damaged.
+    If no epoch of fine-tuning was better than the head, `finetuned` has the calibration of the head. Raises RunError if
+    `calibration.json` is damaged.
     """
     model = _origin(run, model)
     file = run.calibration_file
@@ -52,9 +58,10 @@ def read_calibration(run: Run, model: str) -> Calibration | None:
 
 
 def read_reference(run: Run, model: str) -> Reference | None:
-    """Return the reference of a model of `run`, or None if the run has none; see `origin_of_reference`.
+    """Return the reference, a sample of the training images, of `model` (`head` or `finetuned`) in `run`.
 
-    Raises RunError if the file of the reference is damaged.
+    If `run` has none, return None. If no epoch of fine-tuning was better than the head, `finetuned` has the reference
+    of the head. Raises RunError if the file of the reference is damaged.
     """
     file = origin_of_reference(run, model)
     if not file.exists():
@@ -70,13 +77,17 @@ def read_reference(run: Run, model: str) -> Reference | None:
 
 
 def origin_of_reference(run: Run, model: str) -> Path:
-    """Return the path of the reference that applies to `model`.
+    """Return the path of the file that holds the reference, a sample of the training images, of `model`.
 
-    If no epoch of fine-tuning was better than the head, the fine-tuned model has the reference of the head.
+    `model` is `head` or `finetuned`. If no epoch of fine-tuning was better than the head, `finetuned` has the reference
+    of the head.
     """
     return run.reference_file(_origin(run, model))
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return the model whose calibration applies to `model`: `head` if fine-tuning brought no gain, else `model`."""
+    """Return the model whose calibration and reference apply to `model`.
+
+    This is `head` if no epoch of fine-tuning was better than the head, and otherwise `model` itself.
+    """
     return "head" if run.metrics().get("finetune", {}).get("best_epoch") == 0 else model

@@ -20,7 +20,7 @@ _UNSAID = {"bits": "16"}  # the values that early versions used without writing 
 
 @dataclass(frozen=True)
 class Origin:
-    """The study whose winner became the run, and the number of the winning trial."""
+    """The origin of a run that a search made: the study, and the number of the trial that won."""
 
     study: str
     trial: int
@@ -57,7 +57,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PhaseMetrics:
-    """The metrics of one phase, the head or fine-tuning, in `metrics.json`."""
+    """The metrics of one phase of training in `metrics.json`. A phase is the training of the head, or fine-tuning."""
 
     val: dict[str, float | None] = field(default_factory=dict)
     before: dict[str, float | None] = field(default_factory=dict)
@@ -80,9 +80,9 @@ class RunMetrics:
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
     """Raise a RunError unless `values` have the form of a run's settings. `values` were read from the file `file`.
 
-    The error names the wrong field, and the version of headstart that wrote the file. An unknown field in `features` or
-    `reading` is an error. Other unknown fields are ignored. If a later version wrote the file, the ignored fields are
-    named on the console.
+    The error names the wrong field, and the version of headstart that wrote the file. An unknown field within the
+    fields `features` and `reading` is an error. Other unknown fields are ignored. If a later version of headstart wrote
+    the file, the ignored fields are named on the console.
     """
     try:
         config = converted(values, RunConfig)
@@ -112,7 +112,7 @@ def require_valid_metrics(values: Mapping[str, Any], file: Path) -> None:
 
 
 def remedy(values: Mapping[str, Any]) -> str:
-    """Return a text that says what to do if the settings `values` can't be used.
+    """Return a text that says what to do if `values`, the settings of a run, can't be used.
 
     The text also names two versions of headstart: the version that wrote `values`, and the version that runs now.
     """
@@ -141,10 +141,10 @@ def _later(values: Mapping[str, Any]) -> bool:
 
 
 def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
-    """Convert JSON values to the type `kind`, such as a dataclass. The names in `needed` must be among the values.
+    """Return `values`, a JSON object, as an object of the type `kind`, such as a dataclass.
 
-    A wrong or missing field raises a ValueError that names the field. In the error, `where` is put before the name of
-    the field.
+    Raises a ValueError if a field is wrong or missing. The error names the field, with `where` before the name. The
+    fields `needed` must be in `values` even if `kind` has defaults for these fields.
     """
     import msgspec  # late: most commands read no run
 
@@ -167,7 +167,7 @@ def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed
 def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
     """Raise a ValueError if `values` has a name that is not a field of one of the dataclasses `kinds`.
 
-    The error names the first such name in alphabetical order. It begins with `where`.
+    The message begins with `where`. It names the first unknown name in alphabetical order.
     """
     unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
     if unknown:

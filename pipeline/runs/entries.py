@@ -1,6 +1,6 @@
 """The files and folders of a run that headstart writes or deletes.
 
-A run may come from elsewhere, so these entries must lie in the run itself.
+A run may come from elsewhere, so these files and folders must lie in the run itself.
 """
 
 import os
@@ -16,8 +16,9 @@ _FILES = (".csv", ".json")
 def require_own_entries(path: Path) -> None:
     """Raise a RunError if headstart could write or delete files outside the run at `path`.
 
-    None of `FOLDERS` may be or contain a symlink to a folder. Each CSV or JSON file must be regular. A symlink to a
-    regular file is allowed: its target is only read, and a new file replaces the symlink itself.
+    The folders that headstart writes, such as `logs`, must not be or contain a symlink to a folder. Each CSV or JSON
+    file must be a regular file, or a symlink to a regular file. headstart only reads the target of a symlink. A new
+    file replaces the symlink itself.
     """
     for entry in path.iterdir():
         written = entry.suffix in _FILES and not entry.name.startswith(".")  # temporary files come and go

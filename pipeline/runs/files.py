@@ -19,9 +19,9 @@ _LINE = 16 << 20  # characters; the logits of 100,000 classes fit
 
 
 def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
-    """Read the JSON object in `file`.
+    """Return the JSON object in `file`.
 
-    If the file is missing, is over 512 MiB, or does not hold a JSON object, raise a RunError whose message ends with
+    Raises a RunError if the file is missing, is over 512 MiB, or does not hold a JSON object. The message ends with
     `remedy`. A file with NaN or infinity is not JSON.
     """
     require_regular(file, _JSON_BYTES, remedy)
@@ -39,22 +39,22 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
 def without_null(values: Mapping[str, Any], *inner: str) -> dict[str, Any]:
     """Return `values` without the fields that are None.
 
-    `inner` names fields whose values are objects. These objects lose their fields that are None, too.
+    `inner` names fields whose values are dicts. These dicts lose their fields that are None, too.
     """
     kept = {name: value for name, value in values.items() if value is not None}
     return kept | {name: without_null(kept[name]) for name in inner if name in kept}
 
 
 def read_csv(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> list[dict[str, str]]:
-    """Read the rows of a CSV file; see `csv_rows`."""
+    """Return the rows of the CSV file at `path`; see `csv_rows`."""
     return list(csv_rows(path, columns, remedy))
 
 
 def csv_rows(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> Iterator[dict[str, str]]:
     """Yield the rows of a CSV file that `write_csv` wrote. A row is a dict from column name to text.
 
-    Raises a RunError if the file is missing or over 8 GiB, if it lacks one of `columns`, if a row can't be read, or if
-    a row has more or fewer cells than the header. The message ends with `remedy`.
+    Raises a RunError if the file is missing or over 8 GiB, if it lacks one of the columns `columns`, if a row can't be
+    read, or if a row has more or fewer cells than the header. The message ends with `remedy`.
     """
     require_regular(path, _CSV_BYTES, remedy)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -72,7 +72,7 @@ def csv_rows(path: Path, columns: Sequence[str] = (), remedy: str = REMEDY) -> I
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file atomically. Text that a spreadsheet would take for a formula is written safely."""
+    """Write a CSV file atomically. A text that a spreadsheet would run as a formula gets a `'` in front."""
     with (
         written_atomically(path) as partial,
         partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -81,7 +81,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:
-    """Raise a RunError unless `file` is a regular file of at most `most` bytes.
+    """Raise a RunError unless `file` is a regular file of at most `most` bytes. The message ends with `remedy`.
 
     A pipe is refused, because opening a pipe might never end.
     """
@@ -96,7 +96,10 @@ def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:
 
 
 def _lines(file: TextIO, path: Path, remedy: str) -> Iterator[str]:
-    """Yield the lines of `file`. Raises RunError for a line so long that it might fill the memory."""
+    """Yield the lines of `file`. Raises RunError for a line of 16 Mi characters or more, which might fill the memory.
+
+    The message begins with `path`, and ends with `remedy`.
+    """
     while line := file.readline(_LINE):
         if len(line) == _LINE:
             raise RunError(f"{path}: has a line of {_LINE} characters or more; {remedy}")

@@ -11,8 +11,8 @@ from headstart.features.files import remove_left_over
 def clear_left_over(path: Path) -> None:
     """Remove the half-written files and runs that killed processes left in the run at `path` or beside it.
 
-    If a process was killed before it had put a new run in the place of an old one, the old run is put back. On a disk
-    that can't be written to, nothing happens.
+    If a process was killed while it replaced the run at `path`, and no run is there now, the old run is put back. On a
+    disk that can't be written to, nothing happens.
     """
     with suppress(OSError):
         remove_left_over(path.parent)
@@ -23,8 +23,9 @@ def clear_left_over(path: Path) -> None:
 def _clear_early_versions(path: Path) -> None:
     """Remove the runs that killed processes of earlier versions left beside `path`.
 
-    Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. If there is
-    no run at `path`, the old run that was moved last is put back there.
+    Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. NAME is the
+    name of `path`, and PID is the process ID. If there is no run at `path`, the old run that was moved last is put back
+    there.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

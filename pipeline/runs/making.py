@@ -20,9 +20,10 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a temporary folder beside `path`. On success, rename the folder to `path`. Otherwise, remove it.
+    """Yield a run in a temporary folder beside `path`, for a `with` block that fills the run.
 
-    Raises RunError if `path` is not free (see `require_free`), or if another process makes a run there meanwhile.
+    After the block, the folder is renamed to `path`. If the block raises an error, the folder is removed. Raises
+    RunError if `path` is not free (see `require_free`), or if another process makes a run there meanwhile.
     """
     require_free(path, overwrite)
     try:
@@ -55,9 +56,10 @@ def versions() -> dict[str, str]:
 
 
 def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """Map each split to the SHA-256 of its (digest, label) pairs, and `classes` to the SHA-256 of the class names.
+    """Return hashes by which a later call can tell whether the data have changed.
 
-    The hashes don't depend on file names or on the order of `examples`.
+    Each split that occurs is a key; its value is the SHA-256 of the split's (digest, label) pairs. The value of the key
+    `classes` is the SHA-256 of the class names. The hashes don't depend on file names or on the order of `examples`.
     """
     found = {"classes": hashlib.sha256("\n".join(class_names).encode(errors="surrogateescape")).hexdigest()}
     every = Examples.of(examples)

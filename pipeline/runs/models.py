@@ -10,17 +10,19 @@ from headstart.pipeline.runs.files import REMEDY
 
 
 def load_head(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Load a head, which maps features [B, D] in float32, float16 or bfloat16 to logits, float32 [B, 1 or classes].
+    """Load a head from `file`. A head maps features, [B, D], to logits, float32 [B, 1] (two classes) or [B, classes].
 
-    For `shape` and the errors, see `Run.load_model`.
+    The features are float32, float16 or bfloat16. `shape` is the required shape of one input, (D,); with None, D may be
+    any number. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None,))), ("float32", "float16", "bfloat16"))
 
 
 def load_classifier(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Load a classifier, which maps pixels, uint8 [B, H, W, 3], to logits, float32 [B, 1 or classes].
+    """Load a classifier from `file`. A classifier maps pixels to logits, float32 [B, 1] (two classes) or [B, classes].
 
-    For `shape` and the errors, see `Run.load_model`.
+    The pixels are uint8 [B, H, W, 3]. `shape` is the required shape of one input, (H, W, 3); with None, H and W may be
+    any numbers. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None, None, 3))), ("uint8",))
 
@@ -42,7 +44,10 @@ def _load(file: Path, classes: int, shape: tuple[int | None, ...], dtypes: tuple
 
 
 def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
-    """Return the shape and dtype of each tensor in the attribute `name` of `model`; [] if the model has no graph."""
+    """Return the shape and dtype of each input or output of `model`; `name` is `inputs` or `outputs`.
+
+    If the model has no graph, and so no such attribute, return [].
+    """
     try:
         return [(tuple(one.shape), str(one.dtype)) for one in getattr(model, name)]
     except (AttributeError, ValueError, TypeError):

@@ -1,7 +1,8 @@
 """Paths in a run's `config.json`. On disk they are relative to the run's folder, so that a project can be moved.
 
 A path is written as relative if the path and the run's folder lie in a common folder that is not the root of the file
-system. A relative path begins with `./` or `../`, so it differs from `imagenet`, `random` and the names of backbones.
+system. Some fields hold either a path or a name, such as `imagenet`, `random` or the name of a backbone. A relative
+path begins with `./` or `../`, so it can't be mistaken for a name.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +15,20 @@ from headstart.features.paths import absolute_path, relative_path
 
 
 def with_relative_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of `config`, the content of `config.json`, with paths relative to `folder` if possible."""
+    """Return a copy of `config`, the content of `config.json`, with paths relative to the run's folder, `folder`.
+
+    A path that can't be relative stays as it is.
+    """
     return _changed(config, lambda path: relative_path(path, folder))
 
 
 def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of `config`, the content of the `config.json` in `folder`, with absolute paths."""
+    """Return a copy of `config`, the content of `config.json` in the run's folder, `folder`, with absolute paths."""
     return _changed(config, lambda path: absolute_path(path, folder))
 
 
 def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Return a copy of `config` in which each path is replaced by the result of `change`.
+    """Return a copy of `config`, the content of `config.json`, in which each path is replaced by `change(path)`.
 
     The paths name the data, the store, the weights, `.keras` files, and the study.
     """

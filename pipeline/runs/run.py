@@ -1,7 +1,7 @@
 """The run folder: one training's settings, history, models and metrics.
 
 RUN/
-    config.json               settings, versions, fingerprints, digests of the class and example lists
+    config.json               settings, versions, fingerprints, hashes of the class names and of the examples
     history.csv               phase, epoch, loss, accuracy, val_loss, val_accuracy, further figures on val
     logs/                     TensorBoard logs; the epochs of both phases share one axis
     head.keras                features -> logits
@@ -68,11 +68,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """Open the run at `path`, and check its settings and metrics.
+        """Return the run at `path`, with its settings and metrics checked.
 
         Raises RunError if there is no run at `path`, or if its settings or metrics are damaged or have a form that this
-        version of headstart does not know. For symlinks in the run, see `require_own_entries`. Half-written files
-        of killed processes are removed first, as by `existing`.
+        version of headstart does not know. Also raises RunError if headstart could write outside the run, through a
+        symlink; see `require_own_entries`. Half-written files of killed processes are removed first.
         """
         run = cls.existing(path)
         require_own_entries(path)
@@ -108,7 +108,7 @@ class Run:
         return with_absolute_paths(without_null(values), self.place)
 
     def write_config(self, **fields: Any) -> None:
-        """Write `fields` to `config.json`. Absolute paths become relative to the run, if possible."""
+        """Write `fields` to `config.json`. Absolute paths become relative to the run's folder, if possible."""
         write_json(self.config_file, with_relative_paths(fields, self.place))
 
     def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
@@ -118,7 +118,7 @@ class Run:
     def read_as(self) -> DataConfig:
         """Return the settings by which the run's data are read.
 
-        Runs of versions before 0.2 did not save these settings. Their data are read by the layout `v1`.
+        Runs of versions before 0.2 did not save these settings. For such a run, the result has the layout `v1`.
         """
         return DataConfig(**(self.config().get("reading") or {"layout": "v1"}))
 
@@ -144,10 +144,10 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of `metrics.json`, without its null fields and without null figures on val.
+        """Return the content of `metrics.json`. Fields that are null, and figures on val that are null, are left out.
 
-        Without such a file, return an empty dict. Raises RunError if the file is damaged. Callers must not change the
-        result, which is kept for later calls.
+        If the run has no `metrics.json`, return an empty dict. Raises RunError if the file is damaged. Callers must not
+        change the result, which is kept for later calls.
         """
         return self._read(self.metrics_file, self._metrics_of) if self.metrics_file.exists() else {}
 
@@ -159,10 +159,11 @@ class Run:
         }
 
     def threshold(self, model: str) -> Threshold | None:
-        """Return the threshold of `model`, which is `head` or `finetuned`, or None if the run has no such threshold.
+        """Return the threshold of `model` (`head` or `finetuned`) in this run. If the run has none, return None.
 
         If no epoch of fine-tuning was better than the head, `finetuned` has the threshold of the head. Raises RunError
-        if the run does not have two classes, or if none of them is the positive class of the threshold.
+        if the run has a threshold, but does not have two classes, or if neither class is the threshold's positive
+        class.
         """
         metrics = self.metrics()
         unchanged = metrics.get("finetune", {}).get("best_epoch") == 0
@@ -175,10 +176,9 @@ class Run:
         return threshold
 
     def keep_thresholds(self, thresholds: Mapping[str, Threshold]) -> None:
-        """Write `thresholds` into `metrics.json`. The keys of `thresholds` are `head` and `finetuned`.
+        """Write `thresholds` into `metrics.json`. A key of `thresholds` is a model: `head` or `finetuned`.
 
-        If a model has no entry in `thresholds`, its old threshold is removed. The next training of a model removes the
-        threshold of this model, too.
+        If a model has no entry in `thresholds`, its old threshold is removed.
         """
         kept = read_json(self.metrics_file) if self.metrics_file.exists() else {}
         phases = {phase: dict(kept[phase]) for phase in PHASES.values() if kept.get(phase)}
@@ -189,7 +189,7 @@ class Run:
         self.update(self.metrics_file, **phases)
 
     def _read(self, file: Path, checked: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-        """Read a JSON file, and return the result of `checked` for its content.
+        """Return the result of `checked` for the content of the JSON file `file`.
 
         The result is kept in RAM, and is returned again until the file changes.
         """
@@ -204,7 +204,7 @@ class Run:
         return read_csv(self.history_file, HISTORY_COLUMNS)
 
     def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
-        """Write `examples.csv`."""
+        """Write `examples.csv`, with the path, the digest, the class name and the split of each of `examples`."""
         rows = ((one.image.path, one.image.digest, class_names[one.label], one.split) for one in examples)
         write_csv(self.examples_file, EXAMPLES_COLUMNS, rows)
 
@@ -214,7 +214,10 @@ class Run:
         return {row["digest"] for row in rows if row["split"] == split}
 
     def labelled(self, split: str) -> list[tuple[str, int]]:
-        """Read the digest and label of each example of the run in `split`. For errors, see `digests`."""
+        """Read the digest and the label of each example in `split`.
+
+        Raises RunError if `examples.csv` is missing or damaged.
+        """
         names = {name: label for label, name in enumerate(self.class_names())}
         rows = [row for row in csv_rows(self.examples_file, EXAMPLES_COLUMNS) if row["split"] == split]
         if unknown := [row["label"] for row in rows if row["label"] not in names]:
@@ -222,7 +225,7 @@ class Run:
         return [(row["digest"], names[row["label"]]) for row in rows]
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write `history.csv`. Figures on val that are not in `HISTORY_COLUMNS` get columns after the others.
+        """Write `history.csv`. A figure on val that has no column in `HISTORY_COLUMNS` gets its own column at the end.
 
         If a row lacks a figure, the figure's cell is empty.
         """
@@ -249,10 +252,10 @@ class Run:
 
 
 def require_finite(values: np.ndarray, file: Path, remedy: str = REMEDY) -> np.ndarray:
-    """Return `values`, the outputs of the model in `file`.
+    """Return `values` unchanged. `values` are the outputs of the model in `file`.
 
-    Raise a RunError if a value is not finite, or is over 1e6 in absolute value. Such values might make metrics
-    overflow.
+    Raises a RunError if a value is not finite, or is over 1e6 in absolute value. Such values might make metrics
+    overflow. The message ends with `remedy`.
     """
     bad = int((~(np.abs(values) <= _LARGEST)).any(axis=-1).sum())
     if bad:

@@ -18,7 +18,7 @@ _LOGISTIC = "logistic regression"
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method with one setting, and its figures by cross-validation.
+    """A simple method, such as logistic regression, with one setting and its figures by cross-validation.
 
     Each figure is computed on the validation rows of each fold, and then averaged over the folds.
     """
@@ -32,11 +32,11 @@ class Baseline:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Return all figures by name."""
+        """Return all figures, such as `loss` and `accuracy`, by name."""
         return {"loss": self.loss, "accuracy": self.accuracy, **self.other}
 
     def fields(self) -> dict[str, Any]:
-        """Return the JSON object of a baseline."""
+        """Return the method, its setting and its figures as a JSON object."""
         sampled = {} if self.sample is None else {"sample": self.sample}
         return {"name": self.name, "setting": self.setting, **self.figures, **sampled}
 
@@ -47,7 +47,7 @@ def fit_baselines(
     """Fit logistic regression and nearest neighbours with several settings. Return the best baseline of each method.
 
     `choose_by` names the figure by which baselines are compared. `features` is float32 [N, D], and `labels` is int64
-    [N].
+    [N]. `classes` is the number of classes.
     """
     nearest = _neighbours(features, labels, folds, classes, choose_by)
     return [
@@ -57,16 +57,19 @@ def fit_baselines(
 
 
 def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[float, float]:
-    """Return the rank that a head must beat: the result of `rank` for logistic regression.
+    """Return the sort key that a head must beat: the result of `rank` for the logistic regression in `baselines`.
 
-    If `baselines` has no logistic regression, return (inf, inf).
+    A smaller key is better. If `baselines` has no logistic regression, return (inf, inf), the worst key.
     """
     ranks = (rank(choose_by, one.figures) for one in baselines if one.name == _LOGISTIC)
     return min(ranks, default=(float("inf"), float("inf")))
 
 
 def logistic_regression(strength: float) -> Any:
-    """Make a scikit-learn pipeline: logistic regression on standardised features. `strength` is 1 / penalty."""
+    """Return an unfitted scikit-learn pipeline: logistic regression on standardised features.
+
+    `strength` is the inverse of the penalty.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -75,9 +78,9 @@ def logistic_regression(strength: float) -> Any:
 
 
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    """Return a `logistic_regression` that is fitted to `features`, float32 [N, D], and `labels`, int64 [N].
+    """Return logistic regression that is fitted to `features`, float32 [N, D], and `labels`, int64 [N].
 
-    A fit that has not converged after the last iteration is returned, too.
+    `strength` is the inverse of the penalty. The result may not have converged after the last iteration.
     """
     with quiet():
         return logistic_regression(strength).fit(features, labels)
@@ -97,9 +100,9 @@ def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray
 def fit_logistic(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy = "loss"
 ) -> Baseline:
-    """Fit logistic regression with weaker and weaker penalties, until the loss rises. Return the best baseline.
+    """Return the baseline of logistic regression with the best of several penalties.
 
-    The search starts with strong penalties, because weak ones are slow. For the arguments see `fit_baselines`.
+    Penalties are tried from the strongest to weaker ones, until the loss rises. For the arguments, see `fit_baselines`.
     """
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
@@ -116,10 +119,10 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Score a classifier by nearest neighbours in cosine distance, with several numbers of neighbours.
+    """Return a baseline for each of several numbers of nearest neighbours, by cosine distance.
 
     Each neighbour votes for its own class. Each class gets one extra vote, so that no probability is 0. The probability
-    of a class is its share of all votes.
+    of a class is its share of all votes. For the arguments, see `fit_baselines`.
     """
     nearest = [
         labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
@@ -140,9 +143,10 @@ def _scored(
     folds: Sequence[Fold],
     choose_by: ChooseBy,
 ) -> Baseline:
-    """Return the baseline of one setting. Its figures are the `val_figures` of each fold, averaged over the folds.
+    """Return the baseline of the method `name` with the setting `setting`.
 
-    `chances` has an array for each fold: the class probabilities of the validation rows, float64 [n, classes].
+    Its figures are the `val_figures` of each fold, averaged over the folds. `chances` has an array for each fold: the
+    class probabilities of the n validation rows, float64 [n, classes].
     """
     found = [
         val_figures(choose_by, log_chances(rows), labels[val]) for rows, (_, val) in zip(chances, folds, strict=True)
@@ -152,8 +156,8 @@ def _scored(
 
 
 def log_chances(chances: np.ndarray) -> np.ndarray:
-    """Return the logarithms of probabilities, float64 [N, C], for use as logits.
+    """Return the logarithms of the probabilities `chances`, float64 [N, C], for use as logits.
 
-    A probability below the smallest normal float32 is replaced by that number, so each logarithm is finite.
+    A probability below the smallest normal float32 counts as this smallest number, so each logarithm is finite.
     """
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

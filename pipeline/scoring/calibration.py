@@ -1,4 +1,4 @@
-"""Calibration: temperature scaling, sets of labels, and the gap between probabilities and observed frequencies."""
+"""Calibration: temperature scaling, conformal sets of labels, and the gap between probabilities and frequencies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PRIOR = 0.5  # standard deviation of log T; of 0.25, 0.5 and 1, it gave the low
 
 @dataclass(frozen=True)
 class Calibration:
-    """Values of a model that were computed on val. They give calibrated probabilities and sets of labels."""
+    """The calibration of a model on val: values that give calibrated probabilities and sets of likely labels."""
 
     temperature: float  # logits are divided by it
     true_probabilities: list[float]  # of val images: the probability of the true label, ascending, at most `MOST_KEPT`
@@ -38,10 +38,10 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def set_threshold(self, alpha: float) -> float | None:
-        """Return the least probability that puts a label into the set of labels of an image.
+        """Return the threshold of sets of labels: the set of an image holds the labels with at least this probability.
 
-        The set then lacks the true label with a probability of at most `alpha`. This is split conformal prediction with
-        the score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
+        The set lacks the true label with a probability of at most `alpha`. This is split conformal prediction with the
+        score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
         """
         rank = math.floor(alpha * (len(self.true_probabilities) + 1))
         return self.true_probabilities[rank - 1] if rank else None
@@ -50,7 +50,8 @@ class Calibration:
 def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
     """Return the calibration of a model, from its `logits` on val.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. For `distance`, see `Calibration`.
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. `distance` becomes
+    `Calibration.distance`: an image at a larger distance from the training images is unlike them.
     """
     temperature = fit_temperature(logits, labels)
     found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])
@@ -61,11 +62,11 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = N
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature T in [0.01, 100] that fits `logits / T` to the labels.
+    """Return the temperature in [0.01, 100] by which `logits` must be divided to calibrate them.
 
-    See Guo et al., 2017, arXiv 1706.04599. T minimises the summed cross-entropy plus the negative log density of a
-    prior: log T is normal around 0. Without the prior, a model without mistakes on a small val split would get a T near
-    0, and so probabilities near 0 and 1. `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. The temperature T minimises the summed
+    cross-entropy (Guo et al. 2017, arXiv 1706.04599) plus the negative log density of a prior. In the prior, log T is
+    normal with the mean 0. Without the prior, a model without mistakes on a small val split would get a T near 0.
     """
     from scipy.optimize import minimize_scalar
 
@@ -80,7 +81,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """The examples whose confidence, the probability of the predicted class, lies within one interval."""
+    """A bin of examples by their confidence, the probability of the predicted class."""
 
     count: int
     confidence: float  # the mean over the examples
@@ -90,7 +91,8 @@ class Bin:
 def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
     """Sort the examples into 15 equally wide bins of confidence. Return the bins that are not empty, the lowest first.
 
-    `chances` are probabilities, float [N, C], and `labels` is int [N].
+    The confidence is the probability of the predicted class. `chances` are probabilities, float [N, C], and `labels` is
+    int [N].
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -103,18 +105,19 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
     """Return the expected calibration error in [0, 1]: the mean gap between the confidence and the accuracy of a bin.
 
-    Each bin is weighted by its number of examples. For the arguments, see `reliability`.
+    The bins are those of `reliability`, weighted by their numbers of examples. `chances` are probabilities, float [N,
+    C], and `labels` is int [N].
     """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the `calibration_error` that a perfectly calibrated model has on average.
+    """Return the `calibration_error` that a perfectly calibrated model with the probabilities `chances` has on average.
 
-    `chances`, float [N, C], has the probabilities of the model. The average is taken over random draws. In each draw, a
-    prediction is right with a probability equal to its confidence, the probability of the predicted class. The fraction
-    of right predictions then differs by chance from the mean confidence, so the result is over 0.
+    `chances` is float [N, C]. The average is over random draws. In each draw, a prediction is right with a probability
+    equal to its confidence, the probability of the predicted class. The result is over 0, because the fraction of right
+    predictions differs by chance from the mean confidence.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -25,10 +25,10 @@ def canonical(choose_by: ChooseBy) -> ChooseBy:
 
 
 class ValFigures:
-    """Computes the figures on val from batches of logits.
+    """Computes figures on val from batches of logits: the loss, the accuracy, and the figure that `choose_by` names.
 
-    For `loss` and `accuracy`, only sums are kept. For `auc`, all logits and true labels are kept. For other figures,
-    all predicted and true labels are kept.
+    For the loss and the accuracy, only sums are kept in memory. For `auc`, all logits and true labels are kept. For the
+    other figures, all predicted and true labels are kept.
     """
 
     def __init__(self, choose_by: ChooseBy) -> None:
@@ -37,7 +37,7 @@ class ValFigures:
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # logits or predicted labels, and true labels
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Add a batch: logits, [N, 1] (two classes) or [N, C], and their labels, int [N]."""
+        """Add a batch: logits, [N, 1] (two classes) or [N, C], and their true labels, int [N]."""
         from headstart.pipeline.scoring.metrics import accuracy, cross_entropy, predicted_labels
 
         self._examples += len(labels)
@@ -47,7 +47,10 @@ class ValFigures:
             self._kept.append((logits if self._choose_by == "auc" else predicted_labels(logits), labels))
 
     def figures(self) -> dict[str, float]:
-        """Return `loss`, `accuracy` and the figure that `choose_by` names. An undefined figure is NaN."""
+        """Return the figures of all batches by name: `loss`, `accuracy`, and the figure `choose_by` of the constructor.
+
+        An undefined figure is NaN.
+        """
         found = {"loss": self._loss / self._examples, "accuracy": self._right / self._examples}
         if self._kept:
             found[self._choose_by] = self._other_figure()
@@ -65,9 +68,9 @@ class ValFigures:
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return `loss`, `accuracy` and the figure that `choose_by` names. An undefined figure is NaN.
+    """Return the figures of `logits` on val by name: `loss`, `accuracy`, and the figure that `choose_by` names.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. An undefined figure is NaN.
     """
     found = ValFigures(choose_by)
     found.add(logits, labels)
@@ -75,7 +78,7 @@ def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> 
 
 
 def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """Return figures for JSON, which has no NaN: a figure that is not finite is None."""
+    """Return `figures` for JSON, which has no NaN: a figure that is not finite becomes None."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 

@@ -1,4 +1,7 @@
-"""Draw the folds of cross-validation. Class proportions are similar in all folds, and each group is in one fold."""
+"""Draw the folds of cross-validation. Class proportions are similar in all folds, and each group is in one fold.
+
+A group is examples that must stay together, such as the copies of an image.
+"""
 
 from collections.abc import Hashable, Sequence
 
@@ -10,10 +13,10 @@ Fold = tuple[Rows, Rows]  # rows to train on, rows to validate on
 
 
 def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed: int) -> list[Fold]:
-    """Draw `count` folds of examples. `labels`, int64 [N], and `groups` have the label and the group of each example.
+    """Return `count` folds for cross-validation. A fold is a pair: the rows to train on, and the rows to validate on.
 
-    The examples of a group are validated in the same fold. Raises ValueError if each class has fewer than `count`
-    examples.
+    `labels`, int64 [N], and `groups` have the label and the group of each example. The examples of a group are
+    validated in the same fold. Raises ValueError if each class has fewer than `count` examples.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -39,10 +42,10 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw about `most` rows, so that each class of each fold keeps its share of the rows; see `stratified`.
+    """Draw about `most` of the rows. Return the drawn rows, int64 [n], ascending, and their folds.
 
-    `labels` is int64 [N]. Returns two things: the drawn rows, int64 [n], ascending, and the folds of these rows. The
-    new folds hold positions in the array of the drawn rows.
+    Each class of each fold keeps its share of the rows; see `stratified`. `labels`, int64 [N], has the label of each
+    row. The returned folds hold positions in the array of the drawn rows.
     """
     of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is no such fold
     for number, (_, val) in enumerate(folds, 1):
@@ -58,7 +61,10 @@ def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: in
 
 
 def rarest(labels: np.ndarray, groups: Sequence[Hashable]) -> tuple[int, int]:
-    """Return the class with the fewest groups, and the number of its groups. `labels` is int64 [N]."""
+    """Return the class with the fewest groups, and the number of its groups.
+
+    `labels`, int64 [N], and `groups` have the label and the group of each example.
+    """
     found: dict[int, set[Hashable]] = {}
     for label, group in zip(labels.tolist(), groups, strict=True):
         found.setdefault(label, set()).add(group)

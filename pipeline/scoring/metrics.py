@@ -37,13 +37,11 @@ def predicted_labels(logits: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean cross-entropy in nats. `logits` is [N, 1] (two classes) or [N, C], and `labels` is int [N].
-
-    This function runs in every epoch of training a head. SciPy's `logsumexp` would take two to five times as long.
-    """
+    """Return the mean cross-entropy in nats. `logits` is [N, 1] (two classes) or [N, C], and `labels` is int [N]."""
     logits = _for_each_class(logits)
     top = logits.max(axis=1)
     with np.errstate(invalid="ignore"):  # the logits of a diverged network give NaN without a warning
+        # SciPy's `logsumexp` would take two to five times as long, in every epoch of training a head.
         log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
         return float((log_sum - logits[np.arange(len(labels)), labels]).mean())
 
@@ -68,9 +66,9 @@ def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the fraction of rows whose label has one of the five highest logits, or None with up to ten classes.
+    """Return the fraction of rows whose label has one of the five highest logits.
 
-    `logits` is float [N, C], and `labels` is int [N].
+    With ten classes or fewer, return None. `logits` is float [N, C], and `labels` is int [N].
     """
     if logits.shape[1] <= _CLASSES_FOR_TOP:
         return None
@@ -86,7 +84,8 @@ def score(
     Args:
         logits: float [N, 1] (two classes) or [N, C].
         labels: int [N], in [0, C).
-        predicted: the predicted labels, int [N], if a threshold decided them. The default is `predicted_labels`.
+        predicted: the predicted labels, int [N], if a threshold decided them. By default, the result of
+            `predicted_labels`.
 
     Returns:
         `accuracy`, `balanced_accuracy` and `macro_f1`.
@@ -163,7 +162,7 @@ class McNemar:
 
 
 def mcnemar(first: str, second: str, right: np.ndarray, other: np.ndarray) -> McNemar:
-    """Test whether the models named `first` and `second` differ by more than chance.
+    """Test whether the models named `first` and `second` differ by more than chance, by McNemar's exact test.
 
     `right` and `other`, bool [N], mark the examples that the first and the second model predict correctly.
     """
@@ -176,7 +175,10 @@ def mcnemar(first: str, second: str, right: np.ndarray, other: np.ndarray) -> Mc
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % score interval of `successes / trials` (Wilson, 1927, doi:10.1080/01621459.1927.10502953)."""
+    """Return the 95 % confidence interval of the fraction `successes / trials`.
+
+    This is Wilson's score interval (1927, doi:10.1080/01621459.1927.10502953).
+    """
     from scipy.stats import binomtest
 
     interval = binomtest(successes, trials).proportion_ci(method="wilson")
@@ -186,22 +188,19 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, images: int) -> tuple[float, float]:
     """Return the 95 % interval of an `accuracy` that was measured by cross-validation.
 
-    The training sets of the folds overlap, so the plain variance of the folds' accuracies is too small. The variance is
-    corrected by the ratio of scored to training images (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366). The
-    quantile of Student's t distribution turns the variance into half the width of an interval. The formula of Wilson's
-    interval turns this width into the two ends, so an end is 0 or 1 only if the accuracy is 0 or 1.
-
-    If all folds have the same accuracy, their variance is 0, which is too small. So the result is never narrower than
-    Wilson's interval.
+    The interval follows from the variance of the folds' accuracies. The training sets of the folds overlap, so the
+    variance is corrected (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366). The two ends are computed as in Wilson's
+    interval, so they lie in [0, 1]. The result is never narrower than Wilson's interval for `images` images.
 
     Args:
         of_folds: the accuracy of each fold; at least two. If cross-validation was repeated, all repeats are included.
         folds: the number of folds of one repeat.
-        images: the number of different images, for Wilson's interval.
+        images: the number of different images.
     """
     from scipy.stats import norm, t
 
     count, spread = len(of_folds), accuracy * (1 - accuracy)
+    # Student's t, of the variance corrected by the ratio of scored to training images; 0 if all folds are equal
     half = t.ppf(0.975, count - 1) * np.sqrt((1 / count + 1 / (folds - 1)) * np.var(of_folds, ddof=1))
     ratio = norm.ppf(0.975) ** 2 / images  # in Wilson's interval: the squared quantile by the number of images
     if spread:
@@ -218,9 +217,8 @@ def interval_text(ends: Sequence[float] | None) -> str:
 def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     """Return the area under the ROC curve of `scores`, float [N]. `positive`, bool [N], marks the positive examples.
 
-    The area is the probability that a positive example scores above a negative one. A tie counts half. The result is
-    None if there are no positives or no negatives, or if a score is NaN. The area is computed from ranks (Mann and
-    Whitney, 1947), because scikit-learn's `roc_auc_score` takes three times as long.
+    The area is the probability that a positive example scores above a negative one (Mann and Whitney, 1947). A tie
+    counts half. The result is None if there are no positives or no negatives, or if a score is NaN.
     """
     from scipy.stats import rankdata
 
@@ -228,15 +226,16 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     negatives = len(positive) - positives
     if not positives or not negatives or np.isnan(scores).any():
         return None
+    # scikit-learn's `roc_auc_score` takes three times as long as these ranks.
     return float((rankdata(scores)[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the mean over the classes of the `roc_auc` of one class against the rest.
+    """Return the mean over the classes of the AUC of one class against the rest; see `roc_auc`.
 
-    A class whose area is None is left out. If the areas of all classes are None, the result is None. With two classes,
-    the result is the area of the second class, because the first class has the same area. `chances` is float [N, C],
-    and `labels` is int [N].
+    `chances`, float [N, C], has the probabilities, and `labels` is int [N]. A class whose AUC is None is left out. If
+    no class is left, the result is None. With two classes, the result is the AUC of the second class, because the first
+    class has the same AUC.
     """
     columns = [1] if chances.shape[1] == 2 else range(chances.shape[1])
     areas = [roc_auc(chances[:, label], labels == label) for label in columns]

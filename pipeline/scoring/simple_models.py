@@ -21,7 +21,7 @@ _SHOWN = ("accuracy", "accuracy_interval", "balanced_accuracy", "macro_f1", "top
 
 @dataclass(frozen=True)
 class SimpleModels:
-    """The scores of two simple models, on the same examples as a head or classifier."""
+    """The scores of two simple models: always predicting the largest class, and logistic regression."""
 
     largest_class: str  # the largest class among these examples
     largest_class_share: float  # the accuracy of a model that always predicts the largest class
@@ -32,9 +32,10 @@ class SimpleModels:
     def of(
         cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
     ) -> "SimpleModels":
-        """Score the model that always predicts the largest class on examples with the labels `labels`, int64 [N].
+        """Return the scores of the simple models on examples with the labels `labels`, int64 [N].
 
-        `logistic` and `note` become the fields `logistic_regression` and `note`.
+        The scores of always predicting the largest class are computed from `labels`. `logistic`, the metrics of
+        logistic regression, and `note` become the fields `logistic_regression` and `note`.
         """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
@@ -46,7 +47,7 @@ class SimpleModels:
         return ", ".join(parts) + (f"; {self.note}" if self.note else "")
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of the JSON object."""
+        """Return the scores as a JSON object."""
         return {
             "largest_class": self.largest_class,
             "largest_class_share": self.largest_class_share,
@@ -54,14 +55,17 @@ class SimpleModels:
         }
 
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
-        """Return whether `interval`, the [low, high] of an accuracy, lies wholly above `largest_class_share`."""
+        """Return whether a model is surely better than always predicting the largest class.
+
+        `interval` is the [low, high] of the model's accuracy. It must lie wholly above the share of the largest class.
+        """
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a warning if `model` is not surely better than always predicting the largest class.
+        """Return a list with a warning if `model` is not surely better than always predicting the largest class.
 
-        `interval` is the [low, high] of the accuracy of `model`. The result is a list with one line, or [] if
-        `is_beaten_by(interval)` is true.
+        Otherwise, return []. `model` is a name, and `interval` is the [low, high] of this model's accuracy. The model
+        is surely better if `interval` lies wholly above the share of the largest class.
         """
         if self.is_beaten_by(interval):
             return []
@@ -73,10 +77,10 @@ class SimpleModels:
 
 
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
-    """Choose the training images to which logistic regression is fitted. Return their rows, int64 [n], ascending.
+    """Choose some of `count` training images for a fit of logistic regression. Return their rows, int64 [n], ascending.
 
-    If a fit to all `count` images is quick, all images are chosen. Otherwise, a random sample is chosen, as large as a
-    quick fit allows. If the sample would have under ten images per class on average, no image is chosen. `width` is the
+    If a fit to all images is quick, all images are chosen. Otherwise, a random sample is chosen, as large as a quick
+    fit allows. If the sample would have under ten images per class on average, no image is chosen. `width` is the
     number of features of an image.
     """
     logits = 1 if classes == 2 else classes
@@ -88,16 +92,20 @@ def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarr
 
 
 class Logistic:
-    """Logistic regression. Its penalty is chosen by cross-validation on the images to which it is fitted.
+    """Logistic regression whose penalty is chosen by cross-validation on the images of the fit.
 
-    With over 1,000 images, only one of the folds is scored. If a class has only one group, there are no folds, and the
-    inverse penalty is 0.01.
+    The images of a group are in the same fold. With over 1,000 images, only one of the folds is scored. If a class has
+    only one group, there can be no folds, and the inverse penalty is 0.01.
     """
 
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
     ) -> None:
-        """Fit to `features`, float32 [N, D], and `labels`, int64 [N]. The images of a group are in the same fold."""
+        """Fit logistic regression to `features`, float32 [N, D], and `labels`, int64 [N].
+
+        `groups` has the group of each image. Images of a group are in the same fold of the cross-validation that
+        chooses the penalty.
+        """
         from threadpoolctl import threadpool_limits
 
         count = min(_FOLDS, rarest(labels, groups)[1])
@@ -109,11 +117,11 @@ class Logistic:
             self._model = fitted_logistic(features, labels, self.strength)
 
     def logits(self, features: Features) -> np.ndarray:
-        """Return the logarithms of the class probabilities, float64 [N, classes]."""
+        """Return the logarithms of the class probabilities of `features`, float32 [N, D]: float64 [N, classes]."""
         return log_chances(logistic_chances(self._model, features, self._classes))
 
     def scored(self, features: Features, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return metrics on `features`, float32 [N, D], and `labels`, int64 [N].
+        """Return the metrics of this model on `features`, float32 [N, D], and `labels`, int64 [N], by name.
 
         The result also has `strength`, the inverse penalty, and `images`, the number of images of the fit.
         """
@@ -128,10 +136,13 @@ def score_simple_models(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> SimpleModels:
-    """Fit logistic regression to training images, and score the simple models on other examples.
+    """Return the scores of logistic regression, and of always predicting the largest class, on the same examples.
+
+    Logistic regression is fitted to training images first. If a fit would take long, there are only the scores of
+    always predicting the largest class; see `rows_to_fit`.
 
     Args:
-        trained: the labels, int64 [M], and the groups of the training images.
+        trained: the labels, int64 [M], and the groups of the M training images.
         read: takes rows of training images, int64 [n], and returns their features, float32 [n, D].
         features: the features of the scored examples, float32 [N, D].
         labels: the labels of the scored examples, int64 [N].

@@ -11,7 +11,7 @@ _LEAST = 1e-9  # the least distance of a threshold from 0 and from 1
 
 @dataclass(frozen=True)
 class Threshold:
-    """A probability of the positive class. Above this probability, the classifier predicts that class."""
+    """A probability of the positive class. Above this probability, the classifier predicts the positive class."""
 
     positive: str  # the name of the positive class
     value: float  # over 0 and under 1
@@ -33,9 +33,9 @@ class Threshold:
 
 
 def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
-    """Return whether the second of two classes is predicted, bool [...]. `chances` is float [..., 2].
+    """Return whether the second of two classes is predicted, bool [...], from probabilities, float [..., 2].
 
-    This is the only place where a threshold decides a label. For `cut` see `Threshold.cut`.
+    The second class is predicted if its probability in `chances` is over `cut`, the result of `Threshold.cut`.
     """
     return np.asarray(chances[..., 1] > cut)
 
@@ -57,16 +57,15 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 
 
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return the highest threshold that, on average, finds the fraction `wanted` of new positive images.
+    """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
 
-    The average is taken over random val sets. If a threshold is chosen on some images, it finds a higher fraction of
-    these images than of new images. So the rank of the threshold among the probabilities of the positive images is
-    corrected, as in split conformal prediction (arXiv 2107.07511). With too few positive images (see `enough`), the
-    threshold finds all of them.
+    A threshold finds an image whose probability is over the threshold. A threshold that is chosen on some images finds
+    a higher fraction of these images than of new ones. So the result is lowered as in split conformal prediction (arXiv
+    2107.07511). With too few positive images (see `enough`), the result finds all that are given.
 
     Args:
         chances: probabilities of the positive class, float [N].
-        positive: bool [N]. At least one is True.
+        positive: bool [N], whether an image is positive. At least one is True.
     """
     found = np.sort(chances[positive])
     rank = math.floor((len(found) + 1) * (1 - wanted) + 1e-9)
@@ -76,12 +75,15 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return the lowest threshold that rejects the fraction `wanted` of new negative images; see `for_sensitivity`."""
+    """Return the lowest threshold that rejects the fraction `wanted` of new negative images, on average over val sets.
+
+    For the arguments, see `for_sensitivity`. At least one image must be negative.
+    """
     return _within(1 - for_sensitivity(1 - chances, ~positive, wanted))
 
 
 def enough(wanted: float) -> int:
-    """Return the least number of positive images that `for_sensitivity` needs to reach `wanted` on average."""
+    """Return the least number of positive images with which `for_sensitivity` reaches the sensitivity `wanted`."""
     return math.ceil(1 / (1 - wanted) - 1e-9) - 1
 
 
@@ -92,7 +94,8 @@ def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: floa
     value is the best threshold for perfectly calibrated probabilities.
 
     Args:
-        chances, positive: see `for_sensitivity`.
+        chances: probabilities of the positive class, float [N].
+        positive: bool [N], whether an image is positive.
         miss: the cost of a positive image that is not found.
         alarm: the cost of a negative image that is taken for a positive one.
     """

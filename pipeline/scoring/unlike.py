@@ -1,4 +1,4 @@
-"""Find unlike images: their features are far from the features of a sample of the training images."""
+"""Find images that are unlike the training images: their features are far from a sample of the training images."""
 
 from functools import cache
 from typing import Any
@@ -25,9 +25,9 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference whose sample has these `features`, float [R, D].
+        """Return the reference whose sample of the training images has these `features`, float [R, D].
 
-        For the choice of the sample, see `reference_rows`.
+        The rows of `features` may have any length. For the choice of the sample, see `reference_rows`.
         """
         return cls(unit_length(features).astype(np.float16))
 
@@ -42,13 +42,16 @@ class Reference:
     def usual_distance(self, features: Features) -> float:
         """Return the distance from the sample within which 99 % of the val images lie.
 
-        `features`, float32 [N, D], are the features of the val images.
+        `features`, float32 [N, D], has the features of the val images. For the distance, see `distances`.
         """
         return usual(self.distances(features))
 
 
 def usual(distances: np.ndarray) -> float:
-    """Return the distance within which 99 % of the val images lie. `distances`, float [N], has the distance of each."""
+    """Return the distance within which 99 % of the val images lie.
+
+    `distances`, float [N], has the distance of each val image from the sample of the training images.
+    """
     return float(np.quantile(distances, _USUAL))
 
 
@@ -61,10 +64,10 @@ def _pools() -> Any:
 
 
 def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
-    """Draw the training images of a reference. Return their rows, int64 [R], ascending.
+    """Draw the sample of the training images for a reference. Return the rows of the sample, int64 [R], ascending.
 
-    Each class gives equally many images, or all that it has. The same `labels`, int [N], give the same images. `width`
-    is the number of features, D.
+    Each class gives equally many images, or all that it has. `labels`, int [N], has the labels of the training images.
+    The same `labels` give the same rows. `width` is the number of features of an image.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

@@ -31,9 +31,10 @@ _THUMBNAILS = 2  # thumbnails that may be made at the same time; each decodes an
 
 
 def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
-    """Return the application. `title` names the model, and `hosts` are the names of the server; see `Guard`.
+    """Return the FastAPI application, which lets `service` answer requests.
 
-    FastAPI's pages of documentation are left out, because they load scripts from elsewhere. `/openapi.json` is served.
+    `title` names the model, and `hosts` are the names by which the server may be reached; see `Guard`. FastAPI's pages
+    of documentation are left out, because they load scripts from elsewhere. `/openapi.json` is served.
     """
     app = FastAPI(
         title="headstart",
@@ -51,7 +52,7 @@ def make_app(service: Service, title: str, hosts: Sequence[str]) -> FastAPI:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Give every error the form `{"error": "..."}`."""
+    """Make `app` answer every error with a JSON object of the form `{"error": "..."}`."""
 
     @app.exception_handler(RefusalError)
     async def _(_: Request, error: RefusalError) -> JSONResponse:

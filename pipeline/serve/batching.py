@@ -27,11 +27,11 @@ class Batches(Generic[Given, Found]):
     """Collects images into batches, and runs each batch in one of `passes` threads.
 
     A full batch is run as soon as a thread is free. Any other batch is run when no image has come for `wait` seconds.
-    There are two exceptions:
+    Two rules delay a batch that is not full:
 
-    - While an image is on its way (see `coming`), the batch waits until its first image is 20 times `wait` old.
-    - While all threads but one are busy, the batch waits until one of them has ended its batch, because the processor
-      has enough to do. If there is only one thread, the batch waits while this thread is busy.
+    - While a further image is on its way (see `coming`), the batch waits until its first image is 20 times `wait` old.
+    - The batch waits until two threads are free. If there is only one thread, the batch waits until this thread is
+      free.
 
     Args:
         run: takes at most `size` images and the number of a thread, from 0, and returns a result for each image.
@@ -60,7 +60,7 @@ class Batches(Generic[Given, Found]):
             thread.start()
 
     def close(self) -> None:
-        """Run the images that wait, and end the threads."""
+        """Run the images that still wait, and then end the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -69,7 +69,7 @@ class Batches(Generic[Given, Found]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """Within the block, an image is on its way, and a batch that is not full waits for this image."""
+        """Within the block, an image is on its way. A batch that is not full waits for this image."""
         with self._changed:
             self._coming += 1
         try:
@@ -118,7 +118,10 @@ class Batches(Generic[Given, Found]):
             return [self._waiting.popleft() for _ in range(min(self.size, len(self._waiting)))]
 
     def _seconds_left(self) -> float | None:
-        """Return the seconds until the next batch is due. None means that no batch is due until something changes."""
+        """Return the seconds until the next batch is due.
+
+        None means that no batch is due before an image comes or a thread becomes free.
+        """
         if not self._waiting:
             return None
         if len(self._waiting) >= self.size or self._closed:

@@ -21,10 +21,10 @@ _HEADERS = {
 
 
 def policy(script: str = "'none'", style: str = "'none'") -> str:
-    """Return a content security policy. `script` and `style` say which scripts and styles the page may use.
+    """Return the content security policy of a page that may use the scripts `script` and the styles `style`.
 
-    A browser that gets this policy loads nothing from other servers, connects to no other server, and does not show the
-    page within another page.
+    Both arguments are written as in the policy: a hash, or `'none'`. A browser that gets this policy loads nothing from
+    other servers, connects to no other server, and does not show the page within another page.
     """
     return (
         f"default-src 'none'; script-src {script}; style-src {style}; img-src 'self' blob:; connect-src 'self'; "
@@ -35,13 +35,17 @@ def policy(script: str = "'none'", style: str = "'none'") -> str:
 class Guard:
     """Adds headers to every response, and refuses requests that other sites could misuse.
 
-    The header `Host` must have an IP address or one of the names `hosts`. Otherwise, the request is refused. Without
-    this check, the owner of any name could direct the name to this machine, and a page at the name could read the
-    answers (DNS rebinding).
+    A request is refused in two cases:
 
-    A request that a browser makes for a page of another site is refused, too, unless its method is GET, HEAD or
-    OPTIONS. A page is the server's own if its host and port are those in `Host`, or if its name is one of `pages`. The
-    second rule is for a server behind a proxy, which may put another name into `Host`.
+    - Its header `Host` has neither an IP address nor one of the names `hosts`. Without this rule, the owner of any name
+      could direct the name to this machine, and a page at the name could read the answers (DNS rebinding).
+    - A browser makes the request for a page of another site, and the method is not GET, HEAD or OPTIONS.
+
+    Args:
+        app: the application that answers the other requests.
+        hosts: the names by which the server may be reached.
+        pages: names of the server's own pages, besides the name in `Host`. A server behind a proxy needs these names,
+            because a proxy may put another name into `Host`.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:
@@ -49,7 +53,7 @@ class Guard:
         self._hosts, self._pages = ({name.lower().removesuffix(".") for name in names} for names in (hosts, pages))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Refuse a request, or pass it on to the application. Add headers to the response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -81,7 +85,11 @@ class Guard:
             raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        """Return whether a page at `origin` is the server's own. `host` is the header `Host`; see `Guard`."""
+        """Return whether a page at `origin` is a page of this server. `host` is the header `Host`.
+
+        This is true if the page's host and port are those in `host`, or if its host is one of the names `pages`; see
+        `Guard`.
+        """
         try:
             parts = urlsplit(origin)
             return parts.netloc.lower() == host.lower() or (parts.hostname or "").removesuffix(".") in self._pages
@@ -90,15 +98,15 @@ class Guard:
 
 
 class Json(JSONResponse):
-    """A response in ASCII, so that names which are not UTF-8 can be sent."""
+    """A JSON response in ASCII, so that file names which are not UTF-8 can be sent."""
 
     def render(self, content: Any) -> bytes:
-        """Return the body."""
+        """Return `content` as JSON, for the body of the response."""
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 def refused(refusal: RefusalError) -> JSONResponse:
-    """Return the response to a request that is refused."""
+    """Return the response to a request that is refused: a JSON object with `error`."""
     return Json({"error": refusal.sentence}, refusal.status, refusal.headers)
 
 

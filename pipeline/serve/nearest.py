@@ -43,10 +43,12 @@ class Example:
 
 
 class Nearest:
-    """Finds the nearest of the training images whose features a run keeps; see `Reference`.
+    """Finds the training images that are nearest to an image, among those whose features a run keeps; see `Reference`.
 
-    `features`, float [R, D], has a row for each of `examples`. `data` is the data folder, in which `find` looks for
-    images.
+    Args:
+        examples: the training images whose features are kept.
+        features: the features of these images, float [R, D].
+        data: the data folder, in which `find` looks for images.
     """
 
     def __init__(self, examples: Sequence[Example], features: np.ndarray, data: Path | None) -> None:
@@ -56,13 +58,13 @@ class Nearest:
         self._kept = lru_cache(_KEPT)(self._thumbnail)
 
     def of(self, features: np.ndarray, count: int) -> list[dict[str, Any]]:
-        """Return the `count` training images nearest to `features`, float32 [D], as JSON objects."""
+        """Return the `count` training images nearest to `features`, float32 [D], as JSON objects, the nearest first."""
         found = self._neighbours.nearest(features[np.newaxis], count)
         near = [(self._examples[row], float(far)) for row, far in zip(found.rows[0], found.distances[0], strict=True)]
         return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
 
     def row_of(self, features: np.ndarray, row: int) -> bool:
-        """Return whether the row `row` is, up to rounding, the nearest of all rows to `features`, float32 [D]."""
+        """Return whether training image number `row` is, up to rounding, the nearest one to `features`, float32 [D]."""
         found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
         own = found.distances[0][list(found.rows[0]).index(row)]
         return bool(own <= found.distances[0][0] + _SAME)
@@ -86,10 +88,11 @@ class Nearest:
 
 
 def find(example: Example, data: Path | None) -> ImageFile | None:
-    """Return the image of `example`. If no file has its bytes, or if the image has a URL, return None.
+    """Return the image file of `example`, or None if no such file is found, or if the image has a URL.
 
-    The file is searched at its path. Then the last one to four names of the path are tried below the folder `data`. A
-    run may come from anywhere, so a file is taken only if its bytes have the digest of `example`.
+    The file is searched at the path of `example`, and then below the folder `data`. There, the last one to four names
+    of the path are tried. A run may come from anywhere, so a file is taken only if its bytes have the digest of
+    `example`.
     """
     places = [example.path]
     if data and is_local(example.path):
@@ -153,7 +156,10 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`, or None if it is gone. A wrong folder in `places` raises a HeadstartError."""
+    """Return the data folder of `run`, or None if it is gone.
+
+    If `places` names a data folder, and this folder is wrong, raises a HeadstartError.
+    """
     try:
         return run_data(run, places)
     except HeadstartError:

@@ -35,7 +35,7 @@ def is_export(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class ServedExport:
-    """The model of an export. Its runtime uses all cores for one forward pass, so `passes` is 1."""
+    """The model of an export. Its runtime uses all cores for one forward pass, so passes run one after another."""
 
     opened: OpenExport
     layout: Layout
@@ -44,7 +44,10 @@ class ServedExport:
     passes: int = 1
 
     def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
-        """See `Served`. The pixels are made by the module that each export holds as `preprocess.py`."""
+        """Return the pixels of an image, or the fault if the image can't be used; see `Served`.
+
+        The module that each export holds as `preprocess.py` makes the pixels.
+        """
         try:
             with limit_lifted:
                 settings = {**self.opened.preprocessing, "most_pixels": self.max_pixels}
@@ -55,7 +58,7 @@ class ServedExport:
             return why_damaged(error)
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """See `Served`. Raises an ExportError if the model yields values that are not finite."""
+        """Return an answer for each of `images`; see `Served`. Raises an ExportError if a probability is not finite."""
         chances = self.opened.probabilities(np.stack([pixels for (pixels,) in images])).astype(np.float64)
         if not np.isfinite(chances).all():
             raise ExportError(f"{self.opened.path}: its model yields values that are not finite; export the run again")
@@ -89,7 +92,7 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
 
 
 def _positive(opened: OpenExport) -> str:
-    """Return the positive class of the exported run's threshold, or the second class if the run has no threshold."""
+    """Return the name of the positive class of an export's threshold. Without a threshold, return the second class."""
     kept = opened.labels.get("threshold")
     positive = kept.get("positive") if isinstance(kept, dict) else None
     return positive if positive in opened.class_names[:2] else opened.class_names[1]

@@ -15,7 +15,7 @@ _NAMED = 12  # classes that the page names
 class Page:
     """The page, and its content security policy, which allows no script or style but the page's own.
 
-    `title` says which model answers.
+    `title` names the model that answers.
     """
 
     def __init__(self, title: str, class_names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The server's side of a connection: uvicorn's own, with limits on the time and size of a request's head."""
+"""The server's side of a connection: uvicorn's own, with limits on the time and size of a request's headers."""
 
 import asyncio
 import json
@@ -16,8 +16,8 @@ class Connection(HttpToolsProtocol):
 
     The connection is closed in these cases:
 
-    - The head of a request does not arrive in time, or is too large.
-    - The client does not take the answer.
+    - The headers of a request do not arrive in time, or are too large.
+    - The client does not take the answer in time.
     - A request comes before the previous request is answered. The new request is not read, and the connection is closed
       after the answer to the previous request.
     - `MOST_CONNECTIONS` other connections are open.
@@ -33,7 +33,7 @@ class Connection(HttpToolsProtocol):
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock. If too many connections are open, refuse this one."""
+        """Start the time limit for the first request. If too many connections are open, refuse this one."""
         super().connection_made(transport)
         self._start_clock()
         if len(self.connections) > MOST_CONNECTIONS:
@@ -41,7 +41,7 @@ class Connection(HttpToolsProtocol):
             self._tell(503, "Service Unavailable", f"{MOST_CONNECTIONS} connections are open; try again")
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of requests. Refuse a request whose head is too large."""
+        """Take bytes of requests. Refuse a request whose headers are too large."""
         if self._refused:  # reading on until the client has read the answer; closing at once could lose it
             return
         self._unused += len(data)
@@ -50,9 +50,9 @@ class Connection(HttpToolsProtocol):
             self._tell(431, "Request Header Fields Too Large", f"the head of a request has at most {_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note that a request begins.
+        """Note that a request begins. If the previous request is not answered yet, raise a ValueError.
 
-        If the previous request is not answered yet, raise a ValueError, which ends the reading.
+        The parser that makes this call stops reading then.
         """
         if self._in_work:
             raise ValueError("a request came before the last one was answered")
@@ -60,40 +60,40 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. Headers that come after a body are not used."""
+        """Take a header of a request. Headers after the body are ignored."""
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Note that the head of a request has arrived."""
+        """Note that all headers of a request have arrived."""
         self._in_head, self._unused = False, 0
         super().on_headers_complete()
         self._start_clock()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
+        """Take a part of a request's body."""
         self._unused = 0
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Start the clock. The client must take the answer, and send the next request, in time."""
+        """Start the time limit within which the client must take the answer, and send the next request."""
         super().on_response_complete()
         self._start_clock()
 
     def pause_writing(self) -> None:
-        """Start the clock anew, because the client takes an answer slowly."""
+        """Start the time limit anew, because the client takes an answer slowly."""
         super().pause_writing()
         self._start_clock()
 
     def resume_writing(self) -> None:
-        """Start the clock anew, because the client took most of an answer."""
+        """Start the time limit anew, because the client took most of an answer."""
         super().resume_writing()
         self._start_clock()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Note that the client sends no more. A whole request is still answered. A request that is cut off is refused.
+        """Note that the client sends no more. Return whether the connection stays open until an answer is sent.
 
-        Return whether the connection stays open until an answer is sent.
+        A request that has arrived whole is still answered. A request that is cut off is refused.
         """
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
             self.cycle.keep_alive = False
@@ -103,12 +103,12 @@ class Connection(HttpToolsProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the connection."""
+        """Clean up after the end of the connection."""
         self._stop_clock()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP."""
+        """Answer bytes that are not HTTP, with the status 400. `msg` is not used."""
         self._tell(400, "Bad Request", "the request is no HTTP that this server reads")
 
     @property
@@ -141,10 +141,10 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Send an error, and read no further requests.
+        """Send an error with the HTTP status `status` and the message `sentence`, and read no further requests.
 
-        The connection ends when the client closes it, or when its time is over. If an earlier request has arrived
-        whole, or if its answer has begun, this answer is sent instead of the error.
+        If an earlier request has arrived whole, or if its answer has begun, this answer is sent instead of the error.
+        The connection ends when the client closes it, or when the time limit is over.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
@@ -163,6 +163,9 @@ class Connection(HttpToolsProtocol):
 
 
 def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Handle an error of the event loop. Ignore too many open files: new connections wait until others end."""
+    """Handle an error of the event loop. The error of too many open files is ignored.
+
+    Then new connections wait until others end.
+    """
     if "socket.accept() out of system resource" not in str(context.get("message")):
         loop.default_exception_handler(context)

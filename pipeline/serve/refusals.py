@@ -25,8 +25,7 @@ class RefusalError(Exception):
 def status_of(faults: list[Fault]) -> int:
     """Return the HTTP status for a request without a usable file. `faults` has the fault of each file.
 
-    413 means that all files are too large, and 415 means that no file is an image of a known format. Otherwise, the
-    status is 422.
+    The status is 413 if all files are too large, 415 if no file is an image of a known format, and 422 otherwise.
     """
     found = {_STATUS.get(fault.reason, _DAMAGED) for fault in faults}
     return found.pop() if len(found) == 1 else _DAMAGED

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 
 class ErrorOf(BaseModel):
-    """A request that gets no answer."""
+    """The error of a request that is refused."""
 
     error: str
 
@@ -27,7 +27,7 @@ class Near(BaseModel):
 
 
 class Answer(BaseModel):
-    """The answer for a file. A file that can't be used has `file`, `rejected` and `detail` only."""
+    """The answer for a file. If the file can't be used, the answer has only `file`, `rejected` and `detail`."""
 
     file: str
     label: str | None = None

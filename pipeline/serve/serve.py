@@ -40,11 +40,11 @@ class Serving:
         return {"url": self.url}
 
     def lines(self) -> Iterator[str]:
-        """Yield the summary for a person."""
+        """Yield the summary that is printed without `--json`."""
         yield f"{self.title}: {self.url} (Ctrl-C stops)"
 
     def last(self) -> None:
-        """Serve until a signal comes; see `Server.run`."""
+        """Serve until SIGTERM or Ctrl-C comes; see `Server.run`."""
         try:
             self.server.run()
         finally:
@@ -54,8 +54,8 @@ class Serving:
 def serve(path: Path, config: ServeConfig = ServeConfig(), places: Places = Places(), seed: int = 0) -> Serving:
     """Load the model of the run or export at `path`, and listen. `Serving.last` then answers requests.
 
-    Raises OptionError if a package is missing or the host is unknown, and ServeError if the port can't be used. For
-    other errors, see `predicting`.
+    Raises OptionError if a package is missing or the host is unknown, and ServeError if the port can't be used. Raises
+    RunError if `path` is no run or export, or if the weights changed.
     """
     if lacking := [name for name in _NEEDED if find_spec(name) is None]:
         raise OptionError(f"serve: needs {lacking[0]}, which is not installed: `pip install 'headstart[serve]'`")

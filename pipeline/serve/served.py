@@ -41,7 +41,7 @@ class Found:
 
 
 class Served(Protocol):
-    """A model that is served."""
+    """The interface of a model that `serve` answers with."""
 
     @property
     def layout(self) -> Layout:
@@ -60,13 +60,13 @@ class Served(Protocol):
         """The number of forward passes that may run at the same time."""
 
     def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
-        """Decode an image whose file has the bytes `data`, the name `name` and the header `header`.
+        """Return the pixels of an image, or the fault if the image can't be used. Several threads may call this method.
 
-        Several threads may call this.
+        The image's file has the bytes `data`, the name `name` and the header `header`.
         """
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """Classify at most `images_per_pass` images.
+        """Return an answer for each of `images`, which are at most `images_per_pass` images.
 
         `number` is the number of a forward pass, from 0 to `passes` - 1. Two calls at the same time must have different
         numbers.
@@ -75,7 +75,7 @@ class Served(Protocol):
 
 @dataclass(frozen=True)
 class ServedRun:
-    """A model of a run."""
+    """The model of a run that `serve` answers with."""
 
     run: Run
     layout: Layout
@@ -85,20 +85,20 @@ class ServedRun:
 
     @property
     def images_per_pass(self) -> int:
-        """See `Served`."""
+        """Return the maximum number of images in one forward pass."""
         return self.model.images_per_pass
 
     @property
     def passes(self) -> int:
-        """See `Served`."""
+        """Return the number of forward passes that may run at the same time."""
         return self.model.passes
 
     def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
-        """See `Served`."""
+        """Return the pixels of an image, or the fault if the image can't be used; see `Served`."""
         return pixels_of(data, name, header, self.model.images)
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """See `Served`. Raises a RunError if the model yields values that are not finite."""
+        """Return an answer for each of `images`; see `Served`. Raises a RunError if a logit is not finite."""
         features, logits, distances = self.model([np.stack(one) for one in zip(*images, strict=True)], number)
         if not np.isfinite(logits).all():
             raise RunError(f"its {self.layout.model} yields values that are not finite; the weights are damaged")
@@ -107,7 +107,10 @@ class ServedRun:
 
 
 def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -> ServedRun:
-    """Load the model of `run` that `predict` would choose. For errors, see `predicting`."""
+    """Load the model of `run` that `predict` would choose. `places` says where the run's store and weights are now.
+
+    Raises RunError if the weights changed.
+    """
     asked = PredictConfig(
         model=config.model, threshold=config.threshold, abstain=config.abstain, batch_size=config.batch_size
     )
@@ -123,9 +126,9 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 
 
 def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
-    """Decode an image as `predict` does, once for each of `configs`, or return the reason why it can't be used.
+    """Return the pixels of an image, decoded once for each of `configs`, or the fault if the image can't be used.
 
-    If the image has several pages, the first one is taken.
+    The image is decoded as `predict` does. If its file has several pages, the first one is taken.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 
@@ -138,9 +141,9 @@ def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageCon
 
 
 def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
-    """Return the header of an image, or the reason why it can't be used. No pixels are decoded.
+    """Return the header of an image, or the fault if the image can't be used. No pixels are decoded.
 
-    `name` is used only to tell a damaged image from a file that is no image.
+    `data` are the bytes of the file. Its name, `name`, helps to tell a damaged image from a file that is no image.
     """
     header = inspect_bytes(data, Path(name).name, max_pixels)
     if not isinstance(header, Header):

@@ -62,8 +62,9 @@ def url_of(listening: socket.socket, host: str) -> str:
 class Server:
     """Serves the application `app` in a thread, until a signal stops the server.
 
-    `stopping` is called when a signal comes, before the server refuses new connections. A request that began
-    before the signal still gets at least `seconds` seconds to be answered.
+    Args:
+        stopping: is called when a signal comes, before the server refuses new connections.
+        seconds: the time that a request which began before the signal still gets, at least, to be answered.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:
@@ -124,7 +125,7 @@ class Server:
 
 @contextlib.contextmanager
 def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Within the block, call the action of a signal when that signal comes."""
+    """Within the block, call the function that `actions` has for a signal when this signal comes."""
 
     def handle(number: int, _: FrameType | None) -> None:
         actions[signal.Signals(number)]()

@@ -50,18 +50,18 @@ class Service:
         self._batches.start()
 
     def close(self) -> None:
-        """Answer for all images that were decoded, and end the threads."""
+        """Classify the images that are decoded already, and then end the threads."""
         for decoders in (self._decoders, self._large_decoder):
             decoders.shutdown(cancel_futures=True)
         self._batches.close()
 
     @contextmanager
     def arriving(self) -> Iterator[Callable[[int], None]]:
-        """Within the block, count a request as one that arrives and is answered.
+        """Yield a function that counts the bytes of a request. Within the block, the request arrives and is answered.
 
-        Yields a function that must be called with the number of bytes each time some have arrived. So a client that
-        sends slowly holds only the bytes that it has sent. Raises a RefusalError if the server is stopping, or if too
-        many requests are not yet answered. The function raises one if these requests have too many bytes.
+        Each time bytes have arrived, the block must call the function with their number. The function raises a
+        RefusalError if all requests that are not yet answered have too many bytes together. At the start of the block,
+        a RefusalError is raised if the server is stopping, or if too many requests are not yet answered.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
@@ -82,7 +82,10 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Admit a request that has arrived for the block. Raises a RefusalError if too many are in work."""
+        """Within the block, count a request that has arrived as one in work.
+
+        Raises a RefusalError if too many requests are in work.
+        """
         self._require_room()
         self.requests += 1
         try:
@@ -97,7 +100,7 @@ class Service:
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
         """Return a list with an entry for each of `uploads`: the answer, which is a JSON object, or the fault.
 
-        Raises a RefusalError after `--timeout` seconds.
+        An upload has a fault if it can't be used. Raises a RefusalError after `--timeout` seconds.
         """
         try:
             async with asyncio.timeout(self.config.timeout):

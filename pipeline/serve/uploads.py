@@ -25,7 +25,7 @@ class Upload:
 
 
 def require_form(request: Request, most: int) -> None:
-    """Raise a RefusalError if the head of a request declares more than `most` bytes, or no form."""
+    """Raise a RefusalError if the headers of `request` announce more than `most` bytes, or anything but a form."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise RefusalError(415, "send images as files of a form: multipart/form-data, with the field `files`")
@@ -90,7 +90,7 @@ def _too_large(most: int) -> RefusalError:
 
 @dataclass
 class _Form:
-    """The files of a form that were read so far. The parser calls the methods."""
+    """The files of a form that have been read so far. The parser of the form calls the methods."""
 
     max_files: int
     files: list[tuple[str, bytearray]] = field(default_factory=list)

@@ -19,7 +19,10 @@ _SIZE, _DPI = (6.4, 3.6), 160  # inches, and dots per inch
 
 
 def drawing(result: StudyResult, measured: str, expected: str) -> Callable[[Axes], None]:
-    """Return a function that draws the study on matplotlib axes. `measured` and `expected` are the curves' colours."""
+    """Return a function that draws the study `result` on matplotlib axes.
+
+    `measured` and `expected` are the colours of the measured curve and of its continuation.
+    """
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import LogLocator, NullLocator
@@ -50,7 +53,7 @@ def _columns(sizes: list[Size]) -> np.ndarray:
 
 
 def write_chart(result: StudyResult, path: Path) -> None:
-    """Write the chart to `path`. The ending of the name, `.svg` or `.png`, decides the format."""
+    """Write the chart of the study `result` to `path`. The ending of its name, `.svg` or `.png`, decides the format."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ class ClassGain:
     high: float  # the upper end
 
     def fields(self) -> dict[str, Any]:
-        """Return the JSON object of a class."""
+        """Return the recall and the gain of the class as a JSON object."""
         return {
             "class": self.name,
             "images": self.images,
@@ -35,12 +35,12 @@ class ClassGain:
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
     """Return the gain of each class, sorted by the lower end of its interval, the highest first.
 
-    The gain from twice the images is log(2) times the slope of recall against log(n). The slope is fitted to the larger
-    half of the sizes.
+    The gain is the rise of a class's recall that is expected from twice as many training images. It is log(2) times the
+    slope of recall against the logarithm of the number of images. The slope is fitted to the larger half of the sizes.
 
-    A constant slope may promise too much. So the gain in accuracy over all classes is predicted in two ways: by the
-    slope of the accuracy, and by a law that is fitted to the accuracy; see `kept_law`. If the law predicts a smaller
-    gain than the slope, the gains of all classes are multiplied by the ratio of the two predictions.
+    A constant slope may promise too much. So all gains are multiplied by one factor of at most 1. The factor is the
+    rise in accuracy that a fitted law predicts (see `kept_law`), divided by the rise in accuracy that the slope
+    predicts.
 
     The interval comes from two variances: the variance between the val images of the class, and the variance between
     the draws of training images. `train_labels` is int [N].
@@ -65,10 +65,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much `Curve.right` is expected to rise with twice as many training images: float64 [S, V].
+    """Return how much each prediction is expected to gain from twice as many training images: float64 [S, V].
 
-    The result has a row for each of the S subsets of a size, and a column for each val image. A right prediction counts
-    1, and a wrong one 0. For the method, see `class_gains`.
+    A right prediction counts 1, and a wrong one 0. The result has a row for each of the S subsets of a size, and a
+    column for each of the V val images. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

@@ -1,4 +1,4 @@
-"""The contribution of each val image to a figure. With contributions, a bootstrap over images needs no logits."""
+"""The contribution of each val image to a figure. With contributions, a bootstrap over the images needs no logits."""
 
 import numpy as np
 from headstart.pipeline.scoring.choosing import ChooseBy

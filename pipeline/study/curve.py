@@ -45,12 +45,18 @@ class Curve:
 
     @property
     def errors(self) -> np.ndarray:
-        """The error of each head, float64 [K, S]; see `to_error`."""
+        """The error of each head, float64 [K, S]: the loss, or 1 minus the figure of another metric.
+
+        K is the number of sizes of training sets, and S is the number of training sets of each size.
+        """
         return to_error(self.metric, self.parts.mean(axis=2, dtype=np.float64))
 
 
 def to_error(metric: ChooseBy, values: np.ndarray) -> np.ndarray:
-    """Turn figures into errors, or errors back into figures. The error is the loss itself, or 1 minus the figure."""
+    """Return the errors of figures: the loss itself, or 1 minus any other figure.
+
+    The same call turns errors back into figures.
+    """
     return values if metric == "loss" else 1 - values
 
 
@@ -94,11 +100,10 @@ def measure_curve(
 def _each(
     fit: Callable[[tuple[int, int]], int], places: Sequence[tuple[int, int]], advance: Callable[[int], None]
 ) -> None:
-    """Call `fit` in threads for each of `places`. Call `advance` with each result.
+    """Call `fit` in threads for each of `places`, and call `advance` with each result.
 
-    A place is a pair: the number of a size, and the number of a draw of images.
-
-    After Ctrl-C or an error, the calls that have not begun are dropped.
+    A place is a pair: the number of a size, and the number of a draw of images. After Ctrl-C or an error, the calls
+    that have not begun are dropped.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         try:
@@ -112,7 +117,7 @@ def _each(
 def _logits(train: LabelledFeatures, features: Features) -> np.ndarray:
     """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C].
 
-    A class without training images gets the logarithm of the smallest normal float32.
+    A class without training images has the probability 0, and gets the logarithm of the smallest normal float32.
     """
     if len(known := np.unique(train.labels)) == 1:  # logistic regression needs two classes
         return log_chances(np.tile(np.eye(train.classes)[known[0]], (len(features), 1)))

@@ -33,7 +33,7 @@ _SUBSET = 0.8  # larger fractions of all images say little about the variance be
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and its interval at `LEVEL`."""
+    """A figure, and its interval at the level 0.9 (`LEVEL`)."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ class Estimate:
 class Needed:
     """The number of training images with which a figure reaches `target`, and the interval of this number.
 
-    None means more than 100 times the present number.
+    In the number and in the interval, None means more than 100 times the present number of images.
     """
 
     target: float
@@ -54,7 +54,10 @@ class Needed:
 
 
 class Forecast:
-    """Laws that are fitted to a measured curve and to its replicates. The same `seed` gives the same forecast."""
+    """Laws that are fitted to a measured curve and to bootstrap replicates of it.
+
+    The same `seed` gives the same forecast.
+    """
 
     def __init__(self, curve: Curve, seed: int = 0) -> None:
         self._curve = curve
@@ -68,7 +71,7 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return the parameters of the measured curve's law, by their names in `StudyResult.formula`."""
+        """Return the parameters of the measured curve's law by name, such as `a` and `b`; see `StudyResult.formula`."""
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
@@ -79,19 +82,18 @@ class Forecast:
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the expected figure for each number of images in `images`.
+        """Return the expected figure, and its interval, for each number of images in `images`.
 
-        The figure is the median over the replicates, without the effect of the made-up predictions.
+        The figure is the median over the replicates of the bootstrap.
         """
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
         return self._estimates(self._middle(errors), errors + noise)
 
     def gain(self, more: int, now: int) -> Estimate:
-        """Return by how much the figure is expected to rise if `more` images join the `now` images at hand.
+        """Return by how much the figure is expected to rise from `now` to `now + more` training images.
 
-        The value is the difference of the figures that `at` returns for both numbers. For the loss, the value is the
-        expected fall.
+        For the loss, return by how much the figure is expected to fall.
         """
         errors = self._errors(np.array([now, now + more]))
         before, after = self._middle(errors).tolist()
@@ -101,19 +103,19 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the median of `errors`, [B, M], over the B replicates: float64 [M].
 
-        The effect of the made-up predictions is subtracted; see `_raised`.
+        Made-up predictions raise the errors of the replicates (see `_added`). Their effect, `_raised`, is subtracted.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
-        """Return the number of training images with which the figure reaches `target`."""
+        """Return the number of training images with which the figure reaches `target`, and the number's interval."""
         error = float(to_error(self._curve.metric, np.array(target)))
         low, high = _interval(self._needed(error), method="nearest")
         middle = np.quantile(self._needed(error + self._raised), 0.5, method="nearest")
         return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
 
     def _needed(self, error: float) -> np.ndarray:
-        """Return the number of images that the law of each replicate needs to reach `error`: float64 [B]."""
+        """Return the number of images with which the law of each replicate reaches `error`: float64 [B]."""
         needed = np.empty(_REPLICATES)
         for law, rows, parameters in self._fitted:
             needed[rows] = law.images(parameters, error)
@@ -125,8 +127,8 @@ class Forecast:
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
         """Turn `errors`, [M], into figures with intervals.
 
-        `replicates`, [B, M], has the errors of the replicates, from which the intervals are computed. An interval that
-        does not include its figure is widened.
+        `replicates`, [B, M], has the errors of the B replicates, from which the intervals are computed. An interval
+        that does not include its figure is widened.
         """
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
@@ -144,7 +146,7 @@ class Forecast:
         return np.asarray(np.clip(errors, 0, None if self._curve.metric == "loss" else 1))
 
     def _drawn_curves(self) -> np.ndarray:
-        """Draw the replicates of the measured curve. Return their errors, float64 [B, K]."""
+        """Draw B replicates of the measured curve. Return their errors at the K sizes, float64 [B, K]."""
         sizes, seeds, count = self._curve.parts.shape
         flat = self._curve.parts.reshape(-1, count)
         means = np.empty((_REPLICATES, sizes, seeds))
@@ -163,10 +165,10 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of made-up predictions that join val: two, or 0 if the metric is the loss.
+        """The number of made-up predictions that join val in the bootstrap: two, or 0 if the metric is the loss.
 
-        Without these two, all replicates of a val split without mistakes would be equal. The loss needs no such
-        predictions, because losses differ from image to image even then.
+        Without made-up predictions, all replicates of a val split without mistakes would be equal. Losses differ from
+        image to image, so the loss needs none.
         """
         return 0 if self._curve.metric == "loss" else 2
 
@@ -196,7 +198,7 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval that holds the fraction `LEVEL` of `values`, [B, ...], along the first axis.
+    """Return the ends of the interval that holds the fraction `LEVEL`, 0.9, of `values`, [B, ...], over the first axis.
 
     Each of the two ends has the shape [...].
     """
@@ -208,7 +210,8 @@ def _spread(images: np.ndarray, errors: np.ndarray) -> float:
     """Return A, where A / n is the variance of the error between heads trained on independent samples of n images.
 
     The variance is measured between subsets of the same N images, where it is smaller by the factor 1 - n / N. The
-    result is corrected for this.
+    result is corrected for this factor. `images`, [K], has the sizes of the subsets; the last is N. `errors`, [K, S],
+    has the errors of the S subsets of each size.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

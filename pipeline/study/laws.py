@@ -19,7 +19,7 @@ _EXPONENTS = np.geomspace(0.05, 2.0, 30)
 
 @dataclass(frozen=True)
 class Law:
-    """A law, and how it is fitted by least squares."""
+    """A law of how errors fall with the number of images, and functions that fit and apply this law."""
 
     name: LawName
     fit: Callable[[np.ndarray, np.ndarray], np.ndarray]  # images [K], errors [B, K] -> parameters [B, P]
@@ -93,10 +93,10 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to the smaller sizes, and score it on the `held_out` largest sizes.
+    """Fit each law to the smaller sizes. Return its squared deviations at the `held_out` largest sizes.
 
-    `images` is [K], and `errors` is [B, K]. Returns the sum of the squared deviations at the largest sizes, for each
-    law and each curve: float64 [2, B].
+    `images` is [K], and `errors` is [B, K]. The result has the sum of the squared deviations for each of the two laws
+    and each of the B curves: float64 [2, B].
     """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(
@@ -108,9 +108,10 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
 
 
 def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
-    """Choose the law that is better on the held-out sizes of one curve. Fit this law to all sizes.
+    """Choose the law that better predicts the largest sizes of a curve. Return this law and its parameters, [P].
 
-    `images` and `errors` are [K]. Returns the law and its parameters, [P].
+    `images` and `errors` are [K]. The laws are compared on the `held_out_sizes`. The parameters are fitted to all
+    sizes.
     """
     curves = errors[np.newaxis]
     law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]

@@ -24,7 +24,7 @@ class Size:
     figure: Estimate
 
     def fields(self, metric: ChooseBy) -> dict[str, Any]:
-        """Return the JSON object of a size. The key of the figure is `metric`."""
+        """Return this size as a JSON object. The key of the figure is `metric`."""
         return {"images": self.images, metric: self.figure.value, "interval": [self.figure.low, self.figure.high]}
 
 
@@ -76,7 +76,7 @@ class StudyResult:
         }
 
     def lines(self) -> Iterator[Any]:
-        """Yield the summary that is printed without `--json`. With few val images, it is short."""
+        """Yield the summary that is printed without `--json`. With few val images, the summary is short."""
         if self.few_val:
             yield from self.notes
         yield self.table(short=self.few_val)
@@ -85,9 +85,10 @@ class StudyResult:
             yield f"the chart is in {self.chart}"
 
     def table(self, short: bool = False) -> Table:
-        """Return a table of the figures by size: the measured ones, then the fitted one, then the expected ones.
+        """Return a table of figures by the number of training images: measured figures, a fitted one, expected ones.
 
-        If `short`, the measured sizes are only the smallest and the largest, and there is one expected size.
+        The fitted figure is the law's figure for the present number of images. If `short`, the measured figures are
+        only those of the smallest and the largest size, and there is one expected figure.
         """
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)
@@ -132,10 +133,10 @@ class StudyResult:
         return f"+{100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) of {titled(self.metric)}"
 
     def _reached(self, needed: Needed) -> str:
-        """Return a sentence that tells how many images the target needs.
+        """Return a sentence that tells how many images are needed to reach the target of `needed`.
 
         If the target is reached at a measured size and at all larger measured sizes, the sentence tells the smallest
-        such size. Otherwise, the law decides.
+        such size. Otherwise, the sentence tells what the law predicts.
         """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]
@@ -162,5 +163,5 @@ class StudyResult:
 
 
 def rounded(images: int) -> str:
-    """Return a number of images, rounded to two significant digits, such as `1,900`."""
+    """Return the number `images` as text, rounded to two significant digits, such as `1,900`."""
     return f"{round(images, min(0, 2 - len(str(images)))):,}"

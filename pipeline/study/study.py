@@ -97,8 +97,8 @@ def study_features(
     Each class must occur in both splits. Raises DataError if there are too few different images.
 
     Args:
-        at_hand: the number of all training images, if `train` is only a sample of them. The default, 0, means that
-            `train` has all of them. The forecast begins at this number.
+        at_hand: the number of all training images, if `train` is only a sample of them. The forecast begins at this
+            number. The default, 0, means that `train` has all training images.
     """
     at_hand = at_hand or len(train)
     sizes = study_sizes(len(set(units)), train.classes, config.sizes)
@@ -137,8 +137,8 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     """Forecast how many images it takes to reach `target`, a value of the metric.
 
-    If `target` is 0, the target is a round value just above the present value, such as 0.95. For the loss, and if
-    no round value is above the present value, the result is None.
+    If `target` is 0, the next round value above the present value is the target, such as 0.95. In this case, the result
+    is None for the loss, and if there is no such round value.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
@@ -147,9 +147,9 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return all examples if they are no more than `most`. Otherwise, return a random sample of `most` examples.
+    """Return all `examples` if they are no more than `most`. Otherwise, return a random sample of `most` examples.
 
-    In the sample, each class keeps its share of the examples, and has at least one example. For this, the sample may
+    In the sample, each class keeps its share of the examples. Each class has at least one example, so the sample may
     have more than `most` examples.
     """
     if len(examples) <= most:

@@ -9,10 +9,10 @@ _SMALLEST = 10
 
 
 def study_sizes(units: int, classes: int, count: int) -> list[int]:
-    """Return the sizes of the subsets, in units; see `nested_order`.
+    """Return the sizes of the subsets, in units. A unit is an image with its copies; see `nested_order`.
 
-    There are up to `count` different sizes, rising, and evenly spaced on a log scale. The last size is `units`, the
-    number of all units.
+    There are up to `count` different sizes, rising, and evenly spaced on a log scale. The first size is `classes` or
+    more, and the last one is `units`, the number of all units.
     """
     first = max(classes, units // _SPAN, min(_SMALLEST, units // 4))
     return sorted({round(size) for size in np.geomspace(first, units, count)}) if first < units else [units]
@@ -21,13 +21,13 @@ def study_sizes(units: int, classes: int, count: int) -> list[int]:
 def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Draw a random order of all rows, from which nested subsets are cut.
 
-    Rows with equal `units`, such as the copies of an image, are one unit, and follow one another. The subset of size k
-    is the first k units of the order, so it contains all smaller subsets. The order starts with one unit of each class.
-    The units of each class are spread evenly over the order.
+    The subset of size k is the first k units of the order, so it contains all smaller subsets. The order starts with
+    one unit of each class. The units of each class are spread evenly over the order.
 
     Args:
         labels: int [N].
-        units: one entry for each row. Rows with equal entries are one unit, whose class is the class of its first row.
+        units: one entry for each row. Rows with equal entries, such as the copies of an image, are one unit. They
+            follow one another in the order. The class of a unit is the class of its first row.
         seed: decides the order.
 
     Returns:

@@ -34,10 +34,10 @@ _MOST_FAILURES = 3  # failures of a node's workers, after which the node is left
 def search_by_ray(
     study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline] = ()
 ) -> None:
-    """Run trials on a Ray cluster until `config.trials` trials are finished, no trial is left, or the time is over.
+    """Run trials on a Ray cluster until `config.trials` trials are finished or no trial is left.
 
-    The time is `config.timeout`. Raises HeadstartError if there is no node for a worker, or if workers failed on all
-    nodes. Raises OptionError if the features are on disk.
+    No trial starts after the time `config.timeout`, in seconds from the start of this call. Raises HeadstartError if
+    there is no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
     """
     parts = [data.labelled.features, *data.labelled.views]
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
@@ -68,7 +68,7 @@ def search_by_ray(
 
 @dataclass(frozen=True)
 class _Searcher:
-    """A worker of the search. It has one slot, which is a share of its node's CPUs and GPUs."""
+    """A worker of the search. A worker has one slot, which is a share of its node's CPUs and GPUs."""
 
     actor: Any
     name: str
@@ -104,7 +104,10 @@ class _Searchers:
         return bool(self._workers)
 
     def recruit(self) -> None:
-        """Start a worker on every free slot. Raise a HeadstartError if no node can run a worker."""
+        """Start a worker on every free slot, which is a share of a node's CPUs and GPUs.
+
+        Raises a HeadstartError if no node can run a worker.
+        """
         now = time.monotonic()
         if now - self._recruited < _RECRUIT_SECONDS:
             return
@@ -135,7 +138,10 @@ class _Searchers:
         self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
 
     def look(self) -> None:
-        """Wait a short time for a worker to answer. The trial of a dead worker goes back to the study."""
+        """Wait a short time for an answer of a worker, and handle the answer.
+
+        If a worker has died, its trial goes back to the study.
+        """
         if not self._calls:
             time.sleep(POLL_SECONDS)
             return
@@ -150,11 +156,11 @@ class _Searchers:
                 self._died(place, worker, first_line(str(error)))
 
     def _next(self, place: tuple[str, int], worker: _Searcher, answer: Any) -> None:
-        """Handle an answer of a worker.
+        """Handle an answer of the worker at `place`.
 
-        The first answer is the worker's version of headstart. If the version is the driver's, the worker begins to run
-        trials. Otherwise, its node is refused. The second answer says that no trial is left, so the worker is
-        dismissed.
+        The first answer is the worker's version of headstart. If the driver has the same version, the worker begins to
+        run trials. Otherwise, the worker's node gets no more workers. The second answer says that no trial is left, so
+        the worker is dismissed.
         """
         here = version("headstart")
         if worker.name in self._met:
@@ -168,10 +174,10 @@ class _Searchers:
             self._dismiss([place])
 
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
-        """Forget a worker that died. Refuse its node after `_MOST_FAILURES` deaths.
+        """Forget a worker that died. After `_MOST_FAILURES` deaths on a node, the node gets no more workers.
 
-        If the worker had finished a trial, earlier deaths on the node no longer count. If several workers died with the
-        same head, only the first death counts, because the head may be the cause.
+        If the worker had finished a trial, earlier deaths on the node no longer count. If several workers died while
+        they trained the same head, only the first death counts, because the head may be the cause.
         """
         del self._workers[place]
         with self._owner_named():
@@ -192,7 +198,7 @@ class _Searchers:
             console.print(f"refused {self._why}", style="yellow")
 
     def _cause(self, error: Any) -> Exception:
-        """Return the first cause of an error in a worker. The death of the owner becomes a HeadstartError."""
+        """Return the first cause of an error in a worker. The death of the study's owner becomes a HeadstartError."""
         errors = self.ray.exceptions
         while isinstance(error, errors.RayTaskError) and isinstance(error.cause, Exception):
             error = error.cause
@@ -217,7 +223,10 @@ class _Searchers:
         self._dismiss(list(self._workers))
 
     def _dismiss(self, places: Sequence[tuple[str, int]]) -> None:
-        """End the workers at `places`. They first get a short time to remove their files."""
+        """End the workers at `places`. A place is a node and a slot.
+
+        The workers first get a short time to remove their files.
+        """
         workers = [self._workers.pop(place) for place in places]
         self._calls = {call: place for call, place in self._calls.items() if place in self._workers}
         calls = [worker.actor.remove_files.remote() for worker in workers if worker.name in self._met]

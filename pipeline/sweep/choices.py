@@ -20,8 +20,8 @@ _GRID_POINTS = 3
 class Choice:
     """The values that one setting may take.
 
-    Without `between`, they are the elements of `values`. With `between`, they are all numbers from `values[0]` to
-    `values[1]`, or only the whole numbers if both ends are ints.
+    If `between` is false, these are the elements of `values`. If `between` is true, these are all numbers from
+    `values[0]` to `values[1]`, or only the whole numbers if both ends are ints.
     """
 
     values: tuple[Any, ...]
@@ -34,7 +34,7 @@ class Choice:
         return " or ".join(map(str, self.values))
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """Return the value that an Optuna trial chooses. The value becomes the trial's parameter `name`."""
+        """Return the value that `trial` chooses for its parameter `name`."""
         if not self.between:
             return trial.suggest_categorical(name, self.values)
         low, high = self.values
@@ -45,8 +45,8 @@ class Choice:
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is allowed, and otherwise the nearest allowed value.
 
-        Texts have no distance. So if `value` is not allowed, and `value` or an element of `values` is not a number,
-        return the first element of `values`.
+        A text has no distance from other values. So if `value` is not allowed, and texts are among the values, return
+        the first element of `values`.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
@@ -56,7 +56,7 @@ class Choice:
         return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
-        """Return all `values`. For a range, return up to three points.
+        """Return all `values`. For a range of numbers, return up to three points of the range.
 
         The points have equal distances or, with `log`, equal ratios.
         """
@@ -72,11 +72,11 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 
 
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
-    """List every point of the grid: its parameters, and the result of `build` for them.
+    """Return every point of a grid as a pair: its parameters, and the result of `build` for them.
 
-    `build` receives a function, and calls this function to get the value of each parameter that `build` needs. A point
-    has only the parameters that `build` asked for. Thus points may have different parameters. Raises OptionError if
-    there are more than `most` points.
+    `build` receives a function, and calls it to get the value of each parameter that `build` needs. A point has only
+    the parameters that `build` asked for, so points may have different parameters. Raises OptionError if there are more
+    than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

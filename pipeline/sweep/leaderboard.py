@@ -48,7 +48,7 @@ def _of_sample(baseline: Baseline) -> str:
 
 
 def _short(settings: Mapping[str, Any]) -> str:
-    """Format the settings of a baseline, or the parameters of a trial, as one line of text."""
+    """Return the settings of a baseline, or the parameters of a trial, as one line of text."""
     cuts = "+".join(name.removeprefix("use ") for name, value in settings.items() if name.startswith("use ") and value)
     others = {name: value for name, value in settings.items() if not name.startswith("use ")}
     short = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in others.items()}
@@ -60,7 +60,7 @@ def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterat
     """Yield a function. Each call of the function shows the progress of a search of `most` trials.
 
     On a terminal, the function draws a table of the best trials and `baselines`, with the speed and the time left.
-    Elsewhere, it prints a line of progress at most every ten seconds.
+    Elsewhere, the function prints a line of progress at most every ten seconds.
     """
     before, start, choose_by = len(study.finished()), time.monotonic(), study.space.choose_by
     next_line = start + _LINE_SECONDS

@@ -14,7 +14,10 @@ from headstart.pipeline.sweep.study import Study, remove_curves
 
 @dataclass(frozen=True)
 class Left:
-    """What the owner counted for a worker that has ended or died."""
+    """Two counts for a worker that has ended or died.
+
+    They are the trials that the worker finished, and the workers that died with the same head, this one included.
+    """
 
     finished: int  # number of trials that the worker finished
     deaths: int  # workers that died with the same head, this worker included; 0 if it did not die in a trial
@@ -36,13 +39,11 @@ class StudyOwner:
         self._left: set[str] = set()  # a claim of a worker may arrive after its death was noticed
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial for `worker`. Return three values: the trial, and two counts of trials.
+        """Claim a trial for `worker`. Return the trial, the number of running trials, and the number of finished ones.
 
-        The trial is its number and its parameters, or None if no trial can be claimed. The first count is of the trials
-        that other workers run now. The second count is of the finished trials. After `end`, and for a worker that has
-        left, the three values are None, 0 and 0.
-
-        For `most`, see `Study.claim`. `pruner` decides which trials are pruned.
+        The trial is a pair of its number and its parameters. It is None if no trial is left, or if `most` trials are
+        finished or running. Only trials that other workers run count as running. After `end`, and for a worker that has
+        left, the result is None, 0 and 0. `pruner` decides which trials are pruned.
         """
         if self._over or worker in self._left:
             return None, 0, 0
@@ -57,7 +58,10 @@ class StudyOwner:
         return (trial.number, dict(trial.params)), elsewhere, len(study.finished())
 
     def report(self, worker: str, value: float, step: int) -> bool:
-        """Record the value of an epoch or fold. Return whether the trial should end."""
+        """Record the value of an epoch or fold in the trial of `worker`. Return whether this trial should end.
+
+        `step` is the number of the epoch or fold.
+        """
         trial = self._trials[worker]
         trial.report(value, step)
         return trial.should_prune()
@@ -65,9 +69,10 @@ class StudyOwner:
     def tell(
         self, worker: str, attributes: Mapping[str, Any], value: float | None, curves: Mapping[str, bytes]
     ) -> None:
-        """Record the result of the worker's trial; see `Study.tell`. Write the trial's curves beside the study.
+        """Record the result of the trial of `worker`. `value` is None if the trial was pruned.
 
-        `curves` maps the names of TensorBoard's files to their contents.
+        `attributes` are stored with the trial. `curves` maps the names of TensorBoard's files to their contents, which
+        are written beside the study.
         """
         trial, study = self._trials[worker], self._studies[worker]
         logs = study.logs / f"trial-{trial.number}"
@@ -83,7 +88,7 @@ class StudyOwner:
         self._finished[worker] += 1
 
     def give_back(self, worker: str) -> None:
-        """Return the trial of `worker` to the study, if the worker has a trial."""
+        """Give the trial of `worker` back to the study, if the worker has a trial."""
         if trial := self._trials.pop(worker, None):
             self._studies[worker].give_back(trial)
 
@@ -93,12 +98,12 @@ class StudyOwner:
             self._studies[worker].fail(trial)
 
     def end(self) -> list[str]:
-        """Refuse all further claims. Return the workers that have a trial."""
+        """Refuse all further claims. Return the names of the workers that have a trial."""
         self._over = True
         return list(self._trials)
 
     def leave(self, worker: str, died: bool = False) -> Left:
-        """Close the study of a worker that has ended or died.
+        """Close the study of a worker that has ended or died. Return the counts of this worker.
 
         If the worker has a trial, the trial goes back to the study; see `Study.give_back` and `Study.die`.
         """

@@ -40,8 +40,8 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
 def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: float, tick: Callable[[], None]) -> None:
     """Run `run_worker` in `config.jobs` processes, which read the features of `data` from the same files.
 
-    No trial starts after the time `until`, in seconds since 1970. Raises HeadstartError if processes failed before the
-    search was done.
+    No trial starts after the time `until`, in seconds since 1970. Meanwhile, `tick` is called regularly. Raises
+    HeadstartError if processes failed before the search was done.
     """
     call = pickle.dumps((run_worker, (study, data, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")
@@ -69,7 +69,7 @@ def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: flo
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Make processes started in this context use `threads` threads, ignore Ctrl-C and keep TensorFlow quiet."""
+    """Within the block, processes that start use `threads` threads, ignore Ctrl-C, and get a quiet TensorFlow."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -84,9 +84,10 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, most: int, until: float, parent: int) -> None:
-    """Run trials in a worker process, until the search is done or the process with the ID `parent` is gone.
+    """Run trials in a worker process until all processes together have finished `most`, or until the time `until`.
 
-    The features of `data` are on disk. For `most` and `until`, see `run_trials`.
+    The worker also ends if the process with the ID `parent` is gone. The features of `data` are on disk. `until` is in
+    seconds since 1970.
     """
     tf.get_logger().setLevel("ERROR")
 

@@ -30,9 +30,9 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 
 
 class EpochPruner:
-    """Stops the training of a head after an epoch if `trial` is pruned, or if the head stops improving on val.
+    """Stops the training of a head after an epoch if `trial` is pruned, or if the head no longer improves on val.
 
-    `pruned` is True once `trial` was pruned. `trial` is None if trials are pruned after folds, not after epochs.
+    `trial` is None if trials are pruned after folds, not after epochs. `pruned` becomes True when `trial` is pruned.
     Epochs are compared by the figure `choose_by`; see `choosing.rank`.
     """
 
@@ -42,7 +42,7 @@ class EpochPruner:
         self._best, self._since = (math.inf, math.inf), 0
 
     def __call__(self, epoch: int, row: dict[str, float]) -> bool:
-        """Return whether to stop after `epoch`, which counts from 1. `row` has the metrics of the epoch."""
+        """Return whether the training stops after `epoch`, which counts from 1. `row` has the metrics of the epoch."""
         if (ranked := rank(self.choose_by, on_val(row))) < self._best:
             self._best, self._since = ranked, 0
         else:

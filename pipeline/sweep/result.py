@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 @dataclass(frozen=True)
 class SweepResult:
-    """The outcome of a search."""
+    """The outcome of a search, as JSON and as lines for the console."""
 
     study: Path
     run: str
@@ -64,7 +64,10 @@ class SweepResult:
 def describe_winner(
     winner: FrozenTrial, cuts: list[str], head: HeadConfig, baselines: Sequence[Baseline]
 ) -> dict[str, Any]:
-    """Return a JSON object that describes the winning trial, for `SweepResult.best`."""
+    """Return a JSON object that describes the winning trial: its number and figures, its `cuts` and its `head`.
+
+    The object also says whether the head beats the logistic regression in `baselines`.
+    """
     figures, choose_by = figures_of(winner), head.choose_by
     return {
         "trial": winner.number,

@@ -40,7 +40,7 @@ class _TrialAttributes:
 def require_no_other_database(path: Path) -> None:
     """Raise a ValueError if the SQLite file at `path` has tables, but not the tables of a study.
 
-    Nothing is written, except that SQLite rolls back the transaction of a killed process.
+    headstart writes nothing. SQLite itself may roll back the transaction of a killed process.
     """
     if not path.exists():
         return

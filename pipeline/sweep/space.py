@@ -46,7 +46,7 @@ class CutChoice:
 
     @classmethod
     def of(cls, features: FeatureConfig) -> CutChoice:
-        """Make the choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
+        """Return the choice of cuts that `--cut` and `--backbone` define; see `alternative_cuts`."""
         alternatives, free = alternative_cuts(features)
         single = dict.fromkeys(cut for cuts in alternatives for cut in cuts)
         cuts = chosen_cuts(replace(features, cut=tuple(f"{cut.backbone}/{cut.name}" for cut in single)))
@@ -56,11 +56,14 @@ class CutChoice:
         return f"{'any of ' * self.free}{', '.join(map(self.name, self.alternatives))}"
 
     def name(self, cuts: Sequence[Cut]) -> str:
-        """Return the name that a study gives to a combination of cuts."""
+        """Return the name that a study gives to `cuts`, a combination of cuts."""
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """Return the cuts of one head, selected by calls of `choose`."""
+        """Return the cuts of one head.
+
+        `choose` takes the name of a parameter and its `Choice`, and returns the chosen value.
+        """
         if self.free:
             single = [cut for (cut,) in self.alternatives]
             chosen = [cut for cut in single if choose(f"use {self.names[cut]}", Choice((False, True)))]
@@ -106,7 +109,7 @@ class Space:
         return HeadConfig(units=units, dropout=dropout, choose_by=self.choose_by, own=self.own, **settings), cuts
 
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
-        """Find the head of this space that is nearest to `config`, and return this head's parameters.
+        """Return the parameters of the head that is nearest to `config` in this space.
 
         The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
         """
@@ -140,8 +143,12 @@ def read_choices(
     """Return the `Choice` of each setting from the TOML file `file`. Settings that `file` lacks get a default.
 
     The default of the setting `class_weight` is the argument `class_weight`. Other defaults are in `_DEFAULT_SPACE`.
-    Raises OptionError in four cases: `file` can't be read; a setting in `file` can't be used; `file` sets
-    `class_weight` and the argument `class_weight` is not `none`; `file` sets layers and `own` is given.
+    Raises OptionError in four cases:
+
+    - `file` can't be read.
+    - A setting in `file` can't be used.
+    - `file` sets `class_weight`, and the argument `class_weight` is not `none`.
+    - `file` sets layers, and `own` is given, which defines the layers.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)

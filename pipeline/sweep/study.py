@@ -68,10 +68,10 @@ class Study:
             ) from error
 
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
-        """Record `identity` in a new study. In an existing study, compare `identity` with the recorded one.
+        """Raise an OptionError if the study was made with other data or settings than `identity` describes.
 
-        `identity` describes data and settings. The study records `identity` in its attribute `part`. If there are
-        differences, raises an OptionError that names them.
+        A new study records `identity` in its attribute `part`. An existing study compares `identity` with the recorded
+        one, and the error names the differences.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -93,8 +93,9 @@ class Study:
     def read_as(self, asked: DataConfig) -> DataConfig:
         """Return the settings with which to read the study's data.
 
-        Return `asked` if any setting in `asked` is not the default. Otherwise return the settings with which the study
-        was begun. A study of a version before 0.2 does not record these settings: its data were read as `v1`.
+        These are `asked` if any setting in `asked` is not the default, and otherwise the settings with which the study
+        was begun. A study of a version before 0.2 does not record these settings: its data were read by the layout
+        `v1`.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -105,10 +106,10 @@ class Study:
         self.optuna.set_user_attr("reading", asdict(reading))
 
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
-        """Claim the next trial. Returns the trial, and the number of trials that run in other processes.
+        """Claim the next trial. Return the trial, and the number of trials that run in other processes.
 
-        The trial is None if `most` trials are finished or running, or if the grid is used up. Even then, a later call
-        may return a trial: if another process dies, its trials can be claimed again.
+        The trial is None if `most` trials are finished or running, or if the grid is used up. A later call may still
+        return a trial: if another process dies, its trials can be claimed again.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -134,11 +135,11 @@ class Study:
         self.optuna.tell(trial, value, TrialState.PRUNED if value is None else None)
 
     def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
-        """Set the pruner, which decides which trials are pruned."""
+        """Set the pruner of the study, which decides which trials are pruned."""
         self.optuna.pruner = pruner
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Return a claimed trial to the study, so that another process can run it."""
+        """Give a claimed trial back to the study, so that another process can run it."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 
@@ -148,9 +149,9 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Give the trial of a dead worker back to the study. Return how many workers have died with the same head.
+        """Give the trial of a dead worker back to the study. Return how many workers have died with this trial's head.
 
-        After `MOST_DEATHS` such deaths, the trial fails for good instead; see `fail`.
+        If `MOST_DEATHS` workers have died, the trial fails for good instead; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
@@ -162,7 +163,7 @@ class Study:
         return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark a trial as failed, and queue its head again.
+        """Mark an interrupted trial as failed, and queue its head again.
 
         The process of the trial has ended, or has given the trial back. If the process that makes this call is killed,
         the call can be repeated.
@@ -176,7 +177,7 @@ class Study:
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
-        """Queue the next untried head of the grid, unless a trial is queued. Returns whether a trial is queued now."""
+        """Queue the next untried head of the grid, unless a trial is queued. Return whether a trial is queued now."""
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         taken = {
@@ -194,7 +195,10 @@ class Study:
         return self.space.grid(self.seed)
 
     def enqueue_first(self, params: Mapping[str, Any]) -> None:
-        """Queue the head with parameters `params` as the first trial of a new study, unless the sampler is `grid`."""
+        """Queue the head with the parameters `params` as the first trial of a new study.
+
+        If the study has trials, or if the sampler is `grid`, nothing happens.
+        """
         with self.locked():
             if not self.optuna.get_trials(deepcopy=False) and self.sampler != "grid":
                 self.optuna.enqueue_trial(dict(params))
@@ -205,7 +209,7 @@ class Study:
 
     @contextmanager
     def storage_errors_named(self) -> Iterator[None]:
-        """Convert a database error (full disk, lasting lock, damage) into a StoreError that names the study."""
+        """Within the block, turn a database error (full disk, lasting lock, damage) into a StoreError."""
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
@@ -215,7 +219,7 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the study's lock, so that no other process changes the study."""
+        """Within the block, hold the study's lock, so that no other process changes the study."""
         with _locked_file(self.path, "lock"):
             yield
 
@@ -232,7 +236,8 @@ def remove_curves(folder: Path) -> None:
 class _Worker:
     """A locked file that shows other processes that this process is alive.
 
-    The kernel releases the lock when the process ends. A process ID would not be enough, because it can be reused.
+    The kernel releases the lock when the process ends. A process ID would not be enough, because the kernel may give it
+    to a later process.
     """
 
     def __init__(self, study: Path) -> None:
@@ -241,7 +246,7 @@ class _Worker:
 
     @staticmethod
     def ended(study: Path, name: str) -> bool:
-        """Whether the process of the worker `name` has ended."""
+        """Return whether the process of the worker `name` has ended. `study` is the path of the study."""
         with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:
             try:
                 lock(file, wait=False)
@@ -285,7 +290,7 @@ def _release(file: IO[str]) -> None:
 
 
 def _short(value: Any) -> str:
-    """Format a value for an error message. A SHA-256 hash is shortened to 12 characters."""
+    """Return `value` as text for an error message. A SHA-256 hash is shortened to 12 characters."""
     if value is None:
         return "not there"
     text = value if isinstance(value, str) else json.dumps(value)

@@ -99,7 +99,7 @@ def sweep(
 def _search(
     study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline]
 ) -> None:
-    """Run trials on the Ray cluster that `by_ray` names or, if it names none, in processes of this machine."""
+    """Run trials on the Ray cluster that `by_ray` names. If it names none, run them in processes of this machine."""
     if by_ray.ray:
         from headstart.pipeline.sweep.by_ray import search_by_ray
 
@@ -141,7 +141,7 @@ def _cache(
     reading: DataConfig,
     by_ray: ClusterConfig,
 ) -> tuple[FeaturedExamples, dict[str, str]]:
-    """Extract the missing features of `data` at every cut of the space.
+    """Extract the missing features of `data` at every cut of the study's search space.
 
     Returns the examples and the scan's `list_digests`. Raises OptionError if the study has other data or settings.
     """
@@ -178,8 +178,8 @@ def _cache(
 def _search_data(cached: FeaturedExamples, count: int, seed: int, choose_by: ChooseBy) -> SearchData:
     """Return the features of train and val, and `count` folds over both.
 
-    If `count` is 0, there is one fold: heads are trained on train, and validated on val. Raises DataError if the figure
-    `choose_by` is undefined on a fold.
+    If `count` is 0, there is one fold: heads are trained on train, and validated on val. Raises DataError if
+    `choose_by` is `auc`, and a fold has only one class.
     """
     train, val = cached.of("train"), cached.of("val")
     labelled = cached.labelled([*train, *val], viewed=train)
@@ -205,8 +205,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The study stores these scores, because fitting is slow. If memory is too small for all features, the baselines
-    are fitted to a sample of the images, and scored on the same sample. For `memory`, see `ExtractionConfig`.
+    The study stores these scores. If not all features fit into `memory`, the baselines are fitted to a sample of the
+    images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
@@ -252,10 +252,10 @@ def _winner(study: Study) -> FrozenTrial:
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winning trial `number` as the run `path`, unless another process has written this run or a better one.
+    """Train the winning trial `number` as the run `path`, or leave a run there that is as good or better.
 
-    A run of a worse trial of the study is replaced. With `overwrite`, an existing run of trial `number` is replaced,
-    too, if it was written before this search started. `began` is the time of this start, in seconds since 1970.
+    A run that another process made of a better trial stays, and so does a run of the same trial. With `overwrite`, a
+    run of the same trial is replaced if it is older than `began`, the start of this search in seconds since 1970.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
@@ -274,7 +274,7 @@ def _write_run(
 def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
     """Return the study and the trial that `run` was made from; {} if `run` is not from a search.
 
-    Raises RunError if `run` is damaged. With `overwrite`, returns {} instead.
+    If `run` is damaged, raises RunError or, with `overwrite`, returns {}.
     """
     try:
         return run.config().get("sweep") or {}
@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val have changed since `then`; see `list_digests`."""
+    """Return a check that raises DataError if classes, train or val differ from `then`, a result of `list_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = list_digests(scanned.examples, scanned.class_names)

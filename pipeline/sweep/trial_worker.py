@@ -21,11 +21,11 @@ class ServedTrial(FixedTrial):
         self._report_to_owner, self._prune = report, False
 
     def report(self, value: float, step: int) -> None:
-        """Send the value of an epoch or fold to the owner."""
+        """Send the value of an epoch or fold to the owner. `step` is its number."""
         self._prune = self._report_to_owner(value, step)
 
     def should_prune(self) -> bool:
-        """Return the owner's answer to the last report."""
+        """Return whether the trial should end: the owner's answer to the last report."""
         return self._prune
 
     def set_user_attr(self, key: str, value: Any) -> None:
@@ -48,7 +48,7 @@ class ServedStudy:
         return ray.get(getattr(self._owner, method).remote(self._worker, *arguments))
 
     def claim(self, most: int) -> tuple[ServedTrial | None, int]:
-        """See `Study.claim`."""
+        """Return the next trial, or None if there is none, and the number of trials that other processes run."""
         claimed, elsewhere, self._finished = self._ask("claim", most, self._pruner)
         if claimed is None:
             return None, elsewhere
@@ -60,15 +60,18 @@ class ServedStudy:
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial) -> None:
-        """See `Study.give_back`."""
+        """Give a claimed trial back to the study; see `Study.give_back`."""
         self._ask("give_back")
 
     def fail(self, trial: ServedTrial) -> None:
-        """See `Study.fail`."""
+        """Mark a claimed trial as failed for good; see `Study.fail`."""
         self._ask("fail")
 
     def tell(self, trial: ServedTrial, value: float | None) -> None:
-        """See `Study.tell`. The trial's curves are sent, too, because this node may not see the study's folder."""
+        """Report the result of a trial; see `Study.tell`. `value` is None if the trial was pruned.
+
+        The trial's curves are sent, too, because this node may not see the study's folder.
+        """
         folder = self.logs / f"trial-{trial.number}"
         files = [file for file in folder.rglob("*") if file.is_file()]
         curves = {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
@@ -76,7 +79,7 @@ class ServedStudy:
         shutil.rmtree(folder, ignore_errors=True)
 
     def prune_by(self, pruner: Any) -> None:
-        """See `Study.prune_by`."""
+        """Keep the pruner, and send it with each `claim`; see `Study.prune_by`."""
         self._pruner = pruner
 
 
@@ -105,6 +108,6 @@ class TrialWorker:
             run_trials(study, data, most, math.inf, lambda: None)
 
     def remove_files(self) -> None:
-        """Remove the files of the trial that runs, before this process is killed. Any thread may call this."""
+        """Remove the files of the trial that runs, before this process is killed. Any thread may call this method."""
         if self._files:
             shutil.rmtree(self._files, ignore_errors=True)

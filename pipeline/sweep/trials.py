@@ -33,7 +33,7 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class SearchData:
-    """The features and folds that all trials share."""
+    """The features of train and val, and the folds over them, which all trials of a search share."""
 
     labelled: LabelledFeatures  # rows of train, then of val; with several folds, it has no views
     folds: Sequence[Fold]  # a trial's figures are means over the folds
@@ -52,29 +52,29 @@ class Trials(Protocol):
     logs: Path
 
     def claim(self, most: int) -> tuple[Any, int]:
-        """See `Study.claim`."""
+        """Return the next trial, or None if there is none, and the number of trials that other processes run."""
 
     def finished(self) -> Sized:
-        """See `Study.finished`."""
+        """Return the trials that are complete or pruned; see `Study.finished`. Callers use only their number."""
 
     def give_back(self, trial: Any) -> None:
-        """See `Study.give_back`."""
+        """Give a claimed trial back to the study; see `Study.give_back`."""
 
     def fail(self, trial: Any) -> None:
-        """See `Study.fail`."""
+        """Mark a claimed trial as failed for good; see `Study.fail`."""
 
     def tell(self, trial: Any, value: float | None) -> None:
-        """See `Study.tell`."""
+        """Report the result of a trial; see `Study.tell`. `value` is None if the trial was pruned."""
 
     def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
-        """See `Study.prune_by`."""
+        """Set the pruner, which decides which trials are pruned; see `Study.prune_by`."""
 
 
 def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
     """Run trials until all processes together have finished `most` trials, or until the time `until`.
 
-    Also returns if no trial is left, for example because the grid is used up. `until` is in seconds since 1970. Calls
-    `tick` after each trial, and regularly while trials of other processes run.
+    Also returns if no trial is left, for example because the grid is used up. `until` is in seconds since 1970. `tick`
+    is called after each trial, and regularly while trials of other processes run.
     """
     study.prune_by(successive_halving(data.training_sizes))
     while time.time() < until:
@@ -142,5 +142,5 @@ def _fit(
 
 
 def _means(done: Sequence[TrainedHead]) -> dict[str, float]:
-    """Return the mean of each figure on val over the trained heads in `done`; {} if there are none."""
+    """Return the mean of each figure on val over the trained heads in `done`. If there are none, return {}."""
     return {name: float(np.mean([head.val[name] for head in done])) for name in (done[0].val if done else ())}

@@ -6,7 +6,10 @@ from headstart.features.terminal import silent_libraries
 
 
 def run_pickled(call: bytes) -> None:
-    """Call a pickled function with its pickled arguments. Unpickling imports modules, with standard error discarded."""
+    """Unpickle `call`, a pair of a function and its arguments, and call the function.
+
+    Unpickling imports modules. Meanwhile, standard error is discarded.
+    """
     with silent_libraries():
         function, arguments = pickle.loads(call)
     function(*arguments)

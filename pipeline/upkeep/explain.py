@@ -41,7 +41,7 @@ class CutState:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The state of each requested cut, and the precision that `--precision auto` stands for in the store."""
+    """The state of each requested cut, and the precision that `--precision auto` means for the store."""
 
     cuts: list[CutState]
     precision_verdict: Verdict | None  # None if nothing was timed for this store, or the verdict is damaged

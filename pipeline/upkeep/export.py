@@ -83,7 +83,7 @@ def export(
 
 
 def _chosen(root: Path, config: ExportConfig) -> FeatureStore:
-    """Return the only store that fits `config`. Raises OptionError if no store or several stores fit.
+    """Return the only store in `root` that fits `config`. Raises OptionError if no store or several stores fit.
 
     Without `config.fingerprint`, stores of augmented views don't fit.
     """
@@ -128,7 +128,7 @@ def _write(file: Path, store: FeatureStore, examples: Examples, class_names: lis
 
 
 def _slabs(store: FeatureStore, digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the features of `digests` in slabs, in order.
+    """Yield the features of `digests` in slabs, which are small enough for memory, in the order of `digests`.
 
     A slab is a pair: the position of its first row, and its features, float32 [n, *shape].
     """

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """How many images with features of one fingerprint are in use, and how many are not."""
+    """How many images with features of one fingerprint are in given data folders, and how many are in none of them."""
 
     folder: str
     kept: int  # images in a data folder
@@ -27,14 +27,14 @@ class Unused:
 
 @dataclass(frozen=True)
 class Garbage:
-    """The unused features of each fingerprint, and whether they were dropped."""
+    """The features of images that are in no data folder, by fingerprint, and whether these features were dropped."""
 
     fingerprints: list[Unused]
     done: bool
 
     @property
     def dropped(self) -> int:
-        """Return the number of unused images, summed over all fingerprints."""
+        """Return the number of images in no data folder, summed over all fingerprints."""
         return sum(one.dropped for one in self.fingerprints)
 
     def fields(self) -> dict[str, Any]:

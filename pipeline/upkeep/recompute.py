@@ -96,8 +96,8 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
     """Return `config` with the weights that made the features of `store`.
 
-    If `config` names other weights than the default, `imagenet`, it is returned unchanged. It is also returned
-    unchanged if the weights of `store` are unknown, or are no longer on this machine.
+    In two cases, `config` is returned unchanged: if it names other weights than the default, `imagenet`, and if the
+    weights of `store` are unknown or no longer on this machine.
     """
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
@@ -151,7 +151,8 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
 def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
     """Return the relative error of each image's features in `store`, compared with `fresh`, float32 [n, *shape].
 
-    Images without features in `store`, and images whose file changed since the scan, are left out.
+    `fresh` has the features of the n images of `batch`. Images without features in `store`, and images whose file
+    changed since the scan, are left out.
     """
     lacking = set(store.missing([image.digest for image in batch]))
     rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged_since_read()]

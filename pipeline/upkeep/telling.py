@@ -1,4 +1,4 @@
-"""Describe the fields of fingerprints to a person, by options instead of hashes and numbers."""
+"""Describe the fields of fingerprints to a person, by the values of options instead of hashes and numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def told_differences(differs: Mapping[str, Mapping[str, Any]], weights: Mapping[
 def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> list[str]:
     """Return a text for each store: the name of its folder, and the fields in which `stores` differ.
 
-    For `weights`, see `told_differences`.
+    `weights` maps the digest of weights to the value of `--weights` that stands for them.
     """
     all_fields = [store.fingerprint.to_json() for store in stores]
     names = sorted({name for fields in all_fields for name in fields})
@@ -35,7 +35,10 @@ def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> l
 
 
 def told_value(name: str, value: Any, weights: Mapping[str, str]) -> str:
-    """Return the `value` of a fingerprint's field `name` as text."""
+    """Return the `value` of a fingerprint's field `name` as text.
+
+    `weights` maps the digest of weights to the value of `--weights` that stands for them.
+    """
     if name == "rescale":
         known = (kind for kind, rescaling in RESCALINGS.items() if _plain(rescaling.to_json()) == _plain(value))
         return next(known, str(value))
