@@ -23,4 +23,4 @@ def predicted_by(run: Run, model: str, logits: np.ndarray, threshold: Threshold 
     """
     if threshold is None:
         return predicted_labels(logits)
-    return is_second(calibrated(run, model, logits), threshold.cut(run.class_names())).astype(np.int64)
+    return is_second(calibrated(run, model, logits), threshold.second_above(run.class_names())).astype(np.int64)

@@ -113,22 +113,23 @@ class Comparison:
             )
 
 
-def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, cut: float | None) -> Comparison:
+def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, second_above: float | None) -> Comparison:
     """Compare an export with its run on N images.
 
     Args:
         run: the probabilities of the run, float64 [N, C].
         measured: the answers of the export.
         labels: the labels of the images, int64 [N].
-        cut: the probability above which the second of two classes is predicted. None predicts the likeliest class.
+        second_above: the probability above which the second of two classes is predicted, or None, which predicts the
+            likeliest class.
     """
     read = np.isfinite(measured.levels)
-    same = _difference(run, measured.of_decoded, cut)
-    right = _labels(measured.of_files[read], cut) == labels[read]
+    same = _difference(run, measured.of_decoded, second_above)
+    right = _labels(measured.of_files[read], second_above) == labels[read]
     levels = measured.levels[read]
     return Comparison(
         images=len(labels),
-        from_files=_difference(run[read], measured.of_files[read], cut),
+        from_files=_difference(run[read], measured.of_files[read], second_above),
         same_pixels=same,
         levels=float(levels.max(initial=0)),
         mean_level=measured.mean_level,
@@ -137,19 +138,19 @@ def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, cut: float 
         first_unreadable=measured.unreadable,
         accuracy=float(right.mean()) if len(right) else 0.0,
         accuracy_interval=wilson_interval(int(right.sum()), max(len(right), 1)),
-        accuracy_of_run=float((_labels(run[read], cut) == labels[read]).mean()) if len(right) else 0.0,
+        accuracy_of_run=float((_labels(run[read], second_above) == labels[read]).mean()) if len(right) else 0.0,
         images_per_second=measured.images_per_second,
         latency=measured.latency,
     )
 
 
-def _difference(run: np.ndarray, export: np.ndarray, cut: float | None) -> Difference:
+def _difference(run: np.ndarray, export: np.ndarray, second_above: float | None) -> Difference:
     if not len(run):
         return Difference(0.0, 0.0, 0)
     apart = np.abs(run - export)
-    changed = int((_labels(run, cut) != _labels(export, cut)).sum())
+    changed = int((_labels(run, second_above) != _labels(export, second_above)).sum())
     return Difference(float(apart.max()), float(apart.mean()), changed)
 
 
-def _labels(chances: np.ndarray, cut: float | None) -> np.ndarray:
-    return chances.argmax(axis=1) if cut is None else is_second(chances, cut).astype(np.int64)
+def _labels(chances: np.ndarray, second_above: float | None) -> np.ndarray:
+    return chances.argmax(axis=1) if second_above is None else is_second(chances, second_above).astype(np.int64)

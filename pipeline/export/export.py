@@ -85,7 +85,7 @@ def export(
             _write(source, model, config, images, seed)
             compared = _compared(source, model, config, drawn, labels)
             compared.require_close(config)
-            described = labels_of(source.facts(), config.format, config.precision, source.cut)
+            described = labels_of(source.facts(), config.format, config.precision, source.second_above)
             described |= {"bytes": _bytes(model), "comparison": compared.fields()}
             write_beside(folder, config.format, described, card(source, described, compared))
     answers = source.choice.line().replace(" answers", "", 1)
@@ -131,7 +131,7 @@ def _compared(
         pixels.flush()
         asked = Asked(config.format, str(model.resolve()), local_files(images, scratch), source.preprocessing)
         measured = measure(scratch, asked)
-    return compare(np.concatenate(rows), measured, labels, source.cut)
+    return compare(np.concatenate(rows), measured, labels, source.second_above)
 
 
 def _bytes(model: Path) -> int:

@@ -72,7 +72,7 @@ def read_labels(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def labels_of(facts: Mapping[str, Any], format: Format, precision: str, cut: float | None) -> dict[str, Any]:
-    """Return the content of `labels.json`. For `facts` and `cut`, see the members of `Source` with these names."""
+def labels_of(facts: Mapping[str, Any], format: Format, precision: str, second_above: float | None) -> dict[str, Any]:
+    """Return the content of `labels.json`. For `facts` and `second_above`, see the members of `Source`."""
     own = {"format": format, "precision": precision, "model": MODEL_FILES[format]}
-    return {**own, **json.loads(json.dumps(facts)), "second_above": cut}
+    return {**own, **json.loads(json.dumps(facts)), "second_above": second_above}

@@ -52,10 +52,10 @@ def open_export(path: Path) -> OpenExport:
     is_export = path.is_dir() and (path.name != MODEL_FILES["saved_model"] or (path / LABELS).is_file())
     folder = path if is_export else path.parent
     labels = read_labels(folder)
-    format, settings, cut = labels["format"], labels["preprocessing"], labels.get("second_above")
+    format, settings, second_above = labels["format"], labels["preprocessing"], labels.get("second_above")
     model = folder / MODEL_FILES[format]  # what the file says about its place is not believed
     _require_files(model, format)
-    _require_valid(folder, settings, cut, len(labels["class_names"]))
+    _require_valid(folder, settings, second_above, len(labels["class_names"]))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[format]}")
     try:
         run = module.load(model)
@@ -68,7 +68,7 @@ def open_export(path: Path) -> OpenExport:
     classes = len(labels["class_names"])
     if blank.shape != (1, classes) or not _are_probabilities(blank):
         raise ExportError(f"{model}: does not give {classes} probabilities, one a class of labels.json; {_AGAIN}")
-    return OpenExport(folder, format, labels["class_names"], settings, cut, labels, run)
+    return OpenExport(folder, format, labels["class_names"], settings, second_above, labels, run)
 
 
 def _require_files(model: Path, format: Format) -> None:
@@ -86,17 +86,18 @@ def _are_probabilities(found: np.ndarray) -> bool:
     return bool(within.all() and (np.abs(found.sum(axis=1) - 1) <= _ROUNDING).all())
 
 
-def _require_valid(folder: Path, settings: dict[str, Any], cut: object, classes: int) -> None:
+def _require_valid(folder: Path, settings: dict[str, Any], second_above: object, classes: int) -> None:
     """Raise an ExportError if values in `labels.json` are missing, unknown or out of range.
 
-    `settings`, the settings of the preprocessing, and `cut` are these values. `classes` is the number of classes.
+    `settings`, the settings of the preprocessing, and `second_above` are these values. `classes` is the number of
+    classes.
     """
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
         ImageConfig(size, resize, truncated, bits)
         known = len(settings) == len(_SETTINGS) and resize in get_args(Resize) and truncated in ("reject", "keep")
         whole = isinstance(size, int) and isinstance(most, int) and most > 0
-        of_two = cut is None or (isinstance(cut, float) and 0 < cut < 1 and classes == 2)
+        of_two = second_above is None or (isinstance(second_above, float) and 0 < second_above < 1 and classes == 2)
         if not (known and whole and of_two):
             raise ValueError
     except (OptionError, KeyError, TypeError, ValueError) as error:

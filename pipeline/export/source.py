@@ -50,10 +50,10 @@ class Source:
         return self.calibration.temperature if self.calibration else 1.0
 
     @property
-    def cut(self) -> float | None:
+    def second_above(self) -> float | None:
         """The probability above which the second of two classes is predicted; None without a threshold."""
         threshold = self.choice.threshold
-        return threshold.cut(self.run.class_names()) if threshold else None
+        return threshold.second_above(self.run.class_names()) if threshold else None
 
     @property
     def preprocessing(self) -> dict[str, Any]:

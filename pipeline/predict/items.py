@@ -61,7 +61,7 @@ class Layout:
             candidates = np.flatnonzero(chances >= least)
             order = candidates[np.argsort(-chances[candidates], kind="stable")]
         else:
-            order = np.array([1, 0] if is_second(chances, self.threshold.cut(self.class_names)) else [0, 1])
+            order = np.array([1, 0] if is_second(chances, self.threshold.second_above(self.class_names)) else [0, 1])
         return [(self.class_names[label], float(chances[label])) for label in order[: self.top]]
 
     def line(self, item: Item) -> str:

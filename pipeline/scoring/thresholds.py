@@ -24,7 +24,7 @@ class Threshold:
     def __str__(self) -> str:
         return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
 
-    def cut(self, class_names: Sequence[str]) -> float:
+    def second_above(self, class_names: Sequence[str]) -> float:
         """Return the threshold as a probability of the second class, whichever of the two classes is positive.
 
         Above this probability, the second class is predicted.
@@ -32,12 +32,13 @@ class Threshold:
         return self.value if self.positive == class_names[1] else 1 - self.value
 
 
-def is_second(chances: np.ndarray, cut: float) -> np.ndarray:
+def is_second(chances: np.ndarray, second_above: float) -> np.ndarray:
     """Return whether the second of two classes is predicted, bool [...], from probabilities, float [..., 2].
 
-    The second class is predicted if its probability in `chances` is over `cut`, the result of `Threshold.cut`.
+    The second class is predicted if its probability in `chances` is over `second_above`; see
+    `Threshold.second_above`.
     """
-    return np.asarray(chances[..., 1] > cut)
+    return np.asarray(chances[..., 1] > second_above)
 
 
 def moved(threshold: Threshold | None) -> bool:

@@ -12,6 +12,6 @@ labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
 model = keras.saving.load_model(here / labels["model"], compile=False)
 for path in sys.argv[1:]:
     chances = model.predict(pixels(path, **labels["preprocessing"])[None], verbose=0)[0]
-    cut = labels["second_above"]  # of two classes with a threshold
-    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    second_above = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if second_above is None else int(chances[1] > second_above)
     print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

@@ -12,6 +12,6 @@ labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
 model = onnxruntime.InferenceSession(here / labels["model"], providers=["CPUExecutionProvider"])
 for path in sys.argv[1:]:
     chances = model.run(["probabilities"], {"pixels": pixels(path, **labels["preprocessing"])[None]})[0][0]
-    cut = labels["second_above"]  # of two classes with a threshold
-    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    second_above = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if second_above is None else int(chances[1] > second_above)
     print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

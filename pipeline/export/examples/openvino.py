@@ -13,6 +13,6 @@ float32 = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute i
 model = openvino.Core().compile_model(here / labels["model"], "CPU", float32)
 for path in sys.argv[1:]:
     chances = model(pixels(path, **labels["preprocessing"])[None])["probabilities"][0]
-    cut = labels["second_above"]  # of two classes with a threshold
-    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    second_above = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if second_above is None else int(chances[1] > second_above)
     print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

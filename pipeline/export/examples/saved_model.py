@@ -13,6 +13,6 @@ model = tf.saved_model.load(str(here / labels["model"]))
 for path in sys.argv[1:]:
     batch = tf.constant(pixels(path, **labels["preprocessing"])[None])
     chances = model.signatures["serving_default"](pixels=batch)["probabilities"][0].numpy()
-    cut = labels["second_above"]  # of two classes with a threshold
-    best = int(chances.argmax()) if cut is None else int(chances[1] > cut)
+    second_above = labels["second_above"]  # of two classes with a threshold
+    best = int(chances.argmax()) if second_above is None else int(chances[1] > second_above)
     print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

@@ -75,7 +75,7 @@ def test_equal_costs_take_the_threshold_that_true_probabilities_have() -> None:
 
 def test_a_threshold_is_of_either_class() -> None:
     chances = np.array([[0.75, 0.25], [0.65, 0.35]])
-    assert is_second(chances, Threshold("b", 0.3, "").cut(["a", "b"])).tolist() == [False, True]
-    assert is_second(chances, Threshold("a", 0.7, "").cut(["a", "b"])).tolist() == [False, True]
+    assert is_second(chances, Threshold("b", 0.3, "").second_above(["a", "b"])).tolist() == [False, True]
+    assert is_second(chances, Threshold("a", 0.7, "").second_above(["a", "b"])).tolist() == [False, True]
     with pytest.raises(ValueError, match="not between 0 and 1"):
         Threshold("a", 1.0, "")

@@ -33,7 +33,7 @@ def test_a_threshold_is_for_the_class_of_the_run(
     monkeypatch.setattr(of_export, "open_export", lambda path: opened)
     found = of_export.serve_export(Path("out"), ServeConfig(threshold=given), Places()).layout.threshold
     assert found
-    assert (found.positive, found.cut(names)) == (positive, pytest.approx(cut))
+    assert (found.positive, found.second_above(names)) == (positive, pytest.approx(cut))
 
 
 def test_only_a_model_stands_for_its_folder(tmp_path: Path) -> None:
