@@ -78,7 +78,7 @@ def is_known(name: str, weights: str, rescale: str, image_size: int, weights_see
 
 
 def _settings(name: str, weights: str, rescale: str, image_size: int, weights_seed: int) -> tuple[str, str, int, int]:
-    return name, _own_settings(name, weights, rescale), _size(name, image_size), weights_seed
+    return name, _weights_of(name, weights, rescale), _size(name, image_size), weights_seed
 
 
 def _model(name: str, weights: str, size: int, precision: Precision, weights_seed: int) -> keras.Model:
@@ -91,7 +91,7 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
     return filled(backbone_spec(name), weights, size, precision, weights_seed)
 
 
-def _own_settings(name: str, weights: str, rescale: str) -> str:
+def _weights_of(name: str, weights: str, rescale: str) -> str:
     """Return `name` for a `.keras` file, which holds its own weights, and `weights` for any other backbone.
 
     If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.

@@ -115,7 +115,7 @@ class Crew:
         if self.members:
             self._alone_since = None
         else:
-            self._require_some(count, nodes, now)
+            self._require_usable_slot(count, nodes, now)
         if self._task:
             self._let_build(now)
             self._patient &= not self.working()
@@ -126,7 +126,7 @@ class Crew:
     def _why_refused(self, node: str, slot: int) -> str | None:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
-    def _require_some(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
+    def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
         """If no slot is usable (`count` is 0), raise a HeadstartError: at once after a refusal, else after a minute."""
         if count:
             return

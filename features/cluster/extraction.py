@@ -29,7 +29,7 @@ from headstart.features.digests import first_positions, hex_digests, raw_digests
 from headstart.features.errors import HeadstartError
 from headstart.features.extract import Extracted, NodeWork
 from headstart.features.files import require_space
-from headstart.features.frozen.network import Network, are_known
+from headstart.features.frozen.network import Network, may_build_here
 from headstart.features.images.augment import View
 from headstart.features.images.columns.images import Images
 from headstart.features.images.columns.inspected import Elsewhere
@@ -152,7 +152,7 @@ def cluster(
         crew = Crew(config)
         crew.recruit()
         with suppress(HeadstartError):  # the driver finds the same error
-            if features and extraction and "+" not in features.weights and not are_known(features, extraction):
+            if features and extraction and "+" not in features.weights and not may_build_here(features, extraction):
                 crew.prepare(FactsTask(*absolute_settings(features, extraction)))
         return crew
 

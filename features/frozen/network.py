@@ -191,7 +191,7 @@ def load_networks(
     return networks
 
 
-def are_known(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
+def may_build_here(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
     """Return whether this process may load the networks of `config` itself, and need not wait for another process.
 
     A worker of a cluster can build the networks first and save their facts in the store, from which this process reads
