@@ -36,8 +36,9 @@ class Verdict:
 def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> Precision:
     """Choose float32 or bfloat16 for `auto` by timing both. Return any other precision unchanged.
 
-    A `store` keeps the first choice for all later commands, also on other machines. If several processes time at the
-    same moment, the first to write decides for all. If the file with the choice is damaged, a StoreError is raised.
+    If `store` is given, the choice is saved there. All later commands use the saved choice, also on other machines. If
+    several processes choose at the same moment, the choice that is saved first counts for all. If the file with the
+    choice is damaged, a StoreError is raised.
     """
     if precision != "auto":
         return precision
@@ -77,7 +78,7 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return the facts that decide the result of the timing, by name, and the date.
+    """Return a dict with the date, and with the facts that decide the result of the timing.
 
     The facts are the processor, the number of cores, the GPU, and the version of TensorFlow.
     """

@@ -33,9 +33,11 @@ class View:
 def augment_image(pixels: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
     """Augment one square image, uint8 [H, H, 3], and keep its shape. `seed`, int32 [2], decides the result.
 
-    If `augment` is `none`, nothing changes. `flip` mirrors the image left to right with probability 1/2. `standard`
-    also crops a random square of 70 to 100 % of the side, resizes it to [H, H, 3], and changes brightness and contrast
-    by up to 20 %.
+    The values of `augment` are:
+        none: nothing changes.
+        flip: the image is mirrored left to right with probability 1/2.
+        standard: the image is mirrored as by `flip`. Then a random square with a side of 0.7 H to H is cropped, and is
+            resized to [H, H, 3]. Then brightness and contrast change by up to 20 %.
     """
     if augment == "none":
         return pixels

@@ -40,8 +40,9 @@ def decoded_dataset(
     """Decode `files`, a `tf.data.Dataset`, on all cores. Return a `tf.data.Dataset` of batches in the same order.
 
     An element of `files` is a tuple (file, decoder, reading, ...) for one image; see `file_columns`. For each image,
-    `finish` is called with its pixels, uint8 [size, size, 3], and its columns after `reading`. A batch has the columns
-    that `finish` returns, for at most `batch_size` images. By default, these are the arguments of `finish`.
+    `finish` is called with the pixels, uint8 [size, size, 3], and with all that follows `reading` in the tuple. A batch
+    has at most `batch_size` rows, and a column for each value that `finish` returns. By default, `finish` returns its
+    arguments.
 
     Images that TensorFlow can't decode are decoded by Pillow after the rest of their batch. If Pillow can't decode an
     image either, the image is left out if `skip` is true. If `skip` is false, an error is raised.
@@ -56,7 +57,7 @@ def decoded_dataset(
 def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Columns], skip: bool) -> Any:
     """Return the graph that maps a batch of files to the columns of `decoded_dataset`.
 
-    The same arguments give the same graph, because tracing a graph takes half a second.
+    The graph is kept for later calls with the same arguments, because tracing a graph takes half a second.
     """
 
     def load(
@@ -110,10 +111,9 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Read those of `files` that are not local. Return their contents, strings [b].
+    """Return the contents of `files`, strings [b]. Local files are not read: their content is b"".
 
-    `files` are references, strings [b]; see `reference_of`. For a local file, and for a file that `read_references`
-    can't read, the result has b"".
+    `files` are references, strings [b]; see `reference_of`. For files that are not local, see `read_references`.
     """
 
     def read() -> tf.Tensor:
@@ -209,9 +209,10 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Decode `data`, the bytes of the file of `image`, by `pixels`. If the image can't be decoded, return None.
+    """Decode `image` by a call of `pixels`. If the image can't be decoded, return None.
 
-    `pixels` takes the bytes, a decoder and a reading; see `decode`. The decoder of `image` is tried first, then Pillow.
+    `data` holds the bytes of the image's file. `pixels` takes these bytes, a decoder and a reading; see `decode`. The
+    decoder of `image` is tried first, then Pillow.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))
@@ -237,8 +238,10 @@ def _finish(augment: Augment) -> Callable[..., Columns]:
 def file_columns(images: Sequence[ImageFile], config: ImageConfig) -> tuple[list[bytes], np.ndarray, np.ndarray]:
     """Return the first three columns of the dataset that `decoded_dataset` takes, with one row per image.
 
-    The columns are files (bytes), decoders, int32 [N], and readings, int32 [N, 3]. See `reading.reference_of`,
-    `decode.decoder_of` and `decode.reading_of`.
+    The columns are:
+        file: a list of bytes; see `reading.reference_of`.
+        decoder: int32 [N]; see `decode.decoder_of`.
+        reading: int32 [N, 3]; see `decode.reading_of`.
     """
     return (
         [reference_of(image) for image in images],

@@ -55,8 +55,9 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Return the decoder of an image, an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height. This scale is the smallest at which both sides
-    still have `config.size` pixels. If `config.resize` is `pad`, it is the smallest at which the longer side has them.
+    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height. The scale is the smallest at which both sides
+    still have `config.size` pixels. If `config.resize` is `pad`, the scale is the smallest at which the longer side
+    still has `config.size` pixels.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)
@@ -66,10 +67,13 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
-    """Return three numbers of an image: its EXIF orientation, its number of bits, and its page number.
+    """Return three numbers of an image.
 
-    The orientation is 1 to 8. The number of bits says how many bits of a 16-bit sample count as used, 8 to 16. It is 0
-    for an image without 16-bit samples; see `ImageConfig.bits_of`. Pages count from 1.
+    The numbers are:
+        orientation: the EXIF orientation, 1 to 8.
+        bits: how many bits the 16-bit samples use according to `config`, 8 to 16, or 0 for an image without 16-bit
+            samples; see `ImageConfig.bits_of`.
+        page: the number of the page, counted from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page
 

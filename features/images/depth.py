@@ -20,7 +20,7 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
-    """Return how many bits, 8 to 16, the 16-bit samples of an opened `image` use. For any other image, return 0.
+    """Return how many bits the 16-bit samples of an opened `image` use, 8 to 16. For any other image, return 0.
 
     The result is the bit length of the largest sample. If the header of the file states a larger number, the result is
     that number. A black image gives 16. An image whose decoder scales samples to their full range gives 0. Damaged
@@ -43,10 +43,11 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 
 
 def eight_bits(data: bytes, bits: int) -> Image.Image:
-    """Decode the bytes of a file with 16-bit samples, and scale the samples from `bits` bits, 8 to 16, to 8 bits.
+    """Decode a file with 16-bit samples. Return an image with 8-bit samples.
 
-    A sample that needs more than `bits` bits becomes 255. Alpha is the exception: if its largest sample needs b bits,
-    and b is more than `bits`, alpha is scaled from b bits.
+    `data` holds the bytes of the file. Each sample is scaled as a number of `bits` bits, where `bits` is 8 to 16. A
+    sample that needs more bits becomes 255. Alpha is the exception: if the largest alpha needs b bits, and b is more
+    than `bits`, alpha is scaled as a number of b bits.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -91,9 +92,9 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return how many samples of a pixel are colours, if Pillow drops the lower byte of 16-bit samples in `raw_mode`.
+    """Return how many samples of a pixel are colours, if `_COLOURS` lists `raw_mode`. For any other raw mode, return 0.
 
-    Return 0 for any other raw mode of Pillow. `_COLOURS` lists the raw modes in which Pillow drops the lower byte.
+    `_COLOURS` lists the raw modes in which Pillow drops the lower byte of 16-bit samples.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
@@ -103,16 +104,16 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, a value of `--bits`. If `asked` is `folder`, return the largest number in `bits`, as text.
+    """If `asked` is `folder`, return the largest number in `bits`, as text. If not, return `asked`.
 
-    `bits` holds one number for each image in the folder, as `used_bits` returns it. If all numbers are 0, `folder`
-    gives `16`.
+    `asked` is a value of `--bits`. `bits` holds one number for each image in the folder, as `used_bits` returns it. If
+    `asked` is `folder`, and all numbers are 0, return `16`.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, or `16` if `--bits 16` gives every image the same pixels as the value `asked` does.
+    """Return `16` if `asked` and `16`, as values of `--bits`, give every image the same pixels. If not, return `asked`.
 
     `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """

@@ -42,8 +42,9 @@ class Version(NamedTuple):
     """The size of a file, and a number, `mtime_ns`, that changes when the file changes.
 
     For a local file, `mtime_ns` is its modification time in ns. For a member of a tar, `mtime_ns` is the modification
-    time of the tar. For an object, `mtime_ns` is a hash of 60 bits of the object's ETag. If the server gives no ETag,
-    another value is hashed, such as the modification time. If there is no such value, `mtime_ns` is 0.
+    time of the tar. For an object, `mtime_ns` is a 60-bit hash of the object's ETag. If the server gives no ETag,
+    another value is hashed, such as the modification time. If the server gives no value that changes with the object,
+    `mtime_ns` is 0.
     """
 
     # A hash of 60 bits is less than any time in ns since 2007, so an object never seems to be written just now.

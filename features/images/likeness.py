@@ -57,7 +57,10 @@ def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) ->
 def _warps(pixels: np.ndarray) -> np.ndarray:
     """Return six images, float64 [6, P], for a thumbnail of P pixels.
 
-    They are the thumbnail itself, its first derivatives by a shift and by a scaling of each axis, and an image of ones.
+    The images are:
+        the thumbnail.
+        four derivatives of the thumbnail: for each axis, one by a shift and one by a scaling.
+        an image of ones.
     """
     places = np.linspace(-1, 1, SIDE, dtype=np.float32)
     down, right = np.gradient(pixels)

@@ -42,8 +42,8 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Return whether the file still has the size and modification time that the scan found.
 
-        If so, the file is assumed to have the same digest. For a URL, the server is asked. If the server gives no value
-        that changes with the object, the file counts as changed.
+        An unchanged file is assumed to have the digest that the scan found. For a URL, the server is asked. If the
+        server gives no value that changes with the object, the file counts as changed.
         """
         try:
             known = self.mtime_ns != 0 or not is_url(self.file)

@@ -59,7 +59,8 @@ class ScanMemory:
         """Find the images of those `files` that have not changed since a scan found them. Return two arrays, int64 [n].
 
         The first array holds the row of each image in `self.images`. The second array holds the position of the image's
-        file in `files`, ascending. If `pages` is `all`, a file has a row for each of its pages, in order, or no row.
+        file in `files`, ascending. If `pages` is `all`, the images of a TIFF are all its pages, in order. If the memory
+        lacks one of the pages, the TIFF is left out.
         """
         paths = list(self._relative(files))
         hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
@@ -88,9 +89,9 @@ class ScanMemory:
         return np.array(list(chain.from_iterable(rows_of)), np.int64), at.repeat([len(one) for one in rows_of])
 
     def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
-        """Return for each of the images at `rows`, int64 [n], whether its file is unchanged, bool [n].
+        """Return bool [n]: for each image at `rows`, int64 [n], whether its file is unchanged.
 
-        `status`, int64 [n, 2], has the present sizes and modification times of the files.
+        `status`, int64 [n, 2], has the present size and modification time of each file.
         """
         size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
         agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])

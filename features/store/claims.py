@@ -61,12 +61,14 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
-        The answer is `DONE` if another process has just extracted the portion. If `again` is true, the answer is never
-        `DONE`. The answer is `BUSY` if another process has a claim on the portion that is not void. Otherwise, this
-        process should extract the portion, and the answer is `MINE`, or `TAKEN_OVER` if there was a void claim.
+        A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. A claim with an empty
+        file is void after a minute. The answer is the first of these that applies:
+            DONE: a process has just extracted the portion, and `again` is false.
+            BUSY: another process has a claim on the portion, and the claim is not void.
+            TAKEN_OVER: there was a void claim. This process should extract the portion.
+            MINE: there was no claim. This process should extract the portion.
 
-        A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. An empty claim is
-        void after a minute. After `release_all`, the answer is always `BUSY` or `DONE`.
+        After `release_all`, the answer is always `DONE` or `BUSY`.
         """
         with self._lock:
             if not again and self._is_done(portion):

@@ -81,8 +81,8 @@ class Fingerprint:
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
         """Return the fields whose values differ between this fingerprint and the fingerprint `there`.
 
-        The name of each such field maps to a dict with two values. `asked` is the value in this fingerprint, and
-        `there` is the value in the other fingerprint. An absent field has the value None.
+        The name of each of these fields maps to a dict with two keys. The key `asked` has the value in this
+        fingerprint. The key `there` has the value in the other fingerprint. An absent field has the value None.
         """
         asked, other = self.to_json(), there.to_json()
         return {

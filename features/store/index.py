@@ -186,8 +186,8 @@ class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
     Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. New shards make a new
-    segment. It is merged with the previous segment, except if the previous one is mapped from disk, or is more than
-    twice as long. So long segments are seldom merged.
+    segment. The new segment is merged with the previous segment, except if the previous segment is mapped from disk, or
+    is more than twice as long. So long segments are seldom merged.
     """
 
     folder: Path  # of the shards

@@ -150,9 +150,9 @@ def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
     `segments` must be sorted by `size`, the largest first. A segment is worn if half of its digests or more are in
-    shards that are not in use. Worn segments do not stay. The other segments are examined in order. A segment stays if
-    it is more than twice as large as all worn segments and all smaller segments together. The first segment that is not
-    so large does not stay, and neither do the smaller ones.
+    shards that are not in use. Worn segments do not stay. Each of the other segments should be more than twice as
+    large as all worn segments and all smaller segments together. If a segment is not so large, neither this segment nor
+    any smaller segment stays.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

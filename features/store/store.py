@@ -162,7 +162,7 @@ class FeatureStore:
     def retire(self, shards: Collection[Path], merge: bool = True) -> None:
         """Take `shards` out of use. Their files stay for current readers until `remove_retired`.
 
-        If `merge` is true, the merged file is written again. Otherwise, the caller must call `write_merged` later.
+        If `merge` is true, the merged file is written again. If not, `write_merged` must be called later.
         """
         with writable(self.root):
             retired.retire(shards, self.folder)
@@ -281,8 +281,8 @@ class FeatureStore:
     def _refreshed(self) -> Index:
         """Return the index of the shards on disk.
 
-        The folder is listed at each call, because other processes write shards, too. The digests of new shards are
-        read. If the kept index has changed, it is mapped again, and replaces digests in memory.
+        The folder is listed at each call, because other processes write shards, too. If the kept index has changed, it
+        is mapped again, in place of the earlier index. Then the digests of shards that the index lacks are read.
         """
         entries = retired.entries_of(self.folder)
         while True:

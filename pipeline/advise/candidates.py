@@ -137,8 +137,9 @@ def _named(network: str) -> str:
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    If `config` has the backbone `name`, the weights, the rescaling and the cuts come from `config`. Otherwise, the
-    weights are ImageNet's, and the rescaling is the default. If `config` has no cuts of `name`, `_cuts` chooses them.
+    If `config` has the backbone `name`, the weights, the rescaling and the cuts come from `config`. For any other
+    network, the weights are ImageNet's, and the rescaling is the default. If `config` has no cuts of `name`, `_cuts`
+    chooses them.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)

@@ -30,14 +30,15 @@ _FORMAT_CODES = {name: code for code, name in enumerate(KNOWN_FORMATS)}
 
 
 class Images(Sequence[ImageFile]):
-    """A sequence of image files in columns. An image takes 77 bytes and the bytes of its file name.
+    """A sequence of image files in columns. An image takes 77 bytes, plus the bytes of its file name.
 
     Slices, and selections by an array of positions or a mask, are `Images`, too.
 
     Args:
         files: the paths of the files, without page numbers.
-        digests: an array [N] of dtype `DIGEST`.
-        numbers: a column, int [N], for each other field of `ImageFile`. A format is a position in `KNOWN_FORMATS`.
+        digests: the digests, `DIGEST` [N].
+        numbers: a column, int [N], for each other field of `ImageFile`. The number of a format is its position in
+            `KNOWN_FORMATS`.
     """
 
     def __init__(self, files: Paths, digests: np.ndarray, numbers: Mapping[str, np.ndarray]) -> None:

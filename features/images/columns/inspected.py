@@ -91,8 +91,8 @@ def inspect_images(
     error or an interruption.
 
     With `turn`, files are read in turns of about `TURN_BYTES`. After each turn except the last, `turn` is called with
-    the images of this turn. If at least `MANY_FILES` have to be read, `elsewhere` inspects them instead, without turns.
-    If some of `paths` are URLs, neither `turn` nor `elsewhere` is called.
+    the images of this turn. If `elsewhere` is given, and at least `MANY_FILES` files have to be read, `elsewhere`
+    reads them, without turns. If some of `paths` are URLs, neither `turn` nor `elsewhere` is called.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -153,9 +153,10 @@ def _inspected(
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Cut `unknown`, positions in `files`, into parts of about `TURN_BYTES`. Yield (part, whether it is the last).
+    """Cut `unknown` into parts whose files have about `TURN_BYTES` together. Yield (part, whether it is the last).
 
-    The sizes of the files are looked up in threads, shortly before each part is yielded.
+    `unknown` and the parts hold positions in `files`, int64 [n]. The sizes of the files are looked up in threads,
+    shortly before each part is yielded.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
@@ -256,9 +257,9 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images in the rows `rows`, int64 [n], of `known`. Images over `max_pixels` become rejects.
+        """Add the images `known[rows]`. An image over `max_pixels` becomes a reject.
 
-        `of_row`, int64 [n], holds the position of the file of each of these images.
+        `rows` is int64 [n]. `of_row`, int64 [n], holds the position of each image's file among all files.
         """
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
         within = np.ones(len(rows), bool)

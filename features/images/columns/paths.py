@@ -16,16 +16,16 @@ _AT_A_TIME = 4096
 
 
 class Paths(Sequence[str]):
-    """A sequence of paths. A path is stored as the number of a folder, and the place of a file name in one buffer.
+    """A sequence of paths. A path is stored as the position of its folder, and the place of its file name in a buffer.
 
     Slices, and selections by an array of positions or a mask, are `Paths` with the same buffer.
 
     Args:
-        folders: each with a slash at its end; "" for paths without a folder.
-        names: the buffer: the file names in UTF-8, one after the other.
-        starts: uint32 [N], or int64 for a large buffer: where each name begins in `names`.
-        lengths: int32 [N]: the number of bytes of each name.
-        folder_of: int32 [N]: the folder of each path, as a position in `folders`.
+        folders: the folders, each with a slash at its end. Paths without a folder have the folder "".
+        names: the buffer. It holds the file names in UTF-8, one after the other.
+        starts: where each name begins in `names`, uint32 [N]. For a large buffer, the dtype is int64.
+        lengths: the number of bytes of each name, int32 [N].
+        folder_of: the position of each path's folder in `folders`, int32 [N].
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Bytes of objects with a URL, kept on disk while a command runs.
 
-A command reads an image twice: first for its digest, then to decode it. Reading from a disk costs less than a second
-request. If a command is killed, the bytes stay on disk, and the same command finds them when it is repeated.
+A command reads an image twice: first for its digest, then to decode it. With the bytes on disk, one request is enough.
+If a command is killed, the bytes stay on disk, and the same command finds them when it is repeated.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class _Kept:
     def open(self) -> Path:
         """Make the folder of kept bytes, if it is missing. Return its path.
 
-        Also mark the folder as used by this process, if this was not done in the last ten minutes.
+        Also mark the folder as used by this process, unless this process marked it in the last ten minutes.
         """
         with self.lock:
             is_new = self.folder is None

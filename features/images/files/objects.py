@@ -38,7 +38,7 @@ _REDIRECTED = getattr(errno, "EREMCHG", errno.EINVAL)
 
 
 def number_of(tag: object) -> int:
-    """Return a hash of `tag`, a number of 60 bits. If `tag` is empty or None, return 0.
+    """Return a 60-bit hash of `tag`. If `tag` is empty or None, return 0.
 
     `tag` is an object's ETag. If the object's service gives no ETag, `tag` is another value that changes with the
     object.
@@ -84,9 +84,9 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the reason why an object can't be read, if trying again is of no use. Otherwise, return None.
+    """Return the reason why an object can't be read, if another try is of no use. If another try may help, return None.
 
-    `error` is the error of the last try. If its kind is unknown, `error` is raised again.
+    `error` is the error of the last try. If the kind of `error` is unknown, `error` is raised again.
     """
     said = " ".join(str(error).split())
     if isinstance(error, FileNotFoundError):
@@ -136,9 +136,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Return the message for the user if a library refuses the settings of this machine with `error`.
+    """Return the message for the user when a library has refused the settings of this machine.
 
-    The library reads URLs with `scheme`. The message names the environment variables that may be wrong.
+    `url` could not be read. The library reads URLs with `scheme`, and has raised `error`. The message names the
+    environment variables that may be wrong.
     """
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"

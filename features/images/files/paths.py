@@ -50,8 +50,8 @@ def is_local(path: str) -> bool:
 def name_of(path: str) -> str:
     """Return a name that ends with the suffix of the file at `path`.
 
-    For a URL, the name is the path in the URL. For a member of a tar, the name is `path` without its end, such as
-    `#1536+20480`. For a local file, the name is `path`.
+    For a URL, the name is the path in the URL. For a member of a tar, the name is `path` without the position and size
+    at its end. For a local file, the name is `path`.
     """
     if is_url(path):
         return urlsplit(path).path

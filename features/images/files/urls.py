@@ -75,9 +75,12 @@ def version_of_url(url: str) -> Version:
 def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
     """Return a pair: the bytes of an object, and the version of these bytes. `version` is the version found earlier.
 
-    If `most` is given, only the first `most` bytes are read, and `version` is returned unchanged. If `most` is None,
-    all bytes are returned. They come from the disk if `fetched` kept them. If the object has another size than
-    `version` says, its present version is returned. Raises UnreadableError if the object can't be read or is too large.
+    If `most` is given, only the first `most` bytes are read, and the version in the pair is `version`.
+
+    If `most` is None, all bytes are returned. They come from the disk if `fetched` kept them. The version in the pair
+    is `version` with the number of bytes, or the object's present version if the object's size has changed.
+
+    Raises UnreadableError if the object can't be read or is too large.
     """
     if most is not None:
         return _repeated(url, lambda reader: reader.read(url, most)), version

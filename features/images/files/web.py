@@ -86,9 +86,9 @@ def read(url: str, most: int) -> bytes:
 
 
 def fault_of(error: Exception) -> Fault | None:
-    """Return the reason why an object can't be read, if trying again is of no use. Otherwise, return None.
+    """Return the reason why an object can't be read, if another try is of no use. If another try may help, return None.
 
-    `error` is the error of the last try. If its kind is unknown, `error` is raised again.
+    `error` is the error of the last try. If the kind of `error` is unknown, `error` is raised again.
     """
     if not isinstance(error, StatusError):
         import urllib3.exceptions
