@@ -9,9 +9,9 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
     Args:
         default: the default value of the field and of the option.
-        more: settings of the option. `flag` is its name; by default, the name is made from the name of the field. `env`
-            is the name of an environment variable. `alone` is the value of the option if the user gives no value. For
-            `metavar` and `parser`, see Typer.
+        more: settings of the option. `flag` is the name of the option; by default, it is made from the name of the
+            field. `env` is the name of an environment variable. `alone` is the value if the user gives the option
+            without a value. For `metavar` and `parser`, see Typer.
     """
     return field(default=default, metadata={"help": help, **more})
 

@@ -111,7 +111,7 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of `files`, strings [b]. Local files are not read: their content is b"".
+    """Return the contents of `files`, strings [b]. Local files are not read; the result has b"" in their place.
 
     `files` are references, strings [b]; see `reference_of`. For files that are not local, see `read_references`.
     """

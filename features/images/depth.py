@@ -113,7 +113,7 @@ def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if `asked` and `16`, as values of `--bits`, give every image the same pixels. If not, return `asked`.
+    """Return `16` if a change of `--bits` from `asked` to 16 changes no pixels. If some pixels change, return `asked`.
 
     `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """

@@ -120,9 +120,10 @@ class ScanMemory:
             self._write(settled)
 
     def _settled(self, images: Images) -> Images:
-        """Return `images` with paths relative to the data folder. Leave out files written shortly before the scan.
+        """Return `images` with paths relative to the data folder.
 
-        These files may change again and keep their modification time.
+        Images of files that were written shortly before the scan are left out. A file of this kind may change again and
+        keep its modification time.
         """
         settled = images.numbers("mtime_ns") < self._started - SETTLED_NS
         images = images if settled.all() else images[settled]

@@ -45,7 +45,7 @@ def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int
 
     Nothing is done while another process has a claim on the store. Compaction ends early in three cases. First, another
     process makes a claim. Second, replaced shards take half of the disk's free space. Third, the time is over: one
-    minute, or a tenth of `extraction_seconds` if this is longer. A later call continues the compaction. If a shard is
+    minute or a tenth of `extraction_seconds`, whichever is longer. A later call continues the compaction. If a shard is
     damaged or can't be written, a message is printed, and no error is raised.
     """
     try:

@@ -87,10 +87,13 @@ class Segment:
     def find(self, digests: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Find `digests`, `DIGEST` [N], in the shards that are in use.
 
-        Yield triples of arrays [n]. The first array has positions in `digests`, int64. The other two arrays have the
-        shard and the row, both int32, of the digest at each position. A digest in several shards has its position in
-        several triples, but at most once in each. Raises StoreError if an entry names a shard or row that does not
-        exist.
+        Yield triples of arrays:
+            positions in `digests`, int64 [n].
+            the shard of the digest at each position, int32 [n].
+            the row of the digest in this shard, int32 [n].
+
+        A digest in several shards has its position in several triples, but at most once in each. Raises StoreError if
+        an entry names a shard or row that does not exist.
         """
         positions = np.argsort(
             np.ascontiguousarray(digests).view(">u8")[::4]
