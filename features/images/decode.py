@@ -71,8 +71,7 @@ def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
 
     The numbers are:
         orientation: the EXIF orientation, 1 to 8.
-        bits: how many bits the 16-bit samples use according to `config`, 8 to 16, or 0 for an image without 16-bit
-            samples; see `ImageConfig.bits_of`.
+        bits: how many bits the 16-bit samples use according to `config`, 8 to 16, or 0; see `ImageConfig.bits_of`.
         page: the number of the page, counted from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page
