@@ -74,10 +74,10 @@ class Evidence:
 
     @property
     def seen(self) -> dict[str, int | None]:
-        """Return how many scored images have a copy in train, and how many have a near-duplicate in train.
+        """Return how many scored images have a copy in train, and how many others have a near-duplicate in train.
 
-        `evaluate` kept these two numbers in the run. If `evaluate` could not count, the number is None. If `evaluate`
-        did not keep a number, the number is left out of the result.
+        `evaluate` kept these two numbers in the run. If the training images were gone then, the number of
+        near-duplicates is None. A number that `evaluate` did not keep is left out of the result.
         """
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
