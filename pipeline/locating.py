@@ -34,11 +34,11 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 
 
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
-    """Return the store of `run`. Raises RunError if the store is gone, or does not hold the run's features.
+    """Return the store of `run`.
 
-    A store that the user names by an option or a variable need not exist. A store that only the run names must exist
-    and hold the run's features. Without this rule, a run from another machine could decide which folder this machine
-    writes to.
+    A store that the user names by an option or an environment variable need not exist. A store that only the run names
+    is checked: a RunError is raised if this store is gone or lacks the run's features. Without the check, a run from
+    another machine could decide which folder this machine writes to.
     """
     found = known_store(run, places)
     if found is None:
@@ -62,10 +62,13 @@ def located_networks(
 ) -> tuple[FeatureConfig, list[Network]]:
     """Load the networks of `run`, with weights that have the same digest as the run's weights.
 
-    Returns two things: `settings` with the weights that were found, and the networks. `settings` are the run's
-    settings, or other settings that need the same weights. Several weights files are tried in order. If `places` names
-    weights, only these are tried. If no file has the digest, the error about the first file is raised: a RunError,
-    WeightsError or OptionError. For `extraction` and `known`, see `load_networks`.
+    `settings` are the run's settings, or other settings that need the same weights. Several weights files are tried in
+    order. If `places` names weights, only the named weights are tried. For `extraction` and `known`, see
+    `load_networks`.
+
+    Returns a pair. The first element is `settings` with the weights that were found. The second element is the list of
+    networks. If no file has the digest, the error about the first file is raised: a RunError, WeightsError or
+    OptionError.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -91,8 +94,8 @@ def _candidates(
 ) -> Iterator[tuple[str, FeatureConfig]]:
     """Yield weights that may be the weights of a run, the likeliest first. If `places` names weights, yield only these.
 
-    Yields pairs: the names of weights files, and the settings `own` with these files. The last pairs have files that
-    had this `digest` when they were used with `store`.
+    Yields pairs: the names of weights files, and the settings `own` with these files. The last pairs name files that
+    were used with `store` before, and had the digest `digest` at that time.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)

@@ -26,11 +26,12 @@ class Likeness:
 
 
 def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float = SIMILARITY) -> list[Likeness]:
-    """Find the images of val and test that have a near-duplicate in an earlier split, sorted by falling cosine.
+    """Find the images of val and test that have a near-duplicate in an earlier split.
 
-    The splits are ordered train, val, test. Of several near-duplicates of an image, only the one whose pixels agree
-    most is returned. Near-duplicates have whitened features with a cosine of at least `similarity`. Images without
-    features and pairs of equal files are left out. Raises StoreError if a shard is damaged.
+    The splits are ordered train, val, test. Two images are near-duplicates if their whitened features have a cosine of
+    at least `similarity`, and their pixels agree. If an image has several near-duplicates, only the one whose pixels
+    agree most is returned. The result is sorted by cosine, the highest first. Images without features and pairs of
+    equal files are left out. Raises StoreError if a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]

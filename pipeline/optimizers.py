@@ -36,8 +36,8 @@ class FusedAdam:
     """Adam with decoupled weight decay. One fused operation applies the Adam step to a float32 weight.
 
     `settings` is a Keras Adam or AdamW, which holds the learning rate and the other settings. The update of Keras
-    itself has about ten operations, and each reads or writes the whole weight. Kingma & Ba 2015, arXiv:1412.6980;
-    Loshchilov & Hutter 2019, arXiv:1711.05101.
+    itself has about ten operations, and each reads or writes the whole weight. Sources: Kingma & Ba 2015,
+    arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
 
     def __init__(self, settings: keras.optimizers.Adam, weights: Sequence[tf.Variable]) -> None:

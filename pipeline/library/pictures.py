@@ -23,16 +23,18 @@ _LIKE = {  # other modes, each with the mode into which Pillow converts it witho
 
 @contextmanager
 def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]]:
-    """Yield two things: the paths of all images, in order, and a dict of names for the temporary files among them.
+    """Write Pillow images and arrays to temporary PNG files, which are removed at the end of the context.
 
-    An image that is given by its path stays where it is. A Pillow image or an array is written to a temporary PNG file,
-    which is removed at the end of the context. In predictions and errors, the name of such an image is its position in
-    `images`, counted from 0, such as `image 3`. The dict maps the path of each temporary file to this name.
+    Yields two things:
+
+    - the paths of all images, in order. An image that is given by its path stays where it is.
+    - a dict from the path of each temporary file to the name that predictions and errors show. `images[3]` has the name
+      `image 3`.
 
     Raises:
         OptionError: for an object that is no image, an empty path, and an array that is not uint8 [H, W, 3] or [H, W].
-        DataError: for an image that has no pixels, that can't be decoded, or whose values are no colours, such as
-            32-bit floating point.
+        DataError: for an image without pixels, an image that can't be decoded, and a Pillow image whose mode has no
+            known range, such as `F` (32-bit floating point).
     """
     paths, names = list[Path](), dict[str, str]()
     with tempfile.TemporaryDirectory(prefix="headstart-") as folder:

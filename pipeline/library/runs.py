@@ -72,10 +72,9 @@ class LoadedRun:
         """Classify images, and return a prediction for each, in order.
 
         Each prediction has the fields of `headstart predict --json`, such as `label`, `probability` and
-        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied. The
-        probabilities for the path of a JPEG may differ slightly from those for the same JPEG decoded by Pillow, because
-        headstart decodes large JPEGs at a smaller scale. Several threads may call this method. Their calls run one
-        after another.
+        `probabilities`. Images in memory are resized like files. The EXIF orientation of a Pillow image is applied. A
+        large JPEG that is given by its path is decoded at a smaller scale. If the same JPEG is given as a Pillow image,
+        the probabilities may differ slightly. Several threads may call this method. Their calls run one after another.
 
         Args:
             images: one image, or a sequence of images. An image is a path, a Pillow image, or an array uint8 [H, W, 3]
@@ -83,7 +82,7 @@ class LoadedRun:
                 N images.
 
         Raises:
-            OptionError: for an object or array of another form, and an empty path.
+            OptionError: for an object that is no image, an array of another dtype or shape, and an empty path.
             DataError: if an image can't be used; `headstart.predict` lists such files and goes on.
             RunError: if the weights or the network of the run can't be used.
         """
@@ -161,15 +160,15 @@ def train_head(
     stands for `--epochs 20`, `units=(256,)` for `--units 256`, and `head_batch_size=64` for `--head-batch-size 64`.
 
     Args:
-        data: a folder, a list of images, or tars; as DATA of `headstart head`.
+        data: a folder, a list of images, or tars: everything that `headstart head` takes as DATA.
         run: the folder to make.
         backbone, cut, weights, store: the network and its features; see `headstart.features`.
         head: a function of your own that builds the head, or `"FILE.py:FUNCTION"`. The function takes the number of
             features and the number of classes. It returns a Keras model that maps features, float32 [B, D], to logits,
             float32 [B, 1] (two classes) or [B, classes]. The model may use only Keras's own layers.
         overwrite: whether to replace an existing run once the new run is finished.
-        seed: decides the initial weights, dropout, the order of examples and, if `data` has no split folders, the
-            splits.
+        seed: decides the initial weights, dropout and the order of examples. If `data` has no split folders, `seed`
+            also decides the splits.
         options: further options of `headstart head`.
 
     Raises:
@@ -197,19 +196,19 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
     """Return the classifier of a run as a plain Keras model.
 
     The model maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]. S is the image size of the run's
-    network. The probabilities are in the order of the class names, also for two classes. They are calibrated like the
-    probabilities of `headstart predict`. The model is the fine-tuned classifier if fine-tuning gained on val, else the
-    network and the head. The model computes in float32, so it may differ a little from `predict` if `predict` computes
-    in bfloat16 or int8. The caller must resize images as headstart does.
+    network, and C is the number of classes. The probabilities are in the order of the class names. They are calibrated
+    like the probabilities of `headstart predict`. If fine-tuning gained on val, the model is the fine-tuned classifier.
+    If not, the model is the network and the head. The model computes in float32. If `predict` computes in bfloat16 or
+    int8, its probabilities may differ a little. The caller must resize images as headstart does.
 
     Args:
         run: the folder of a run.
-        logits: whether the model yields uncalibrated logits in place of probabilities: float32 [B, C], or [B, 1] with
-            two classes, where only the second class has a logit.
+        logits: whether the model yields uncalibrated logits in place of probabilities. The logits are float32 [B, C].
+            With two classes, they are float32 [B, 1]: the logit of the second class.
         options: options of `headstart.load`, such as `model="head"`.
 
     Raises:
-        RunError: if there is no run, or if its head takes the features of networks that take different images.
+        RunError: if there is no run, or if the head has several networks whose `image_size` or `resize` differ.
         WeightsError: if the weights of the network are gone.
     """
     return load(run, **options).classifier(logits)

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FeatureTable:
-    """The features of images: a row per image, in the order of the paths.
+    """The features of images: a row per image, in the order of `paths`.
 
-    `X` holds features, float32 [N, D], or [N, H, W, D] at a cut such as `mixed8:map`. `y` holds labels, int64 [N],
-    which are indices into `class_names`. If the images have no labels, `y` holds -1 for all of them. `splits` holds
-    `train`, `val` or `test` for each image. If single files were given, `splits` holds empty texts.
+    - `X` holds features: float32 [N, D], or float32 [N, H, W, D] at a cut such as `mixed8:map`.
+    - `y` holds labels: int64 [N], indices into `class_names`. If the images have no labels, each value is -1.
+    - `splits` holds `train`, `val` or `test` for each image. If single files were given, each value is an empty text.
     """
 
     X: np.ndarray
@@ -76,9 +76,11 @@ class FeatureTable:
         )
 
     def tf(self, batch_size: int = 64, shuffle: bool = False, seed: int = 0) -> tf.data.Dataset:
-        """Return a dataset of batches: rows of `X`, float32, and rows of `y`, int64 [b], if the table has labels.
+        """Return a dataset of batches. A batch has `batch_size` rows of the table; the last batch may have fewer.
 
-        With `shuffle`, each epoch has another order, which depends on `seed` and on the number of the epoch.
+        If the table has labels, a batch is a pair: rows of `X` (float32) and rows of `y` (int64 [b]). If the table has
+        no labels, a batch is rows of `X`. With `shuffle`, each epoch has another order, which depends on `seed` and on
+        the number of the epoch.
         """
         from headstart.features.images.batches import explicit_options
         from headstart.features.tensorflow import tf
@@ -108,7 +110,8 @@ def features(
 
     Args:
         data: a folder of class folders or of images, a list of images such as `images.csv`, tars, or a sequence of the
-            paths of image files. The rows of such a sequence keep its order. Images need no labels.
+            paths of image files. For a sequence, the rows of the table are in the order of the paths. Images need no
+            labels.
         backbone: the name of a network, or a `.keras` file. `a+b` puts the features of two networks side by side.
         cut: a block, or several blocks. Features are taken at the end of each block. The default is the last block.
         weights: `imagenet`, `random`, or a file.
@@ -118,8 +121,8 @@ def features(
 
     Raises:
         OptionError: for an option or argument that is unknown, or that can't be used.
-        DataError: if there are no images, if too many can't be used (`max_rejects`), if one of the named files can't be
-            used, or if memory can't hold the features.
+        DataError: if there are no images, if too many images can't be used (`max_rejects`), if a file of a sequence
+            can't be used, or if memory can't hold the features.
         WeightsError: if weights are missing or damaged.
         StoreError: if the store can't be used.
     """

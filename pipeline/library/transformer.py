@@ -26,18 +26,18 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
     """Maps paths of images to the features of a frozen network, in any scikit-learn pipeline or search.
 
     Features that the store lacks are extracted first. So each image passes through the network once, even if many folds
-    and searches use it. Nothing is learnt from the images: `fit` only keeps the settings and the number of features. If
-    a search varies `cut` or `backbone`, the store holds the features for each value.
+    and searches use the image. Nothing is learnt from the images: `fit` only keeps the settings and the number of
+    features. If a search varies `cut` or `backbone`, the store holds the features for each value.
 
     Args:
-        backbone, cut, weights, store: options of `headstart features`; None is the default of the command line. The
-            features of several cuts are put side by side.
+        backbone, cut, weights, store: options of `headstart features`. None stands for the default of the command line.
+            The features of several cuts are put side by side.
         precision, image_size, resize: further options of `headstart features`.
         options: a dict of any other options of `headstart features`, such as `{"max_pixels": 10_000_000}`.
 
     Attributes:
         n_features_out_: the number of features of an image.
-        config_: the settings of the features at `fit`, with defaults replaced by the values that were used.
+        config_: the settings of the features at `fit`. Defaults are replaced by the values that were used.
         fingerprints_: the fingerprint of the features at `fit`, for each cut.
     """
 

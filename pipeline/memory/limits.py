@@ -10,7 +10,7 @@ _GROUPS = Path("/sys/fs/cgroup")
 def memory_limit(asked: float) -> int:
     """Return the number of bytes that features may take: `asked` GiB, or a quarter of all memory if `asked` is 0.
 
-    "All memory" means the host's memory, or less if a container or a batch system limits this process to less. Free
+    "All memory" is the memory of the host, or the limit of a container or batch system if that limit is smaller. Free
     memory has no influence, so the same machine always has the same limit.
     """
     return round(asked * 2**30) if asked else total_memory() // _SHARE
@@ -50,7 +50,11 @@ def _limits() -> Iterator[tuple[int, int]]:
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
     """Yield the folder of each control group around this process, and three names to look up in the folder.
 
-    The names are the file of the limit, the file of the use, and the entry of `memory.stat` for cached pages of files.
+    The names are:
+
+    - the file of the limit
+    - the file of the use
+    - the entry of `memory.stat` for cached pages of files
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -25,8 +25,9 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 
     Each of `wanted` is a pair: the stores of some cuts, and the digests of N images. The features of all cuts are side
     by side. If memory has room for the features of all pairs, the features are loaded into memory. Otherwise, the
-    features are copied to scratch files, with the same values. A printed line says where large features are, and why.
-    Raises OSError if there is no space for scratch files. For other errors, see `FeatureStore.stream`.
+    features are copied to scratch files, with the same values. A line is printed if the features are copied, or if they
+    take 1 GiB of memory or more. Raises OSError if there is no space for scratch files. For other errors, see
+    `FeatureStore.stream`.
     """
     size = sum(4 * width(stores) * len(digests) for stores, digests in wanted)
     disk_size = sum(store.form.image_bytes * len(digests) for stores, digests in wanted for store in stores.values())

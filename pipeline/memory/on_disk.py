@@ -39,12 +39,12 @@ class Part:
 
 
 class FeaturesOnDisk:
-    """The features of N examples at some cuts, with a scratch file for each cut. It is indexed like an array.
+    """The features of N examples at some cuts, with a scratch file for each cut. The object is indexed like an array.
 
-    An index reads rows, as float32 [n, D], with the same values as an array in memory. The object takes up to 8 bytes
-    of memory per example. After pickling, another process of this host can read the same files. The files are removed
-    when the process that wrote them needs them no longer. If that process was killed, the next command that uses the
-    same folder removes them.
+    `features[rows]` reads the features of these rows, float32 [n, D]. The values are the same as in memory. The object
+    takes up to 8 bytes of memory per example. It can be pickled for another process of this host, which then reads the
+    same files. The process that wrote the files removes them when it no longer needs them. If that process was killed,
+    the next command that uses the same folder for scratch files removes them.
     """
 
     dtype = np.dtype(np.float32)
@@ -130,9 +130,10 @@ def blocks(features: Features) -> Iterator[slice]:
 
 
 def batches(features: Features, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield the features of the rows `order`, int64 [n], in this order, `size` rows at a time: float32 [b, D].
+    """Yield batches of the rows `order` of `features`. A batch is float32 [b, D], and b is at most `size`.
 
-    If the features are on disk, a thread reads some batches ahead.
+    `order`, int64 [n], holds the positions of the rows. The batches keep this order. If the features are on disk, a
+    thread reads some batches ahead.
     """
     if isinstance(features, np.ndarray):
         for start in range(0, len(order), size):
@@ -162,8 +163,8 @@ class _Folder:
 class _File:
     """A file of rows, [N, width]. Rows are read without a memory map, for two reasons.
 
-    The pages of a map would count as memory of this process. If the file is cut off, a read through a map would kill
-    the process, and a plain read raises an error.
+    The pages of a map would count as memory of this process. And if the file was cut off, a read through a map would
+    kill the process, while a plain read only raises an error.
     """
 
     def __init__(self, path: Path, width: int, dtype: np.dtype[Any], folder: _Folder | None = None) -> None:

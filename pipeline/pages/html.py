@@ -52,7 +52,7 @@ def more(all: Sequence[object], shown: int, what: str = "") -> str:
 def require_page(flag: str, file: Path, overwrite: bool = False, remedy: str = "give another name") -> None:
     """Raise an OptionError if no page can be written to `file`, the value of the option `flag`.
 
-    Without `overwrite`, an existing file must be a page of headstart. For another file, the message ends with `remedy`,
+    Without `overwrite`, a file that exists must be a page of headstart. If it is not, the message ends with `remedy`,
     which says what the user can do.
     """
     require_place(flag, file)

@@ -37,8 +37,8 @@ def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshol
 
     `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run has no figures about the gain.
     Otherwise, `auto` chooses the head. `threshold` replaces the threshold that the run keeps. Raises RunError if
-    `asked` is `finetuned` and the run has no such classifier. Raises OptionError if `threshold` is given and the run
-    does not have two classes.
+    `asked` is `finetuned` and the run has no fine-tuned classifier. Raises OptionError if `threshold` is given and the
+    run does not have two classes.
     """
     choice, names = _model(run, asked), run.class_names()
     kept = run.threshold(choice.model)

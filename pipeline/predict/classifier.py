@@ -27,17 +27,16 @@ def freeze_classifier(
 ) -> FrozenBackbone:
     """Prepare a classifier, which is backbone and head together, for fast forward passes.
 
-    The last output of the result is the logits. OpenVINO runs the classifier in float32. If OpenVINO is missing or
-    can't convert the classifier, TensorFlow runs it.
+    OpenVINO runs the classifier in float32. If OpenVINO is missing or can't convert the classifier, TensorFlow runs it.
 
     Args:
         file: the file of the classifier.
         load: loads the classifier from `file`.
-        outputs: the number of the classifier's outputs. 1 means logits; 2 means the head's inputs, and logits.
+        outputs: the number of the classifier's outputs. With 1, the output is the logits. With 2, the first output is
+            the head's inputs, and the second is the logits.
         image_size: height and width of the classifier's input, in pixels.
         batch_size: images per forward pass. 0 means `openvino_batch_size` with OpenVINO, else `default_batch_size`.
-        store: a store that keeps the classifier as converted for OpenVINO, so that the next command need not convert
-            it.
+        store: a store that keeps the converted classifier, so that the next command need not convert it.
     """
     cuts = [_FEATURES, _LOGITS][-outputs:]
     if not uses_openvino("float32", None):

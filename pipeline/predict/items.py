@@ -80,9 +80,10 @@ class Layout:
     def judged(self, item: Scored) -> dict[str, Any]:
         """Return the fields that say how far the answer for an image can be trusted.
 
-        The field `unsure` is there if `trust.abstain` is set. `labels`, a set of labels, is there if
-        `trust.set_threshold` is set. `unlike` and `distance` are there if the run can tell how far an image is from the
-        training images; see `Trust.farthest`.
+        - `unsure` is there if `trust.abstain` is set.
+        - `labels`, the class names in the set of labels, is there if `trust.set_threshold` is set.
+        - `unlike` and `distance` are there if the run can tell how far an image is from the training images; see
+          `Trust.farthest`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:

@@ -89,7 +89,7 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
     """Yield the lines of `file` from its present position on. The last line may be unfinished.
 
-    `number` is the number of the first of these lines. Raises DataError if a line has an unpaired quote.
+    `number` is the line number at the present position, for messages. Raises DataError if a line has an unpaired quote.
     """
     line = b""
     for piece in file:

@@ -46,11 +46,10 @@ class Model(Protocol):
     """The head of a run, or its fine-tuned classifier."""
 
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
-        """Yield a triple for each image: its position in `images`, its logits, float32 [1 or C], and its distance.
+        """Yield a triple for each image that can be decoded: its position in `images`, its logits, and its distance.
 
-        The distance from the training images is the result of `Reference.distances`, or None if the run has no
-        reference. If `view` is given, the model sees this view of each image. Images that can't be decoded are left
-        out.
+        The logits are float32 [1] (two classes) or [C]. The distance is None without a reference; see
+        `Reference.distances`. If `view` is given, the model sees this view of each image.
         """
 
     def decides(self) -> dict[str, Any]:
@@ -79,7 +78,7 @@ class Answers:
         return f"{self.choice.model} {hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]}"
 
     def chances(self, images: Sequence[ImageFile]) -> Outputs:
-        """Yield a triple for each image: its position, its probabilities, float64 [C], and its distance.
+        """Yield a triple for each image that can be decoded: position, probabilities (float64 [C]), and distance.
 
         For position and distance, see `Model.outputs`. Raises RunError if the model yields values that are not finite.
         """
@@ -110,8 +109,8 @@ def load_answers(
 ) -> Answers:
     """Load the model of `choice`, and count the seconds with `clock`.
 
-    If the networks of the head can't be loaded, the classifier replaces the head on two conditions: it has the same
-    values as the head (see `Choice.alike`), and `places` names no weights. Otherwise, an error is raised.
+    If the networks of the head can't be loaded, the fine-tuned classifier replaces the head, provided that fine-tuning
+    has changed nothing (see `Choice.alike`) and `places` names no weights. In all other cases, the error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -247,7 +246,7 @@ def _known(
 ) -> dict[int, np.ndarray]:
     """Return the features that the store holds: a dict from positions in `images` to features, float32 [D].
 
-    `stores_of` maps the setting `bits` to the store of each cut. If a store is missing or damaged, the dict is empty.
+    `stores_of` maps the setting `bits` to one store per cut. If a store is missing or damaged, the dict is empty.
     """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):

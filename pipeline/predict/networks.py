@@ -47,11 +47,11 @@ class Loaded:
     ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
         """Return three things for b images: features, logits, and distances from the training images.
 
-        Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `self.reference` is None, the distances are
-        None, and the features of a fine-tuned classifier have a D of 0.
+        Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `self.reference` is None, each distance is
+        None, and the features of a fine-tuned classifier are empty: [b, 0].
 
         Args:
-            pixels: uint8 [b, size, size, 3] for each network, b <= `images_per_pass`.
+            pixels: an array for each network, uint8 [b, size, size, 3]. b is at most `images_per_pass`.
             number: which forward pass to use, from 0 to `passes` - 1. Two calls at the same time must use different
                 numbers.
         """
@@ -78,8 +78,8 @@ def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Ne
     """Load the networks of a run's head, in the run's precision and with the run's weights.
 
     An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
-    networks make other features than the head was trained on. Neither the data nor the store need exist, and nothing is
-    written to the store. For errors, see `located_networks`.
+    features that the networks make may differ from the features that the head was trained on. Neither the data nor the
+    store need exist, and nothing is written to the store. For errors, see `located_networks`.
     """
     config, extraction = run.configs()
     if config.precision == "auto":  # a run of an early version

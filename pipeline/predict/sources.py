@@ -41,9 +41,9 @@ def find_files(
 ) -> Sources:
     """List the files that are named in `paths` or in the file `listed`. A named folder stands for the files in it.
 
-    With `recursive`, the files in subfolders are listed, too. With `distinct`, a file that is found several times is
-    listed once. A path in `listed` that does not exist is listed, too, and rejected later. For URLs in `listed`, raises
-    the errors of `require_access`.
+    With `recursive`, a folder also stands for the files in its subfolders. With `distinct`, a file that is found
+    several times occurs once in the result. A path in the file `listed` need not exist; a missing file is rejected
+    later. If the file `listed` has URLs, raises the errors of `require_access`.
 
     Raises:
         DataError: one of `paths` does not exist, or no file is found.
@@ -93,7 +93,7 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
     """Yield the paths in `file`, a list of paths. `name` names the list in messages.
 
     If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise, each line is a path. Raises
-    DataError for a list in UTF-16, a very long line, and a NUL in a list of lines.
+    DataError if the list is in UTF-16, if a path is much too long, or if the first NUL comes after the first 64 KiB.
     """
     end, rest = b"", b""
     while block := file.read(1 << 16):
@@ -128,10 +128,13 @@ def inspected(
 ) -> Iterator[tuple[int, int, Piece]]:
     """Inspect the files, a group of files at a time.
 
-    Yields three values for each group. The first is the number of images and rejects that are done, which means that
-    `is_done` returns True for their path. The second is the number of files without an image that were found in a
-    folder, and not named. The third is a list of all other images and rejects, in the order of the files. While the
-    caller uses a group, the next group is inspected in the background.
+    Yields three values for each group:
+
+    - the number of images and rejects for whose path `is_done` returns True.
+    - the number of files that were found in a folder and are no images. A named file that is no image is a reject.
+    - a list of all other images and rejects, in the order of the files.
+
+    While the caller uses a group, the next group is inspected in the background.
     """
     with ThreadPoolExecutor(THREADS if any(map(is_url, sources.files)) else None) as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)

@@ -1,8 +1,10 @@
 """Four ways to tell how far an answer can be trusted.
 
-Probabilities are calibrated. An answer with a low probability is marked `unsure`. An image that is far from the
-training images is marked `unlike`. In addition to its label, an answer can have a set of labels, which holds the true
-label with a wanted probability.
+- Probabilities are calibrated.
+- An answer with a low probability is marked `unsure`.
+- An image that is far from the training images is marked `unlike`.
+- Beside its label, an answer can have a set of labels. The user chooses the probability with which the set holds the
+  true label.
 """
 
 from __future__ import annotations
@@ -50,10 +52,10 @@ class Trust:
         return self.calibration.probabilities(logits) if self.calibration else probabilities(logits)
 
     def labels(self, chances: np.ndarray) -> list[int]:
-        """Return the labels whose probability is at least `set_threshold`, the most probable first.
+        """Return the set of labels of an image: a list, the most probable label first.
 
-        These labels are the set of labels of one image. If `set_threshold` is None, all labels are returned. `chances`,
-        float64 [C], has the probabilities of the image.
+        `chances`, float64 [C], has the probabilities of the image. The set holds the labels whose probability is at
+        least `set_threshold`. If `set_threshold` is None, the set holds all labels.
         """
         order = np.argsort(-chances, kind="stable")
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]

@@ -31,8 +31,9 @@ def compare(
 ) -> Compared:
     """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
-    With `--drop-duplicates`, one of several copies or near-duplicates is kept, the first. If some of them are in the
-    data folder already, those are kept, and no other. With neither option, all of `images` are kept as they are.
+    With `--drop-duplicates`, only the first of several copies or near-duplicates is kept. But if some of them are in
+    the data folder already, these are kept, and all others are dropped. Without both options, all of `images` are kept
+    as they are.
 
     `there` has the files of the data folder. With one of the options, raises OptionError if an image is not a file on a
     disk, for example because it lies in an archive.

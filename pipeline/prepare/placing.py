@@ -16,12 +16,12 @@ _NO_REFLINKS = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno
 
 
 class Placer:
-    """Places files as reflinks, hard links or copies. `ways` counts the files placed in each way.
+    """Places files as reflinks, hard links or copies. `ways` has the number of files placed in each of these ways.
 
-    A reflink is preferred: both files share their bytes on the disk, but either file can later be changed without an
-    effect on the other. A hard link is a second name of the same file, so the file is made read-only. A file is copied
-    if the disk allows neither, or if `copy` is set. With `move`, files are hard-linked and stay writable, because the
-    caller later removes the old names.
+    A reflink is preferred: both files share their bytes on the disk, but a change of one file has no effect on the
+    other. If the disk has no reflinks, the file is hard-linked. A hard link is a second name of the same file, so the
+    file is made read-only. If the file can't be hard-linked, or if `copy` is set, the file is copied. With `move`,
+    files are hard-linked and stay writable, because the caller later removes the old names.
     """
 
     def __init__(self, copy: bool = False, move: bool = False) -> None:

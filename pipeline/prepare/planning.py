@@ -143,8 +143,8 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
     """Return the split that the image `one` has in the data folder. Return "" if the image has no split that fits.
 
     `there` has the split and path of each file of the image in the data folder. A split fits if the source allows it
-    for `one`. If several splits fit, the last one is returned. If none fits, every split in `there` must be in
-    `allowed`, the splits that the source allows for copies of the image. Otherwise, a DataError is raised.
+    for `one`. If several splits fit, the last one is returned. `allowed` has the splits that the source allows for any
+    copy of the image. Raises DataError if no split fits, and a split in `there` is not in `allowed`.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -162,8 +162,8 @@ def require_full_splits(
 ) -> list[str]:
     """Raise a DataError if a class has no images in a split that the source gives, or that is drawn.
 
-    There is one exception: in a test split that the source gives, classes may have no images. Returns a list with one
-    line that names these classes, or [] if there are none.
+    In a test split that the source gives, a class may lack images: this is no error. Returns a list with one line that
+    names the classes without images in test, or [] if there are none.
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

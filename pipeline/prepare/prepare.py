@@ -94,7 +94,7 @@ def prepare(
     Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises DataError as `read_data` does,
     and in these cases: `source` or `data` can't be used; there is one class only; a label can't name a folder; a class
     lacks images in a split; an image is in another split of `data` than the source says; `data` was made with other
-    settings; the fraction of rejects is over `config.max_rejects`. Only this case writes a file, the rejects.
+    settings; the fraction of rejects is over `config.max_rejects`. In the last case, `rejects.csv` is written.
 
     Args:
         source: a folder, an archive or a manifest.

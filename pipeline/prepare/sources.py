@@ -46,9 +46,9 @@ class Member:
 
 @contextmanager
 def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> Iterator[list[Member]]:
-    """Yield the files of a folder or archive, without clutter, such as system files; see `data.clutter`.
+    """Yield the files of a folder or archive. Clutter, such as system files, is left out; see `data.clutter`.
 
-    An archive is a zip, or a tar, which may be compressed.
+    An archive is a zip or a tar. A tar may be compressed.
 
     If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
     below a folder named after its archive. Until the context ends, unpacked data are kept in nameless temporary files

@@ -74,10 +74,10 @@ class Evidence:
 
     @property
     def seen(self) -> dict[str, int | None]:
-        """Return how many scored images have a copy in train, and how many have a near-duplicate in train.
+        """Return how many scored images have a copy in train, and how many others have a near-duplicate in train.
 
-        `evaluate` kept these two numbers in the run. A number that is unknown is None. A number that `evaluate` did not
-        keep is left out of the result.
+        `evaluate` kept these two numbers in the run. If the training images were gone then, the number of
+        near-duplicates is None. A number that `evaluate` did not keep is left out of the result.
         """
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
@@ -141,8 +141,8 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. If `split` has no predictions yet, it is evaluated first.
 
     If the run's data, store or weights are missing, the evidence comes from the run alone, and its field `missing` says
-    so. If `places` names a place, a missing part is an error instead, as in `evaluate`. Raises RunError if there is no
-    run at `path`.
+    so. But if `places` names a place, missing data, store or weights raise an error, as in `evaluate`. Raises RunError
+    if there is no run at `path`.
     """
     run, missing = Run.open(path), list[str]()
     try:

@@ -19,12 +19,12 @@ _OPACITY = 0.5
 def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], labels: Sequence[int]) -> dict[str, str]:
     """Return a dict from the digest of each image to its heat map, a `data:` URL of a JPEG.
 
-    Images that can't be decoded are left out. `labels` has a class for each of `images`. A heat map shows which regions
-    of the image support this class in the fine-tuned classifier. The heat map is laid over the pixels that the network
-    gets.
+    `labels` has a label for each of `images`. A heat map shows which regions of the image support the image's label in
+    the fine-tuned classifier. The heat map is laid over the pixels that the network gets. Images that can't be decoded
+    are left out.
 
     The heat map is the weighted sum of the channels of the last cut's map. The weight of a channel is the gradient of
-    the class's logit with respect to the channel's mean over space, because the head takes this mean.
+    the label's logit with respect to the channel's mean over space, because the head takes this mean.
 
     Raises OptionError if the features at a cut are not means over space.
     """

@@ -23,9 +23,9 @@ _SEARCHED = 20_000  # training images among which neighbours are searched
 class Gallery:
     """The examples that the report shows, and their pictures.
 
-    The examples are the most confident mistakes, and the examples that either only the head or only the fine-tuned
-    classifier gets right. A mistake also has its neighbours, the nearest training images. A mistake of a fine-tuned
-    classifier also has a heat map.
+    The report shows the most confident mistakes, and the examples that only one of the two models gets right: the head
+    or the fine-tuned classifier. A mistake also has its neighbours, the nearest training images. A mistake of the
+    fine-tuned classifier also has a heat map.
     """
 
     evidence: Evidence

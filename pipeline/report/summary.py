@@ -10,7 +10,7 @@ from headstart.pipeline.scoring.thresholds import Threshold
 
 
 def summary(evidence: Evidence) -> str:
-    """Return a few sentences as HTML, and then a list of the parts that the report leaves out.
+    """Return HTML: a few sentences, and then a list of the parts that the report leaves out.
 
     The sentences tell the accuracy of the model that `predict` uses, what fine-tuning changed, and the most frequent
     error. If the run has no predictions, there is one sentence with the accuracies on val.

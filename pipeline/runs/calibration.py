@@ -58,10 +58,10 @@ def read_calibration(run: Run, model: str) -> Calibration | None:
 
 
 def read_reference(run: Run, model: str) -> Reference | None:
-    """Return the reference, a sample of the training images, of `model` (`head` or `finetuned`) in `run`.
+    """Return the reference of `model` (`head` or `finetuned`) in `run`. If `run` has none, return None.
 
-    If `run` has none, return None. If no epoch of fine-tuning was better than the head, `finetuned` has the reference
-    of the head. Raises RunError if the file of the reference is damaged.
+    The reference is a sample of the training images. If no epoch of fine-tuning was better than the head, `finetuned`
+    has the reference of the head. Raises RunError if the file of the reference is damaged.
     """
     file = origin_of_reference(run, model)
     if not file.exists():
@@ -77,10 +77,10 @@ def read_reference(run: Run, model: str) -> Reference | None:
 
 
 def origin_of_reference(run: Run, model: str) -> Path:
-    """Return the path of the file that holds the reference, a sample of the training images, of `model`.
+    """Return the path of the file with the reference of `model` (`head` or `finetuned`).
 
-    `model` is `head` or `finetuned`. If no epoch of fine-tuning was better than the head, `finetuned` has the reference
-    of the head.
+    The reference is a sample of the training images. If no epoch of fine-tuning was better than the head, `finetuned`
+    has the reference of the head.
     """
     return run.reference_file(_origin(run, model))
 

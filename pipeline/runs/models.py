@@ -44,9 +44,9 @@ def _load(file: Path, classes: int, shape: tuple[int | None, ...], dtypes: tuple
 
 
 def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
-    """Return the shape and dtype of each input or output of `model`; `name` is `inputs` or `outputs`.
+    """Return the shape and dtype of each input of `model` if `name` is `inputs`, or of each output if it is `outputs`.
 
-    If the model has no graph, and so no such attribute, return [].
+    If the model has no graph, it has no inputs and outputs either, and the result is [].
     """
     try:
         return [(tuple(one.shape), str(one.dtype)) for one in getattr(model, name)]
@@ -55,9 +55,9 @@ def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether the shape `found` fits the shape `wanted`, in which None stands for any size.
+    """Whether the shape `found` fits the shape `wanted`. In `wanted`, None stands for any size.
 
-    The first size of `found`, which is the batch size, must be None. No other size of `found` may be None.
+    In `found`, the first size (the batch size) must be None, and no other size may be None.
     """
     sides = zip(found[1:], wanted[1:], strict=False)
     return len(found) == len(wanted) and found[0] is None and all(b in (None, a) and a is not None for a, b in sides)

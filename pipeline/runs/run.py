@@ -162,8 +162,8 @@ class Run:
         """Return the threshold of `model` (`head` or `finetuned`) in this run. If the run has none, return None.
 
         If no epoch of fine-tuning was better than the head, `finetuned` has the threshold of the head. Raises RunError
-        if the run has a threshold, but does not have two classes, or if neither class is the threshold's positive
-        class.
+        if the run has a threshold and does not have two classes. Also raises RunError if neither class is the
+        threshold's positive class.
         """
         metrics = self.metrics()
         unchanged = metrics.get("finetune", {}).get("best_epoch") == 0

@@ -1,7 +1,7 @@
 """Predictions by a cluster: workers get units of files, and send back predictions and rejects.
 
-The driver puts the predictions and rejects in the order of the files. Every node must see the run and the store in the
-same folders as the driver.
+The driver puts the predictions and rejects in the order of the files. Every node must see the run and the store at the
+same paths as the driver.
 """
 
 from __future__ import annotations
@@ -232,11 +232,11 @@ def _file(path: str, files: Container[str]) -> str:
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return two things: `items` with other paths, and the number of files that have no item.
+    """Return two things: `items` with names in their paths, and the number of files that have no item.
 
     `given` has the path and the name of each file, in the order of `items`. The path of an item begins with the path of
-    its file. This beginning is replaced by the name of the file. If a file has several names, its items are divided
-    equally among these names.
+    its file. This beginning is replaced by the name of the file. A path may be given several times, with different
+    names. The items of this path are then divided equally among the names, in order.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

@@ -26,10 +26,13 @@ def classified(
 ) -> Classified:
     """Inspect and classify the files of `sources`, a group of files at a time.
 
-    Yields three values for each group. The first is the number of images and rejects that are done, which means that
-    `is_done` returns True for their path. The second is the number of files without an image that were found in a
-    folder, and not named. The third is an iterator over all other predictions and rejects, each as soon as it is known.
-    When the caller asks for the next group, file contents that were kept in memory for this group are dropped.
+    Yields three values for each group:
+
+    - the number of images and rejects for whose path `is_done` returns True.
+    - the number of files that were found in a folder and are no images. A named file that is no image is a reject.
+    - an iterator over all other predictions and rejects, each as soon as it is known.
+
+    When the caller asks for the next group, the file contents of the previous group are dropped from memory.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
