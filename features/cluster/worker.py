@@ -42,7 +42,7 @@ class Task(Protocol):
     def tries_batch_sizes(self) -> bool:
         """Whether a worker on a GPU finds its batch size by trials.
 
-        If so, one worker on a GPU makes the trials, and other workers on GPUs wait for its batch size.
+        If this is true, one worker on a GPU makes the trials, and the other workers on GPUs wait for the batch size.
         """
 
     @property
