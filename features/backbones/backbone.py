@@ -100,10 +100,9 @@ class Backbone:
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
         """Return the indices, ascending, of the frozen operations whose outputs are needed to compute `cuts`.
 
-        The frozen operations are operation 0, which is the input, and all operations with indices below `from_layer`.
-        For a cut at a frozen operation, only the output of this operation is needed. For any other cut, each frozen
-        output that an operation from `from_layer` on reads is needed. A network that uses a layer twice raises an
-        OptionError.
+        The frozen operations are operation 0, which is the input, and all operations with indices below `from_layer`. A
+        cut at a frozen operation needs only the output of this operation. Any other cut needs each frozen output that
+        is read by an operation which is not frozen. A network that uses a layer twice raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras

@@ -93,7 +93,7 @@ class Job(Protocol):
 
 
 class Worker:
-    """The process that does one task after the other, each by a job.
+    """The process that does one task after the other. For each task, it has a job.
 
     The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `extract` for each unit.
     While a unit is extracted, other threads may call `tell`, `stop`, `share`, and `extract` for the next unit. If
