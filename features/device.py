@@ -138,9 +138,10 @@ def on_gpu() -> bool:
 
 
 def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make TensorFlow's operations on a GPU deterministic, unless training `layers` would then fail.
+    """Make TensorFlow's operations on a GPU deterministic. Without a GPU, do nothing.
 
-    Training fails if `layers` contain depthwise or separable convolutions. Without a GPU, do nothing.
+    `layers` are the layers that will be trained. If they include depthwise or separable convolutions, do nothing,
+    because the training would fail.
     """
     if not on_gpu():
         return

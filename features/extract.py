@@ -90,9 +90,10 @@ def extract_features(
 
     One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`, and is
     called only if features are missing. Images that have all their features are not read. Processes that fill one store
-    at the same time share the work. Features that are not finite, or a store whose folder is gone or can't be written
-    to, raise a StoreError. A disk without room for the missing features raises an OSError. Shards written before an
-    error are kept.
+    at the same time share the work.
+
+    A StoreError is raised for features that are not finite, and for a store whose folder is gone or can't be written
+    to. A disk without room for the missing features raises an OSError. Shards written before an error are kept.
     """
     every = Images.of(images)
     first = first_positions(every.digests)

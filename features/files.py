@@ -59,9 +59,9 @@ def _written_beside(path: Path) -> Iterator[Path]:
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill. On success, flush it to disk and rename it to `path`. On an error, remove it.
 
-    Without `replace`, a folder at `path` that is not empty raises a FileExistsError. With `replace`, this folder is
-    moved away before the new folder is renamed. If the process is killed between these two steps, `remove_left_over`
-    puts the old folder back.
+    If `path` is a folder that is not empty, `replace` decides. Without `replace`, a FileExistsError is raised. With
+    `replace`, the old folder is moved away, and then the new folder is renamed. If the process is killed between the
+    two steps, `remove_left_over` puts the old folder back.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -113,7 +113,7 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """Within the block, an OSError that names one of `made`, such as a temporary path, names `path` instead.
+    """If an OSError in the block names one of `made`, such as a temporary path, let the error name `path`.
 
     In some folders, such as `/proc`, a new file raises a FileNotFoundError. This error becomes a PermissionError.
     """

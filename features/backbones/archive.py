@@ -30,11 +30,15 @@ def require_file(path: str, shown: str) -> None:
 
 
 def require_sound_archive(path: str, shown: str, remedy: str) -> None:
-    """Raise a WeightsError unless the file at `path` is an archive of the form that Keras writes, and is safe to load.
+    """Raise a WeightsError unless the file at `path` is a `.keras` archive that is safe to load.
 
-    The files in the archive must have the names that Keras uses, and plausible sizes. A layer must not be quantised,
-    have a `lora_rank` over 1024, or refer to a function outside `keras.activations` and `keras.ops`. The weights must
-    not refer to other files.
+    A safe archive meets these conditions:
+
+    - Its files have the names that Keras uses, and plausible sizes.
+    - No layer is quantised.
+    - No layer has a `lora_rank` over 1024.
+    - No layer calls a function outside `keras.activations` and `keras.ops`.
+    - Its HDF5 file of weights is sound; see `require_sound_hdf5`.
 
     Args:
         shown: the name of the file in errors.

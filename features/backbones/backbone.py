@@ -57,8 +57,8 @@ class Backbone:
     def layer_index(self, layer: str | int | Cut) -> int:
         """Return the index of `layer` in `model.operations`.
 
-        `layer` is a cut, an index as a number or text, or the name of a layer or cut. An unknown layer raises an
-        OptionError.
+        `layer` is a cut, the name of a cut, the name of a layer, or an index. The index may be a number or text. An
+        unknown layer raises an OptionError.
         """
         if isinstance(layer, Cut):
             return self.indices[layer.block]
@@ -98,11 +98,11 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return the indices of the operations whose outputs the frozen part must yield to compute `cuts`, ascending.
+        """Return the indices, ascending, of the frozen operations whose outputs are needed to compute `cuts`.
 
-        The frozen part consists of the operations with indices below `from_layer`, and always includes operation 0, the
-        input. A cut in the frozen part needs only the output of its own operation. Any other cut needs the outputs of
-        the frozen part that later operations read. A network that uses a layer twice raises an OptionError.
+        The frozen operations are operation 0, which is the input, and all operations with indices below `from_layer`. A
+        cut at a frozen operation needs only the output of this operation. Any other cut needs each frozen output that
+        is read by an operation which is not frozen. A network that uses a layer twice raises an OptionError.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -121,8 +121,9 @@ class Backbone:
     def features(self, pixels: Any, cuts: Sequence[Cut]) -> list[Any]:
         """Apply the network in inference mode to symbolic `pixels`, uint8 [B, H, W, 3].
 
-        Return one float32 tensor per cut: [B, D], averaged over space, or [B, H, W, D] for a map. If the network yields
-        tokens, they become one vector: their mean if the field `tokens` is `mean`, or the first token if it is `first`.
+        Return one float32 tensor per cut: [B, D], averaged over space, or [B, h, w, D] for a map. If the network yields
+        tokens, the tokens of an image become one vector: their mean if the field `tokens` is `mean`, or the first token
+        if the field is `first`.
         """
         from headstart.features.tensorflow import keras
 
@@ -131,9 +132,9 @@ class Backbone:
         return self._at_cuts(found, cuts)
 
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
-        """Return the same as `features` for `cuts`, computed from `tensors` and not from pixels.
+        """Return the same result as `features(pixels, cuts)`, but compute it from `tensors`.
 
-        `tensors` holds the output of each operation that `crossing(from_layer, cuts)` returns, in the same order.
+        `tensors` holds the outputs of the operations that `crossing(from_layer, cuts)` returns, in the same order.
         """
         from headstart.features.tensorflow import keras
 

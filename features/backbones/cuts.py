@@ -62,7 +62,7 @@ def chosen_backbones(config: FeatureConfig) -> list[str]:
 def split_names(text: str) -> list[str]:
     """Split `text` into backbones that are joined by `+`: names in `BACKBONES`, and paths of `.keras` files.
 
-    A path may contain a `+`. If `text` does not consist of such names and paths, it is split at every `+`.
+    A path may contain a `+`. If `text` can't be split into known names and paths, it is split at every `+`.
     """
     names, part = [], ""
     for piece in text.split("+"):
@@ -74,11 +74,11 @@ def split_names(text: str) -> list[str]:
 
 
 def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
-    """Return the cuts that `config` names, grouped by backbone. The cuts of one backbone keep the order given.
+    """Return the cuts that `config` names, grouped by backbone.
 
-    A name such as `mixed8` selects the cut of that name in every backbone with such a cut. `backbone/mixed8` selects
-    the cut in one backbone only. A backbone without a selected cut is cut at its last block. An unknown or repeated
-    backbone or cut raises an OptionError.
+    The cuts of one backbone have the order in which `config` names them. A name such as `mixed8` selects the cut of
+    that name in every backbone with such a cut. `backbone/mixed8` selects the cut in one backbone only. A backbone
+    without a selected cut is cut at its last block. An unknown or repeated backbone or cut raises an OptionError.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}
@@ -95,11 +95,14 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    Each value of `--cut` gives a set: the cuts that it names; see `chosen_cuts`. If a name in the value lacks a
-    backbone, as `mixed8` does, the set also has the last cut of each backbone that would have no cut. If one of the
-    values contains `all`, each single cut of all values is a set of its own, and the search may join sets.
+    Without `--cut`, there is one set per backbone: the backbone's last cut. One more set holds the last cuts of all
+    backbones.
 
-    Without `--cut`, the last cut of each backbone is a set. All these cuts together are one more set.
+    With `--cut`, each value of the option gives a set: the cuts that the value names; see `chosen_cuts`. If a name in
+    the value lacks a backbone, as `mixed8` does, the set also has the last cut of each backbone in which the value
+    names no cut.
+
+    If a value contains `all`, each single cut of all values is a set of its own, and the search may join sets.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -146,9 +149,10 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
     `config.weights` is one value for all backbones, or one value per backbone, joined by `+`. The path of an existing
-    file may contain a `+`. If there is not exactly one way to split the text, an OptionError is raised. A `.keras` file
-    that is joined with other backbones has no value in the text, because it holds its own weights. Its value in the
-    result is `imagenet`.
+    file may contain a `+`. If there is not exactly one way to split `config.weights`, an OptionError is raised.
+
+    A `.keras` file holds its own weights. If such a file is joined with networks of `BACKBONES`, `config.weights` has
+    no value for the file. In the result, the value of the file is `imagenet`.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights
@@ -181,9 +185,9 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split `texts`, which are values of `--cut`, at each `+`, but not within a path of one of `backbones`.
+    """Split each of `texts` at each `+` that is not part of a backbone's path.
 
-    The paths in `backbones` are absolute. In `texts`, they may be relative.
+    `texts` are values of `--cut`. A path in `backbones` is absolute. A path in `texts` may be relative.
     """
     parts = []
     for text in texts:

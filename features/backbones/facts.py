@@ -102,9 +102,8 @@ class KnownBackbones:
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Save `facts` of a backbone that was just built. A failure to write is only printed.
 
-        If the weights file is missing, nothing is saved. Nothing is saved either if the file is too new: it was changed
-        after this object was made, or in the two seconds before. The facts may then be those of the file's earlier
-        content.
+        If the weights file is missing, nothing is saved. If the weights file was changed after this object was made, or
+        in the two seconds before, nothing is saved either, because `facts` may describe the file's earlier content.
         """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():

@@ -1,7 +1,7 @@
 """Reading a Keras model's graph: the ends of its blocks, the start of its last stage, and the cost of its layers.
 
 An *operation* is a node of the graph: a layer, or a function such as the sum that `x + y` makes. `model.operations`
-lists all operations, each of them after the operations whose outputs it reads. For most networks, this list equals
+lists all operations. An operation comes after the operations whose outputs it reads. For most networks, the list equals
 `model.layers`.
 """
 
@@ -80,15 +80,16 @@ def uses_layers_once(model: keras.Model) -> bool:
 def block_ends(graph: Graph) -> list[int]:
     """Return the indices of the operations that end a block, lowest first. The last index is the network's output.
 
-    An operation can end a block only if every connection from earlier to later operations leads through it. Such an
-    operation ends a block if it
+    An operation can end a block only if every connection from earlier to later operations leads through it. Of these
+    operations, the following end a block:
 
-    - joins branches, such as the concatenation of an Inception block or the sum of a residual block; an activation
-      right after this operation belongs to the block,
-    - is a normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381),
-    - comes after a convolution and feeds several branches, such as the pooling between the blocks of DenseNet
-      (arXiv:1608.06993), or
-    - ends the network. Normalisation and activation before the network's end belong to its last block.
+    - An operation that joins branches, such as the concatenation of an Inception block or the sum of a residual block.
+      If the only reader of its output is an activation, the activation ends the block.
+    - A normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381).
+    - An operation that comes after a convolution and feeds several branches, such as the pooling between the blocks of
+      DenseNet (arXiv:1608.06993).
+    - The last operation of the network. Normalisation and activation at the end of the network belong to the last
+      block.
 
     The first block includes the stem. A network without branches, such as VGG, has one block per resolution.
     """
@@ -133,13 +134,14 @@ def cut_indices(
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
 
-    A block has the name of its last layer. If Keras made up this name, it contains a number that differs between
-    processes. Unless `stable` is true, the block then gets another name:
+    A block has the name of its last layer. A name that Keras made up contains a number that differs between processes.
+    If `stable` is false, a block whose last layer has a made-up name gets another name. The first rule that applies
+    decides:
 
     - If the block ends the network with an activation, the name is `TOP`.
-    - Otherwise, the name is the common start of the last two names in the block that Keras did not make up, such as
+    - If the last two names in the block that Keras did not make up have a common start, the name is this start, such as
       `block5`.
-    - If these names have no common start, the name is `block` and the number of the block.
+    - In all other cases, the name is `block` and the number of the block.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -161,17 +163,19 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    Usually, the last stage consists of the blocks after the first block whose output has the lowest resolution. In
-    InceptionV3, this first block is `mixed8`. The last stage consists of the two blocks after `mixed8`.
+    The resolution of a block is the resolution of its output. Usually, several blocks at the end have the lowest
+    resolution. The first of these blocks still belongs to the stage before, and the others are the last stage. In
+    InceptionV3, the first is `mixed8`, and the last stage consists of the two blocks after `mixed8`.
 
-    There are three exceptions:
+    There are four exceptions:
 
     - If only one of several blocks has the lowest resolution, this block is the last stage.
     - If most blocks have the lowest resolution, the last quarter of all blocks is the last stage.
     - If the network is a single block, the last stage begins at the first operation whose output has the lowest
       resolution.
+    - If `read_graph` returns None, the last stage begins at the last operation with a kernel.
 
-    The last stage always includes the last operation with a kernel. If `read_graph` returns None, it begins there.
+    The last stage always includes the last operation with a kernel.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)

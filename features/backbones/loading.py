@@ -61,7 +61,7 @@ def said(error: Exception) -> str:
 def _loaded(path: str) -> Any:
     """Load a model. Its weights are allocated only after the file has proved to hold weights of the declared shapes.
 
-    Otherwise a small file could declare a layer of any size, and the layer's initial weights would fill the memory.
+    A small file may declare a layer of any size. Initial weights of this size could fill the memory.
     """
     try:
         with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values

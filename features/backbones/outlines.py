@@ -1,7 +1,7 @@
 """Outlines: facts about the graph of a network, known before the network is built.
 
 The outlines of the networks in `zoo` are in `outlines.json`, so that a command that builds no network need not import
-Keras. `make_outlines` makes this file from the graphs.
+Keras. `make_outlines` makes `outlines.json` from the graphs.
 """
 
 import json

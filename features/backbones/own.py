@@ -53,8 +53,8 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
     """Copy `model` with its weights, for square images of `size` pixels and for arithmetic in `precision`.
 
     `name` is the network's name in errors. A size that the network can't take raises an OptionError. If `model` takes
-    images of any size, it is run on a batch of test images. If its output for one image depends on the others, a
-    WeightsError is raised.
+    images of any size, it is tested on a batch of images. If the output for an image depends on the other images of the
+    batch, a WeightsError is raised.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 
@@ -79,7 +79,7 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 def _functional(model: Any, shown: str) -> keras.Model:
     """Return a copy of `model` as a functional model with one input and one output.
 
-    `model` must map square images, [B, H, W, 3], to a map, tokens or a vector. Otherwise, an OptionError is raised.
+    A `model` that does not map square images, [B, H, W, 3], to a map, tokens or a vector raises an OptionError.
     """
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:
@@ -133,8 +133,8 @@ def _require_independent(model: keras.Model, name: str, size: int) -> None:
 def _flat(model: keras.Model, shown: str) -> keras.Model:
     """Copy `model`, and replace nested models by their layers.
 
-    If nested models can't be replaced, for example because two layers have the same name, the copy keeps them. A model
-    that Keras can't copy raises a WeightsError.
+    If nested models can't be replaced, for example because two layers have the same name, the copy keeps the nested
+    models. A model that Keras can't copy raises a WeightsError.
     """
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:

@@ -57,8 +57,8 @@ class Used:
 def used_with(store: Path) -> list[Used]:
     """Return the backbones and weights that were used with `store`, the latest last. Returned paths are absolute.
 
-    If `used.json` can't be read, a line on the console says so, and the result is empty. The file may come from another
-    machine. So call `Used.is_at_hand` before you use a file that it names.
+    If `used.json` can't be read, a line on the console says so, and the result is empty. A returned path may come from
+    another machine. So call `Used.is_at_hand` before you use the file at this path.
     """
     if (found := _read(_file(store))) is None:
         _tell_unreadable(_file(store))
@@ -101,12 +101,12 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set; these fields stay. The default weights, which are the
-    ImageNet weights, stay if they are on this machine or were used with the store. A line on the console says which
-    options were filled in.
+    `given` names the fields of `config` that the user set. These fields stay. The ImageNet weights, which are the
+    default, stay if they are on this machine or were used with the store. A line on the console says which options were
+    filled in.
 
-    If the store was used with several other weights, `needed` decides. If it is true, an OptionError lists the weights.
-    Otherwise, the weights of `config` stay.
+    If the store was used with several other weights, `needed` decides. With `needed`, an OptionError lists the weights.
+    Without `needed`, the weights of `config` stay.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -127,9 +127,13 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
     """Return `config` with the only backbone that was used with `store`, in place of the default backbone.
 
-    `config` must have the default backbone. This backbone stays if its weights are on this machine, or if it was used
-    with `store`. It also stays if no backbone, or several backbones, were used with `store`. If `store` was used with
-    other backbones only, a line on the console says which backbone is taken.
+    `config` must have the default backbone. The default backbone stays in these cases:
+
+    - The weights of the default backbone are on this machine.
+    - The default backbone was used with `store`.
+    - No backbone, or more than one backbone, was used with `store`.
+
+    If `store` was used with other backbones only, a line on the console says which backbone is taken.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -146,9 +150,13 @@ def _with_only(
 ) -> FeatureConfig:
     """Return `config` with the weights and the rescaling of the only entry of `known` that can be used.
 
-    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`. If no entry can be used, return
-    `config` unchanged. If several entries can be used, `needed` decides; see `with_used_weights`. If `rescaled` is
-    true, the user set the rescaling, and `config` keeps it.
+    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`.
+
+    - If no entry can be used, return `config` unchanged.
+    - If several entries can be used, and `needed` is true, raise an OptionError.
+    - If several entries can be used, and `needed` is false, return `config` unchanged.
+
+    If `rescaled` is true, the user set the rescaling of `config`, and this rescaling stays.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
@@ -172,7 +180,7 @@ def _with_only(
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
     """Return `config` with the rescaling that was used in `store` together with the weights file of `config`.
 
-    If this file was not used, or was used with several rescalings, return `config` unchanged.
+    If the weights file was not used in `store`, or was used with several rescalings, return `config` unchanged.
     """
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):

@@ -42,8 +42,8 @@ def build_backbone(
         rescale: a key of `RESCALINGS`, or `auto` for the key of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
-        known: facts about networks that were built before. If it has this network's facts, the Keras model is built
-            only when it is first used.
+        known: facts about networks that were built before. The Keras model of a network with known facts is built only
+            when the model is first used.
         tokens: how tokens, [N, D], become one vector: `mean` takes their mean, and `first` the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
@@ -127,7 +127,7 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 def _facts_without(name: str, size: int, digest: str, known: KnownBackbones | None) -> BackboneFacts:
     """Return the facts of a network whose weights are not read.
 
-    If `known` lacks the shapes for images of `size` pixels, the shapes are those for the network's default size.
+    If `known` lacks the shapes for images of `size` pixels, the facts have the shapes for the network's default size.
     """
     shapes = known.recall_shapes(name, size) if known else None
     usual = outline(name).cuts

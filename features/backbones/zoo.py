@@ -1,7 +1,7 @@
 """The networks that `--backbone` knows by name. This module imports no Keras.
 
-The builders are in `keras.applications`. Only the builder of EfficientNet-Lite0 is in `lite0`, and the weights of this
-network are part of headstart.
+The builders are in `keras.applications`. EfficientNet-Lite0 is an exception: its builder is in `lite0`, and its weights
+are part of headstart.
 
 Cuts, shapes and costs are read from each network's graph; see `outlines`.
 """

@@ -39,8 +39,8 @@ def load_ray() -> Any:
 def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
 
-    If this process is connected to Ray already, this connection is used, and stays open. If no cluster answers at
-    `address`, a HeadstartError is raised within seconds. `object_bytes` is the size of the largest object that
+    If this process is already connected to Ray, the existing connection is used, and stays open. If no cluster answers
+    at `address`, a HeadstartError is raised within seconds. `object_bytes` is the size of the largest object that
     `ray.put` will get. A local cluster gets enough memory for this object.
     """
     ray = load_ray()
@@ -74,9 +74,10 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
 def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[Callable[[], T]]:
     """Connect to the Ray cluster at `address`, and call `begin`. Yield a function that returns the result of `begin`.
 
-    At the end of the context, `end` is called with this result, and the connection is closed. A local cluster takes
-    seconds to start. So a thread starts it, while the caller goes on. The yielded function waits until `begin` has
-    returned, and raises the errors of `connected`.
+    At the end of the context, `end` is called with the result of `begin`, and the connection is closed.
+
+    A local cluster takes seconds to start. So a thread starts the local cluster and calls `begin`, while the caller
+    goes on. The yielded function then waits until `begin` has returned, and raises the errors of `connected`.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):

@@ -151,10 +151,10 @@ class Crew:
         member.take_step("hello")
 
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
-        """Wait at most `timeout` seconds for answers. For each job that has ended, yield (member, key, result).
+        """Wait at most `timeout` seconds for answers. For each ended job, yield (member, key of the job, result).
 
-        The key is that of the job. For a member that died or was refused, yield (member, None, None). After a step,
-        begin the member's next step; see `Member`. Errors that are not the node's fault are raised.
+        Jobs of an earlier task are left out. For a member that died or was refused, yield (member, None, None). If a
+        step has ended, begin the member's next step. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}

@@ -57,9 +57,9 @@ class Cluster:
     begun: Callable[[], Crew]
 
     def scanner(self) -> Elsewhere | None:
-        """Return a function that inspects files in the workers. Return None if this machine is the whole cluster.
+        """Return a function that inspects files in the workers, or None if this machine is the whole cluster.
 
-        In this case, the threads of the driver inspect files just as fast as workers would.
+        On a single machine, the threads of the driver inspect files just as fast as workers would.
         """
         if self.config.ray == "local":
             return None

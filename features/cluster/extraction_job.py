@@ -81,7 +81,7 @@ class ExtractionTask:
 class FactsTask:
     """The task to build networks and to save their facts in the store.
 
-    The driver and the other workers then read the facts there, and need not build the networks.
+    The driver and the other workers then read the facts from the store, and need not build the networks.
     """
 
     config: FeatureConfig
@@ -188,10 +188,11 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return the features of one or two images, float32 [F], joined from all cuts, for a comparison of workers.
+        """Return the features of one or two images by key, so that workers can be compared.
 
-        The features of a random image have the key "". The features of the first image of the sample that can be
-        decoded have its digest as their key. If no image of the sample can be decoded, there is only the random image.
+        The features of all cuts are joined to one array, float32 [F]. One image is random, and its key is "". The other
+        is the first image of the sample that can be decoded, and its key is its digest. If no image of the sample can
+        be decoded, there is only the random image.
         """
         from headstart.features.images.batches import decoded_batches
 

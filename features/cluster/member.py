@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(eq=False)
 class Member:
-    """The driver's record of one worker of the crew: the worker's Ray actor, its present step, and its jobs.
+    """The driver's record of one worker of the crew.
 
     A node has a numbered slot for each worker that it can run. A step is a call of the worker's method `hello`, `meet`
     or `build`. A job, in this class, is a later call of another method, such as `extract`. Each job has a number, and a

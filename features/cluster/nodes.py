@@ -17,11 +17,14 @@ _PATIENT_SECONDS = 120.0  # after this time, others no longer wait for a worker 
 def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int, float]]:
     """Return the slots of a node: a pair (number of CPUs, number of GPUs) for each worker that the node has room for.
 
-    `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them; `GPU` may be missing. If the node has at
-    least `config.ray_gpus` GPUs, each slot has this number of GPUs. Otherwise, slots have no GPU. Each slot has
-    `config.ray_cpus` CPUs. If this number is 0, slots with GPUs share all CPUs of the node equally, and a node with
-    fewer GPUs has one slot with all its CPUs. A node without CPUs, such as a head that only manages the cluster, has no
-    slot.
+    `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them. `GPU` may be missing.
+
+    - GPUs: If the node has at least `config.ray_gpus` GPUs, each slot has this number of GPUs. If the node has fewer,
+      no slot has a GPU.
+    - CPUs: Each slot has `config.ray_cpus` CPUs. If `config.ray_cpus` is 0, slots with GPUs share the CPUs of the node
+      equally, and a slot without a GPU gets all CPUs.
+
+    A node without CPUs, such as one that only manages the cluster, has no slot.
     """
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     if gpus >= config.ray_gpus:
@@ -65,8 +68,8 @@ class Reference:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
         If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs wait
-        for this batch size, for two minutes at most. `building` describes the workers with a GPU that build their
-        networks now. It holds the seconds since each of them began.
+        for the batch size, for two minutes at most. `building` has a number for each worker with a GPU that builds its
+        network now: the seconds for which the worker has been building.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)

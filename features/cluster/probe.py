@@ -45,7 +45,7 @@ def memory_errors_told() -> Iterator[None]:
 def is_seen(image: ImageFile) -> bool:
     """Return whether this process can read the file of `image`, unchanged since the scan. The file is read.
 
-    If the file is on a web server that reports no versions of it, only the digest of its bytes has to be the same.
+    If the file is on a web server that reports no versions, only the digest of the file's bytes has to be the same.
     """
     stateless = is_url(image.file) and image.mtime_ns == 0
     try:

@@ -101,9 +101,10 @@ def _is_readable(path: str) -> bool:
 
 
 def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
-    """Inspect local `files` with the workers of `crew`. Yield pairs: positions in `files`, int64 [n], and their result.
+    """Inspect local `files` with the workers of `crew`. Yield (positions, result) for some of `files` at a time.
 
-    A file that a worker can't read is inspected again in this process. For the form of a result, see `Elsewhere`.
+    The positions, int64 [n], are indices in `files`. For the form of a result, see `Elsewhere`. A file that a worker
+    can't read is inspected again in this process.
     """
     here = os.getcwd()
     every = files.with_folders([os.path.join(here, folder) for folder in files.folders])
@@ -129,10 +130,14 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return `found` with the paths in `files`, and the positions of unread files, int64 [n], ascending.
+    """Return `found` with the paths in `files`, and the positions of the files that the worker could not read.
 
-    `sent` holds the absolute paths of `files`, as a worker got them. `found` is the worker's result. The returned
-    result has no rejects for unread files.
+    The positions are int64 [n], ascending. The returned result has no rejects for the files at these positions.
+
+    Args:
+        files: the inspected files.
+        sent: the absolute paths of `files`, as the worker got them.
+        found: the worker's result.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = sorted({at for at, one in pairs if one.reason in UNREAD})

@@ -41,22 +41,22 @@ class Sharing:
     """Shares the items 0 to `count` - 1 among the members of a crew, in units. The crew must have a task.
 
     Args:
-        items: returns the items at some positions, in the form in which they are sent to a worker. Its second argument
-            tells whether these items were sent before.
+        items: takes the positions of items, and whether the items were sent before; returns the items in the form in
+            which they are sent to a worker.
         advance: is called with the number of items that were just finished.
+        unread: takes the positions and the result of a unit; returns the positions that the worker could not read.
+            Another node, if there is one, gets the items at these positions as a second try.
         blind: takes the positions and the result of a unit; returns why the worker's node must be refused, or "" if the
-            result is good. `blind` is not called for items that another node could not read before.
-        unread: takes the positions and the result of a unit; returns the positions that the worker could not read. If
-            there is another node, it gets these items once more.
+            result is good. `blind` is not called for a second try.
         worked: is called with a member and a result, for each result of each member.
-        tried: takes the positions and the result of a unit; returns the number of items that took the worker time. By
-            default, these are all items. A unit counts in the worker's speed only if at least half of its items took
-            time.
+        tried: takes the positions and the result of a unit; returns the number of items that cost the worker time. By
+            default, all items of the unit count. A worker's speed is measured only on units in which at least half of
+            the items cost time.
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.
-        window: a new unit begins fewer than this many items after the first item that is not done. This limits the
-            number of results that `in_order` holds back. None means no limit.
+        window: limits the number of results that `in_order` holds back. The first position of a new unit is less than
+            `window` above the lowest position that is not done. None means no limit.
     """
 
     crew: Crew
@@ -148,7 +148,7 @@ class Sharing:
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
         """Process the result of a unit, and yield the unit if it is done.
 
-        `unit` or `result` is None if the member died or was refused. In this case, take the member's units back.
+        If the member died or was refused, `unit` or `result` is None, and the member's units are taken back.
         """
         if unit is None or result is None:
             self._lost(member)

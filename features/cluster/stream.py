@@ -206,7 +206,7 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield their numbers, in portions, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield arrays of their numbers, int64 [n].
 
         Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
         unit, because TensorFlow runs it in the thread that also decodes.
@@ -264,7 +264,7 @@ class UnitStream:
     def _pass(self, after: int, extracted: np.ndarray) -> None:
         """Count the images of the stream with numbers below `after` as tried.
 
-        Images whose numbers are in `extracted` count as extracted, and all other images as undecoded.
+        Of these images, those with a number in `extracted` count as extracted, and the others as undecoded.
         """
         done = set(extracted.tolist())
         for number in range(self._passed, after):
@@ -277,7 +277,7 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Return a function that ends the units whose images all have numbers below `after` in the stream.
+        """Return a function that ends each unit of which all images have numbers below `after` in the stream.
 
         The `ShardWriter` calls the function when the features of these units are on disk.
         """

@@ -37,10 +37,11 @@ class Unit(Generic[Worker]):
 class Units(Generic[Worker]):
     """Divides the images 0 to `images` - 1 into units, gives the units to workers, and takes units back from workers.
 
-    A worker has at most two units, so that it can begin the second without a pause. If a worker takes longer for its
-    unit than an idle worker would need, the idle worker gets the same unit. So a slow worker does not delay the end.
+    A worker has at most two units. So the worker can begin the second unit without a pause. If a worker takes longer
+    for its unit than an idle worker would need, the idle worker gets the same unit. So a slow worker does not delay the
+    end.
 
-    When three workers have died with a unit, the unit is halved. If this unit is a single image, the image is given up.
+    When three workers have died with a unit, the unit is halved. If the unit is a single image, the image is given up.
     In this class, the place of a worker is its node.
     """
 
@@ -80,20 +81,19 @@ class Units(Generic[Worker]):
         The choices are, in this order:
 
         - a unit that was taken back from a worker;
-        - a new unit of about a minute's work; it is smaller when fewer than two units of this size are left per worker;
+        - a new unit of about a minute's work, or a smaller new unit if few images are left;
         - if `worker` has no unit: a unit that another worker has had for longer than `worker` would need for it. Both
           workers then have this unit.
 
         `worker` gets no second unit if another worker shares its first unit. `worker` also gets no second unit if a
-        worker has died with one of the two units. Otherwise, the death of `worker` would not show which unit was the
-        cause.
+        worker has died with one of the two units. At the next death, it must be clear which unit was the cause.
 
         Args:
             now: in seconds, on a clock that never goes back.
-            speed: the worker's images per second; None if it is not known.
+            speed: the worker's images per second; None if the speed is not known.
             workers: the number of workers, including this one.
-            place: the worker's node. A unit that failed there goes to another node, if `alone` is false.
             alone: whether all workers are on one node.
+            place: the worker's node. If `alone` is false, a unit that failed on this node goes to another node.
         """
         held = self._held.get(worker, [])
         if len(held) >= _MOST_UNITS or any(unit.deaths or len(unit.holders) > 1 for unit in held):
@@ -138,8 +138,8 @@ class Units(Generic[Worker]):
     ) -> list[Worker]:
         """Record that `worker` has finished `unit`. Return the other workers that have the same unit.
 
-        `unread` holds the positions of the images that `worker` could not read. These images become a new unit, which
-        goes to another place. `place` is the place of `worker`.
+        `place` is the node of `worker`. `unread` holds the positions of the images that `worker` could not read. The
+        images at these positions become a new unit, which goes to another node.
         """
         others = [other for other in unit.holders if other != worker]
         for holder in list(unit.holders):
@@ -149,10 +149,10 @@ class Units(Generic[Worker]):
         return others
 
     def die(self, worker: Worker, place: Hashable = None) -> bool:
-        """Record that `worker` has died at `place`. Return whether a worker had died before with one of its units.
+        """Record that `worker` has died. Return whether an earlier worker died with one of the same units.
 
-        Each unit of `worker` is given out again, unless another worker still has the same unit. A unit that three
-        workers have died with is halved or given up instead; see `Units`.
+        `place` is the node of `worker`. Each unit of `worker` is given out again, unless another worker still has the
+        unit. There is one exception: a unit that three workers have died with is halved or given up; see `Units`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

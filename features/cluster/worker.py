@@ -42,7 +42,7 @@ class Task(Protocol):
     def tries_batch_sizes(self) -> bool:
         """Whether a worker on a GPU finds its batch size by trials.
 
-        If so, one worker on a GPU makes the trials, and other workers on GPUs wait for its batch size.
+        If this is true, one worker on a GPU makes the trials, and the other workers on GPUs wait for the batch size.
         """
 
     @property
@@ -93,7 +93,7 @@ class Job(Protocol):
 
 
 class Worker:
-    """The process that does one task after the other, each by a job.
+    """The process that does one task after the other. For each task, it has a job.
 
     The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `extract` for each unit.
     While a unit is extracted, other threads may call `tell`, `stop`, `share`, and `extract` for the next unit. If

@@ -20,8 +20,12 @@ _AGAIN = "delete the folder, and the network is quantised anew, with other featu
 def quantised_folder(root: Path, name: str, cuts: Sequence[str], fields: Mapping[str, Any]) -> Path:
     """Return the folder of a backbone's 8-bit network in the store at `root`. The folder need not exist.
 
-    The other arguments decide the folder's name. `name` is the backbone's name, and `cuts` holds the names of its cuts.
-    `fields` holds the fields of the fingerprint that have the same value for all cuts.
+    All arguments except `root` decide the folder's name.
+
+    Args:
+        name: the name of the backbone.
+        cuts: the names of its cuts.
+        fields: the fields of the fingerprint that have the same value for all cuts.
     """
     identity = json.dumps({**fields, "cuts": list(cuts)}, sort_keys=True)
     return root / "int8" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"

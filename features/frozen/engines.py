@@ -33,8 +33,8 @@ class ConversionError(Exception):
 def engine(backbone: Backbone) -> Engine | None:
     """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
 
-    OpenVINO makes bfloat16 features if it is installed, if there is no GPU, and if the network has depthwise
-    convolutions. Otherwise, TensorFlow makes them.
+    OpenVINO makes bfloat16 features if OpenVINO is installed, if there is no GPU, and if the network has depthwise
+    convolutions.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None
@@ -44,8 +44,12 @@ def engine(backbone: Backbone) -> Engine | None:
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
-    OpenVINO makes the features if `engine` is not None. OpenVINO also makes float32 features if it is installed and
-    there is no GPU. If it is not installed and there is no GPU, a message says that float32 features take longer.
+    OpenVINO makes the features in two cases:
+
+    - `engine` is not None.
+    - The precision is float32, there is no GPU, and OpenVINO is installed.
+
+    If there is no GPU, and OpenVINO is not installed, a message says that float32 features take longer.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None

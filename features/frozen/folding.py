@@ -16,10 +16,10 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     layer too, because `training=True` would activate it. A convolution is not folded if a second layer reads its
     output. A folded convolution stores its weights in its compute precision.
 
-    In reduced precision, rounding the weights shifts the mean of each output channel by about the same amount on every
-    image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift is
-    estimated on `example`, an input of `model`, [1, H, W, 3]. A plain grey image is good enough. In float32, `example`
-    is not used.
+    In reduced precision, the rounding of the weights shifts the mean of each output channel by about the same amount on
+    every image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift
+    is estimated on `example`, an input of `model`, [1, H, W, 3]. A plain grey image is good enough. In float32,
+    `example` is not used.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}

@@ -34,12 +34,13 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 
 
 class FrozenBackbone:
-    """The fast form of a backbone. A call maps uint8 [b, H, W, 3] to features, float32, for each of `cuts`.
+    """The fast form of a backbone. A call maps pixels, uint8 [b, H, W, 3], to float32 features for each of `cuts`.
 
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features of
-    an image do not depend on the other images in its batch. Nor do they depend on its slot, which is its index in the
-    batch: only slots that compute equal results are used. The other slots are filled with zeros. `_equal_slots` chooses
-    the slots, and describes an exception to this rule.
+    an image do not depend on the other images in the batch.
+
+    A slot is an index in the batch. Only slots that compute equal results get images, so that the features of an image
+    do not depend on its slot; for an exception, see `_equal_slots`. The other slots get zeros.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -54,9 +55,10 @@ class FrozenBackbone:
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
-        """Run the network on `pixels`, uint8 [b, H, W, 3]. Return the features, float32 [b, D] or [b, h, w, D], by cut.
+        """Run the network on `pixels`, uint8 [b, H, W, 3], and return the features at each cut.
 
-        b is at most `images_per_pass`. `run` is one of `passes`. If `run` is None, the first of them runs.
+        The features are float32 [b, D], or [b, h, w, D] for a map. b is at most `images_per_pass`. `run` is one of
+        `passes`. If `run` is None, the first of `passes` is used.
         """
         run = run or self.passes[0]
         used = self._slots[: len(pixels)]
@@ -96,8 +98,11 @@ def freeze(
 ) -> FrozenBackbone:
     """Build the fast form of `backbone`, which is not int8. `engine` is the fingerprint's field; see `engines.engine`.
 
-    If `batch_size` is 0, it is chosen. With OpenVINO, it is 8, or 4 for a large network. With TensorFlow on a GPU, it
-    is the fastest size found by trials. With TensorFlow on a CPU, it is `default_batch_size`.
+    If `batch_size` is 0, the batch size is chosen:
+
+    - OpenVINO: 8, or 4 for a large network.
+    - TensorFlow on a GPU: the fastest size, found by trials.
+    - TensorFlow on a CPU: `default_batch_size`.
 
     If OpenVINO can't run a float32 network, TensorFlow runs this network. If OpenVINO can't run a bfloat16 network, an
     OptionError is raised. `keep` is the place to which a network that OpenVINO runs is written.
@@ -154,9 +159,9 @@ def folded_backbone(backbone: Backbone) -> Backbone:
 def traced(
     backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Trace a folded network into a TensorFlow function: uint8 [B, H, W, 3] to a list of tensors.
+    """Trace a folded network into a TensorFlow function that maps uint8 [B, H, W, 3] to a list of tensors.
 
-    The list holds the features at each cut: float32 [B, D], or [B, h, w, D] for a map. B is `batch_size`; if
+    The list holds the features at each cut: float32 [B, D], or [B, h, w, D] for a map. B is `batch_size`. If
     `batch_size` is None, B is any number. On a GPU, XLA compiles the function, unless `compiled` is False.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
@@ -179,7 +184,7 @@ def traced_model(
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
-    """Build the fast form of a backbone's lower part: a model from uint8 [B, H, W, 3] to a float32 tensor per layer.
+    """Build the fast form of a backbone's lower part. It maps uint8 [B, H, W, 3] to a float32 tensor per layer.
 
     `layers` are indices of operations in the backbone's model; see `Backbone.crossing`.
     """

@@ -101,8 +101,8 @@ class Network:
     def freeze(self, keep: bool = False) -> FrozenBackbone:
         """Start TensorFlow and build the fast form, which takes seconds. With int8, call `calibrated` first.
 
-        If the store has the network in the form that OpenVINO reads, this form is only loaded. Otherwise the form is
-        built. With `keep`, a form that was built for OpenVINO is then written to the store; see `kept`.
+        If the store has the network in the form that OpenVINO reads, this form is only loaded, and not built. With
+        `keep`, a form that was built for OpenVINO is written to the store; see `kept`.
         """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
@@ -194,9 +194,12 @@ def load_networks(
 def may_build_here(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
     """Return whether this process may load the networks of `config` itself, and need not wait for another process.
 
-    A worker of a cluster can build the networks first and save their facts in the store, from which this process reads
-    them. This saves no time if the store has the facts already. It also saves no time if this process must time the
-    arithmetic or read the weights in any case, or if a network is a `.keras` file.
+    A worker of a cluster can build the networks and save their facts in the store, so that this process need not build
+    them. The result is true if waiting for the worker saves no time:
+
+    - The store has the facts already.
+    - This process must time the arithmetic, or read the weights, in any case.
+    - A network is a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None
     if untimed or extraction.rehash or any(map(is_own, chosen_weights(config))):

@@ -1,6 +1,6 @@
-"""Read the files that come with headstart: EfficientNet-Lite0's weights, its top, and ImageNet's class names.
+"""Read the files that come with headstart: EfficientNet-Lite0, its classifier (the top), and ImageNet's class names.
 
-The top is the network's classifier. This module does not import Keras.
+This module does not import Keras.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def imagenet_top() -> ImageNetTop:
 def _arrays(name: str) -> dict[str, np.ndarray]:
     """Return the arrays of an `.npz` file by name.
 
-    If the file has scales for an array, under the name `<array>/scale`, the array is multiplied by these scales.
+    If the file also has an array `<name>/scale`, the array `<name>` is multiplied by these scales.
     """
     with np.load(io.BytesIO(_content(name))) as file:
         scales = {key.removesuffix("/scale"): file[key] for key in file if key.endswith("/scale")}
