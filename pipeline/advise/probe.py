@@ -40,9 +40,10 @@ class Gain:
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
     """Divide `examples` into folds, stratified by class. `data` names the data in messages.
 
-    All copies of an image are in one fold, and all images of a group are in one fold. There are at most five folds, and
-    at least two. Between these limits, the number of folds is the number of different images or groups in the class
-    that has the fewest of them. Raises DataError if a fold is empty, or if all images outside a fold are of one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. If each class has at least five
+    different images or groups, there are five folds. If not, the class with the fewest images or groups sets the number
+    of folds, but there are at least two. Raises DataError if a fold is empty, or if all images outside a fold are of
+    one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)

@@ -134,8 +134,8 @@ def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     `windows` says for each name whether a program for Windows wrote it. If so, the backslashes of the name become
     slashes. If not, the name keeps its backslashes.
 
-    There is one exception. If no name was written on Windows, and every name has a backslash but no slash, all
-    backslashes become slashes.
+    There is one exception. If no program for Windows wrote any of the names, and every name has a backslash but no
+    slash, all backslashes become slashes.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):

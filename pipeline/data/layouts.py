@@ -78,8 +78,8 @@ def read_layout(
     Args:
         paths: the files, relative to the data set, with slashes. Clutter must be left out.
         where: the name of the data set, for messages.
-        layout: `outer`: classes are the outermost folders. `inner`: classes are the innermost folders. `names`: classes
-            are in file names such as `cat.0.jpg`. `none`: images have no labels. `auto`: the names decide.
+        layout: where the classes are found: as outermost folders (`outer`), as innermost folders (`inner`), in file
+            names such as `cat.0.jpg` (`names`), or nowhere (`none`). `auto` decides by the names.
         classes: names of the class folders, at any depth. If empty, `layout` decides.
         empty: folders without files. If one of them lies beside class folders, it is a class without images.
         label_from: a regular expression with a group `label`; see `labels_matched`. If given, folders give splits only.

@@ -149,8 +149,8 @@ def matched(
 ) -> list[str | None]:
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
-    Raises an OptionError that names `option` if a name takes seconds, as is possible with nested repetitions such as
-    `(a+)+`. On Windows, and in any thread except the main thread, the time is not limited.
+    If this takes seconds for one name, an OptionError is raised, which mentions `option`. Nested repetitions such as
+    `(a+)+` can take seconds. On Windows, and in any thread except the main thread, the time is not limited.
     """
     found: list[str | None] = []
     try:
@@ -212,8 +212,8 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
     """Return the labels that names such as `Abyssinian_100.jpg` may hold.
 
-    Return an empty set if any name has another form, if all labels are equal, or if labels have fewer than two names on
-    average.
+    Return an empty set if any name has another form, if all labels are equal, or if there are fewer than two names for
+    each label on average.
     """
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}

@@ -21,12 +21,11 @@ signal.alarm(0)
 def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
     """Return the settings of the demo's network, and print a line that names the network.
 
-    The network is the first of these that is possible:
+    The network depends on what is available. The first of these cases that applies decides:
 
-    - If the environment variable HEADSTART_WEIGHTS names a file: InceptionV3 with the weights in this file.
-    - If Keras can load or download the ImageNet weights of InceptionV3 within `seconds`: InceptionV3 with these
-      weights.
-    - In all other cases: EfficientNet-Lite0 with its ImageNet weights, which come with headstart.
+    - The environment variable HEADSTART_WEIGHTS names a file: the network is InceptionV3 with the weights in this file.
+    - Keras can load or download the ImageNet weights of InceptionV3 within `seconds`: the network is InceptionV3.
+    - All other cases: the network is EfficientNet-Lite0, because its ImageNet weights come with headstart.
 
     Raises OptionError if HEADSTART_WEIGHTS asks for random weights.
     """

@@ -52,7 +52,7 @@ class Start:
 
         - `name`: the device, or None if TensorFlow failed
         - `seconds`: the duration of the start
-        - `problem`: None if TensorFlow started, or the reason why it failed
+        - `problem`: the reason why TensorFlow failed, or None if it started
         """
         try:
             out, err = self._process.communicate(timeout=_SECONDS)

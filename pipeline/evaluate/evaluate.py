@@ -48,8 +48,8 @@ def evaluate(
 ) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    The head and the fine-tuned classifier run in the precision of the run's features. But if the features are int8, the
-    classifier runs in float32.
+    The head and the fine-tuned classifier run in the precision of the run's features. But if this precision is int8,
+    the classifier runs in float32.
 
     Raises RunError if there is no run, if a model's outputs are not finite, or if the features can't be extracted as
     they were for training. Raises DataError if the split has no usable images, if an image can't be decoded, or if the
