@@ -44,7 +44,8 @@ def compare(
 ) -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote. If `html` is given, write a page to it.
 
-    All commands on runs accept `places`. Here it has no effect, because the predictions are in the runs.
+    Like other commands on runs, this one accepts `places`. Here, `places` has no effect, because the predictions are in
+    the runs.
 
     Raises OptionError if there are fewer than two models, if a run is named twice, or if no page can be written to
     `html`. Raises RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same
