@@ -30,11 +30,11 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 
 
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
-    """Build the upper part of a classifier: the layers of `backbone` from index `from_layer` on, and `head`.
+    """Build the upper part of a classifier: the layers of `backbone` from index `from_layer`, and `head` above them.
 
-    `head` takes the features at `cuts`. The result maps outputs of lower layers of `backbone` to logits. These outputs
-    are float32 [B, H, W, D], and `backbone.crossing` lists the operations that make them. The result shares its layers
-    with `backbone` and `head`, so training the result also trains `backbone` and `head`.
+    `head` takes the features at `cuts`. The result takes the outputs of lower layers, float32 [B, H, W, D], and returns
+    logits. `backbone.crossing` lists the operations that make these outputs. The result shares its layers with
+    `backbone` and `head`, so training the result also trains `backbone` and `head`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -152,7 +152,7 @@ def freeze_split(run: Run, network: Network) -> FrozenClassifier:
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
-    """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
+    """Freeze the layers of `backbone` below index `from_layer`, and make all other layers trainable.
 
     If `thaw_batchnorm` is false, the scale, shift and moving statistics of batch normalisation stay frozen. Dropout
     layers of the backbone get the rate 0.

@@ -25,11 +25,13 @@ class Best:
 
 
 def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
-    """Choose the candidate with the lowest loss. Candidates significantly less accurate than the best are left out.
+    """Choose the candidate with the lowest loss. Candidates significantly below the best accuracy are left out.
 
-    If the choice is unsure, only candidates with a default cut are compared, and the one with the lowest loss is
-    chosen. `defaults` holds the indices of the candidates with a default cut. If all of them are left out, the first
-    choice stands.
+    If this choice is unsure, the candidate with the lowest loss among those with a default cut is chosen. But if all
+    candidates with a default cut are left out, the unsure choice stays.
+
+    Args:
+        defaults: the indices of the candidates with a default cut.
     """
     # If few predictions are wrong, the loss distinguishes candidates better than the accuracy does.
     right = np.stack([one.probe for one in judged])
@@ -51,9 +53,9 @@ def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection
 def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
     """Return, for each candidate, the chance that its accuracy is within `NEAR` of the best: float64 [candidates].
 
-    `right`, bool [candidates, N], says which predictions are right. The chance is estimated twice: from resamples of
-    the images, and from the spread over the folds. The lower estimate is returned. Both use the corrected variance of
-    Nadeau & Bengio (2003, doi:10.1023/A:1024068626366).
+    The chance is estimated twice: from resamples of the images, and from the spread over the folds. Both estimates use
+    the corrected variance of Nadeau & Bengio (2003, doi:10.1023/A:1024068626366). The lower estimate is returned.
+    `right`, bool [candidates, N], says which predictions are right.
     """
     # The probes of different folds share training images, so the variance of each estimate is too small. Each variance
     # is multiplied by 1 + F / (F - 1) for F folds.

@@ -40,9 +40,10 @@ class Gain:
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
     """Divide `examples` into folds, stratified by class. `data` names the data in messages.
 
-    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds, or fewer if
-    the smallest class has fewer different images or groups, but at least two. Raises DataError if a fold is empty, or
-    if all images outside a fold are of one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. If each class has at least five
+    different images or groups, there are five folds. If not, the class with the fewest images or groups sets the number
+    of folds, but there are at least two. Raises DataError if a fold is empty, or if all images outside a fold are of
+    one class.
     """
     labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -56,7 +57,7 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
 
 
 def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
-    """Return whether a fold has images, and its training images have at least two classes.
+    """Return whether a fold has images, and its training images are of two or more classes.
 
     `held` are the labels of the fold's own images. `train` are the labels of the images in the other folds.
     """
@@ -64,10 +65,14 @@ def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
 
 
 def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Judged:
-    """Judge how well `features`, float32 [N, D], tell the classes of `labels`, int64 [N], apart.
+    """Judge how well features separate the classes.
 
     A linear probe is fitted with weaker and weaker penalties, until its loss on held-out images no longer falls. The
-    probe with the lowest loss is the one in the result.
+    result describes the probe with the lowest loss.
+
+    Args:
+        features: float32 [N, D], a row for each image.
+        labels: int64 [N], the class of each image.
     """
     loss, chances = np.inf, np.empty(0)
     with single_threaded():
@@ -158,10 +163,14 @@ def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], cl
 
 
 def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
-    """Return LogME (You et al. 2021, arXiv:2102.11005) of `features`, float [N, D], for `labels`, int [N].
+    """Return the LogME of features for labels (You et al. 2021, arXiv:2102.11005).
 
     For each class, a Bayesian linear model tells the class from the rest. LogME is the log evidence of this model per
     image, averaged over the classes. Higher is better. Only values for the same images can be compared.
+
+    Args:
+        features: float [N, D], a row for each image.
+        labels: int [N], the class of each image.
     """
     left, values, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
     squares = values**2
@@ -170,12 +179,12 @@ def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
 
 
 def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return the maximal log evidence per image of a linear model for `target`, float [N].
+    """Return the maximal log evidence per image of a linear model.
 
     Args:
         left: the left singular vectors of the features, [N, R].
         squares: the squared singular values of the features, [R].
-        target: the values that the model predicts: 1 for images of a class, and 0 for the rest.
+        target: the values that the model predicts, float [N]: 1 for images of a class, and 0 for the rest.
         shape: the shape of the features, (N, D).
     """
     count, width = shape

@@ -51,9 +51,10 @@ class Prospect:
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
     """Return two gains in accuracy from fine-tuning: the expected gain, and the gain with many images.
 
-    The gain with many images is a share of `error`. This share, set by a few measurements, is larger if the images are
-    less similar to ImageNet's, and if the deepest features are too specialised. The expected gain is smaller than the
-    gain with many images. The difference shrinks as the number of training images grows.
+    The gain with many images is a share of `error`. The share is larger if the images are less similar to ImageNet's.
+    It is also larger if the deepest features are too specialised. The values of the share come from a few measurements.
+    The expected gain is smaller than the gain with many images. The difference shrinks as the number of training images
+    grows.
 
     Args:
         error: the error rate of the linear probe, in [0, 1].
@@ -77,14 +78,15 @@ def prospect(
 ) -> Prospect:
     """Return the prospect of fine-tuning the network of `fingerprint`.
 
-    The cost is measured if the answer is "yes" or "perhaps".
+    The prospect answers whether fine-tuning is recommended: "yes", "perhaps", "no" or "unknown". The cost of
+    fine-tuning is measured only if the answer is "yes" or "perhaps".
 
     Args:
         train: the examples for training.
         val: the number of images for validation.
         gains: the result of `expected_gain`.
-        better_than_guessing: whether the linear probe is surely better than always guessing the largest class. If
-            false, the answer is "unknown".
+        better_than_guessing: whether the linear probe is surely better than always guessing the largest class. If this
+            is false, the answer is "unknown".
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None

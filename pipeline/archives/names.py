@@ -1,4 +1,4 @@
-"""Guess the encoding of the names in a zip, and convert names from Windows to paths.
+"""Guess the encoding of the names in a zip, and make paths with slashes from the names in an archive.
 
 A zip marks names that are in UTF-8. Other names have the encoding of the computer that made the zip. The zip does not
 record this encoding.
@@ -19,9 +19,9 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 
 
 def _latin(word: str) -> float:
-    """Return the fraction of a word's non-ASCII letters that Western languages use. Capitals count only 0.9 each.
+    """Return how many of a word's non-ASCII letters belong to Western languages, as a fraction.
 
-    If most letters of the word are not ASCII, return a quarter of this fraction.
+    A capital counts only 0.9. If most letters of the word are not ASCII, return a quarter of the fraction.
     """
     # Some codes are capitals in cp850 and small letters in cp1252.
     foreign = sum(not letter.isascii() for letter in word)
@@ -80,9 +80,9 @@ def guess_encoding(names: Collection[bytes]) -> str:
 
 
 def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
-    """Check that `name`, the value of `--zip-encoding`, is an encoding that decodes all `names`. Return `name`.
+    """Raise an OptionError unless `name` is an encoding that decodes all `names`. Return `name`.
 
-    Raises OptionError if this is not so. `archive` names the zip in the message.
+    `name` is the value of `--zip-encoding`. `archive` names the zip in the message.
     """
     try:
         b"ab".decode(name)  # `codecs.lookup` would also accept codecs that are not for text
@@ -111,9 +111,9 @@ def _all_decode(names: Collection[bytes], encoding: str) -> bool:
 
 
 def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
-    """Decode `names`, and return the mean of `judge`, from 0 to 1, over the words that have non-ASCII letters.
+    """Decode `names`. Return the mean of `judge`, from 0 to 1, over the words that have non-ASCII letters.
 
-    A non-ASCII character that is not a letter counts as a word for which `judge` returns 0.
+    A character that is neither ASCII nor a letter counts as a word for which `judge` returns 0.
     """
     text = "\n".join(dict.fromkeys(part for name in names for part in re.split(r"[/\\]", name.decode(encoding))))
     words = [word for word in _WORD.findall(text) if not word.isascii()]
@@ -131,9 +131,11 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` says for each name whether a program for Windows wrote the name. Backslashes in names from Windows become
-    slashes. Other names keep their backslashes, with one exception: if there are no names from Windows, and every name
-    has a backslash but no slash, all backslashes become slashes.
+    `windows` says for each name whether a program for Windows wrote it. If so, the backslashes of the name become
+    slashes. If not, the name keeps its backslashes.
+
+    There is one exception. If no program for Windows wrote any of the names, and every name has a backslash but no
+    slash, all backslashes become slashes.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):

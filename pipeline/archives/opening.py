@@ -74,7 +74,7 @@ def _tell(archive: str, notes: Iterable[str]) -> None:
 class Archives:
     """Opens archives, which stay open until `stack` is closed.
 
-    All archives together must keep the limits of `require_within_limits`. Unpacked data lie in one temporary file
+    An archive with too much content is refused; see `require_within_limits`. Unpacked data lie in one temporary file
     without a name, on the disk of `folder`. `folder` need not exist yet. `zip_encoding` is the value of
     `--zip-encoding`.
     """
@@ -110,7 +110,7 @@ class Archives:
     def _count(self, files: int, size: int) -> None:
         """Add `size` to the number of unpacked bytes of all archives. Raise a DataError if this sum is too large.
 
-        A DataError is also raised if `files`, the number of files in one archive, is too large. For the limits, see
+        Also raise a DataError if `files`, the number of files in one archive, is too large. For the limits, see
         `require_within_limits`.
         """
         self._total += size
@@ -141,8 +141,8 @@ class Archives:
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
         """Append `blocks` to a temporary file without a name. Return the appended part of this file.
 
-        `blocks` yields the content of an archive of `packed` bytes. Raises DataError if the archive can't be unpacked,
-        or if its content exceeds the limits.
+        `blocks` yields the unpacked content of an archive. The archive itself has `packed` bytes. Raises DataError if
+        the archive can't be unpacked, or if its content exceeds the limits.
         """
         if self._room is None:
             self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115

@@ -23,8 +23,8 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
     """Return two lists: the files of the zip `file`, and notes on how their names were read.
 
     `archive` names the zip in messages. `encoding` is the encoding of the names that are not marked as UTF-8. If
-    `encoding` is None, it is guessed. Raises DataError if the zip is damaged, if its files exceed the limits in
-    `entries`, or if all files are encrypted. Raises OptionError if `encoding` does not fit the names.
+    `encoding` is None, this encoding is guessed. Raises DataError if the zip is damaged, if its files exceed the limits
+    in `entries`, or if all files are encrypted. Raises OptionError if `encoding` does not fit the names.
     """
     try:
         opened = zipfile.ZipFile(file)
@@ -43,11 +43,14 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError if a zip of `size` bytes has another number of entries than `found`.
+    """Raise a DataError if Python has not found all entries of a zip.
 
-    `found` is the number of entries that Python found. At a damaged entry, Python raises no error, but ignores all
-    further entries. The true number stands in the record at the end of the zip. If it is 65,535 there, nothing is
-    raised, because 65,535 also stands for any larger number.
+    At a damaged entry, Python raises no error, but ignores all further entries. The true number of entries stands in a
+    record at the end of the zip. If the record says 65,535, nothing is raised, because the true number may be larger.
+
+    Args:
+        size: the number of bytes of the zip.
+        found: the number of entries that Python has found.
     """
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")

@@ -51,9 +51,9 @@ class BackbonesResult:
 def list_backbones(name: str | None, store: Path) -> BackbonesResult:
     """List the networks of the zoo. If `name` is not None, list only the network `name`.
 
-    `name` is the name of a network of the zoo, or the path of a `.keras` file. The speeds in the result come from
-    `store`, where `headstart features` keeps its measurements on this machine. Raises OptionError for an unknown name,
-    or for a `.keras` model that can't be used as a backbone. Raises WeightsError for a `.keras` file that is missing or
+    `name` is the name of a network of the zoo, or the path of a `.keras` file. The result also has the speeds that
+    `headstart features` measured on this machine, and wrote into `store`. Raises OptionError for an unknown name, or
+    for a `.keras` model that can't be used as a backbone. Raises WeightsError for a `.keras` file that is missing or
     damaged.
     """
     speeds = measured_speeds(store)

@@ -33,10 +33,9 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 def check(
     data: Path, config: CheckConfig = CheckConfig(), seed: int = 0, reading: DataConfig = DataConfig()
 ) -> CheckResult:
-    """Find problems in `data`: reasons why training will refuse it, rejects, copies, near-duplicates and tiny images.
+    """Find problems in `data`: rejects, copies, near-duplicates, tiny images, and reasons why training will refuse it.
 
-    If `config.html` is set, an HTML page is written to it. Images with features are not decoded here, because
-    extraction has decoded them.
+    Images with features in a store are not decoded again. If `config.html` is set, an HTML page is written to it.
 
     Raises DataError if `data` has no images. Raises OptionError if no store's name begins with `config.fingerprint`, or
     if no page can be written to `config.html`. Raises StoreError if `config.store` is not a folder, or if a shard is
@@ -97,8 +96,8 @@ def _stores(root: Path) -> list[FeatureStore]:
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
     """Return the store with features of the most images. Only stores with names that begin with `wanted` are compared.
 
-    `digests` are the digests of the images. In a tie, the store with the deepest cut of its network is returned. If no
-    store has features of any image, return None. Raises OptionError if no name begins with `wanted`.
+    `digests` are the digests of the images. In a tie, the store with the deeper cut is returned. If no store has
+    features of any image, return None. Raises OptionError if no name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
@@ -115,8 +114,8 @@ def _cut_number(store: FeatureStore) -> int:
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode the images that have no features in `stores`. Return a reject for each failure.
 
-    Of several copies, only one is decoded. A store counts only if its images were decoded by the present rules, and
-    with the present value of `--truncated`.
+    Of several copies, only one is decoded. A store is ignored if its images were decoded by other rules (see
+    `PIXELS_VERSION`), or with another value of `truncated` than `settings.truncated`.
     """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}

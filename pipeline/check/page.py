@@ -42,10 +42,10 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
-    """Map the name of each class to the images of its contact sheet. The images are spread evenly over the class.
+    """Return the images of each contact sheet, by the name of the class.
 
-    Only the first 30 classes with images have a contact sheet. If there are images without a class, they have a contact
-    sheet, too. Its key is None, and it comes first.
+    The first 30 classes with images have a contact sheet. Its images are spread evenly over the class. If there are
+    images without a class, they have a contact sheet, too. Its key is None, and it comes first.
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:

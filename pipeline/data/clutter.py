@@ -46,9 +46,12 @@ def clutter_kind(name: str) -> str | None:
 def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
     """Return the kind of clutter of each file, such as `thumbnails`. For a file that may be data, the kind is None.
 
-    `paths` are all files of a folder or archive. They are relative to it, with slashes. A file in a clutter folder is
-    clutter of the folder's kind. A camera's raw file is clutter if an image file of the same name lies beside it.
-    Stores and runs of headstart are clutter. They are recognised by the files in them, not by their name.
+    A file in a clutter folder is clutter of the folder's kind. A camera's raw file is clutter if an image file of the
+    same name lies beside it. Stores and runs of headstart are clutter. They are recognised by the files in them, not by
+    their name.
+
+    Args:
+        paths: all files of a folder or archive, relative to the folder or archive, with slashes.
     """
     files = Paths.of(paths)
     positions: dict[str, np.ndarray] = {}
@@ -77,7 +80,7 @@ def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
 
 
 def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether a folder holds files of stores or runs of headstart, and apart from these only clutter.
+    """Whether a folder holds files of stores or runs of headstart, and no other files except clutter.
 
     `paths` are the paths of all files in the folder, relative to the folder.
     """

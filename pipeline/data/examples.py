@@ -179,8 +179,8 @@ def scan(
 def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject], Counter[str]]:
     """Return two things: the rejects, and the number of ignored files by kind.
 
-    `seen` holds the images and rejects among `files`. A file that is no image is ignored. But if `is_list` is true,
-    `files` are the rows of a manifest, and a file that is no image is a reject.
+    `seen` holds the images and rejects among `files`. All other files are no images. In a manifest, they become
+    rejects. In a folder or tars, they are ignored. `is_list` says whether `files` are the rows of a manifest.
     """
     ignored, rejects = files.ignored.copy(), list(zip(seen.of_reject, seen.rejects, strict=True))
     found = np.zeros(len(files.paths), bool)
@@ -217,9 +217,9 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return the group of each image in `seen`. If a file has several pages but no group, its path becomes their group.
+    """Return the group of each image in `seen`. The pages of one file form a group if the file has no given group.
 
-    `groups` holds the given group of each image, or None.
+    `groups` holds the given group of each image, or None. A group of pages has the path of the file as its name.
     """
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
@@ -266,9 +266,9 @@ def scan_memory(store: Path, data: Path, forget: bool = False) -> ScanMemory:
 
 
 def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = DataConfig()) -> Scan:
-    """Scan all pages of all images in `data`. Images without a label, and images with too many pixels, are included.
+    """Scan all pages of all images in `data`, of any size, with or without a label.
 
-    A store may hold features of any page, and of images of any size. Raises the same errors as `scan`.
+    This finds all images that a store may hold features of. Raises the same errors as `scan`.
     """
     return scan(data, seed, sys.maxsize, scan_memory(store, data), "all", config, labelled=False)
 
@@ -288,10 +288,10 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return the reject for the file at `path`: the file of `reject`, or a copy of this file.
+    """Return a reject for the file at `path`. This is the file of `reject`, or a copy of it.
 
-    The new reject has the reason of `reject`. If the file of `reject` could not be read, the copy may be good. In this
-    case, the new reject names the file that could not be read.
+    The new reject has the reason of `reject`. If a file could not be read, its copy may be good. So the reject of the
+    copy also names the file that could not be read.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)

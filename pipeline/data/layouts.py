@@ -1,7 +1,8 @@
 """Find the splits and classes of a data set from the names of its folders and files.
 
 The functions are pure: their input is a list of names. Clear names are read as a person would read them, and lines of
-text describe the reading. If names allow several readings, a DataError shows them, and the options that choose one.
+text describe the reading. Names with several possible readings raise a DataError. Its message says which options choose
+a reading.
 """
 
 from collections import Counter
@@ -77,8 +78,8 @@ def read_layout(
     Args:
         paths: the files, relative to the data set, with slashes. Clutter must be left out.
         where: the name of the data set, for messages.
-        layout: `outer` or `inner` if classes are the outermost or innermost folders, `names` for file names such as
-            `cat.0.jpg`, `none` for unlabelled images, `auto` to choose by the names.
+        layout: where the classes are found: as outermost folders (`outer`), as innermost folders (`inner`), in file
+            names such as `cat.0.jpg` (`names`), or nowhere (`none`). `auto` decides by the names.
         classes: names of the class folders, at any depth. If empty, `layout` decides.
         empty: folders without files. If one of them lies beside class folders, it is a class without images.
         label_from: a regular expression with a group `label`; see `labels_matched`. If given, folders give splits only.
@@ -239,9 +240,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Enter subfolders while a single one holds nearly all images and is no class. Return the last one entered.
+        """While one subfolder holds nearly all images and is no class, enter it. Return the last folder entered.
 
-        `in_split` is False if no splits have been looked for yet. In this case, val and test folders are not entered.
+        `in_split` is False if splits are still to be found. In this case, val and test folders are not entered.
         """
         while True:
             folders = images.folders

@@ -1,6 +1,6 @@
-"""Read a data folder as versions before 0.2 did. This serves runs of these versions, and `--layout v1`.
+"""Read a data folder as versions before 0.2 did. This is for runs of these versions, and for `--layout v1`.
 
-The rules of this module never change. So the runs of these versions still read the same examples.
+The rules of this module never change, so the runs still read the same examples.
 """
 
 import os

@@ -91,8 +91,8 @@ class _Visit:
 def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], list[str]]:
     """Return three lists: all files below `folder`, the folders that can't be read, and the empty folders.
 
-    All paths are relative to `folder`. A folder with nothing but clutter is empty. If `recursive` is false, no folder
-    below `folder` is entered.
+    All paths are relative to `folder`. A folder with nothing but clutter counts as empty. If `recursive` is false, no
+    folder below `folder` is entered.
     """
     parts: list[Paths] = []
     empty: list[str] = []
@@ -111,9 +111,10 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Yield `folder` and the folders below it, each once, when they are entered. Clutter folders come last.
+    """Enter `folder` and the folders below it, and yield a visit of each. Clutter folders come last.
 
-    If `clutter` is false, clutter folders are not entered. If `recursive` is false, only `folder` itself is entered.
+    No folder is entered twice. If `clutter` is false, clutter folders are not entered. If `recursive` is false, only
+    `folder` itself is entered.
     """
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data

@@ -126,7 +126,8 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
     """Yield the number and the content of each row. The first row below a header has number 1.
 
-    Raises DataError if a column that `config` names is missing, or, if `labelled` is true, the column of labels.
+    Raises DataError if a column that `config` names is missing. If `labelled` is true, the column of labels must be
+    there, too.
     """
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()

@@ -69,9 +69,9 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
 
 
 def _shared(names: Collection[str]) -> int:
-    """Return the length of the longest text that begins all `names`, and ends with `-`, `_`, `.` or a space.
+    """Return the length of the longest common beginning of `names` that ends with `-`, `_`, `.` or a space.
 
-    Capital and small letters count as equal. If there is no such text, return 0.
+    Capital and small letters count as equal. If there is no such beginning, return 0.
     """
     shared = os.path.commonprefix([name.lower() for name in names])  # noqa: RUF071 of characters, not of folders
     return max(shared.rfind(mark) for mark in "-_ .") + 1
@@ -103,9 +103,9 @@ def are_parts(names: Collection[str]) -> bool:
 
 
 def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
-    """Return the labels in names such as `cat.0.jpg`. A name of another form has the label None.
+    """Return the labels in names such as `cat.0.jpg`. A name that is not of this form has the label None.
 
-    If fewer than 95 % of the names have this form, return None instead of a list.
+    If fewer than 95 % of the names are of the form `cat.0.jpg`, return None in place of the list.
     """
     matches = [_NUMBERED.match(name) for name in names]
     if not names or sum(match is not None for match in matches) < 0.95 * len(names):
@@ -116,9 +116,9 @@ def numbered_labels(names: Sequence[str]) -> list[str | None] | None:
 def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
     """Return the label in each of `paths`: the text that the group `label` of the regular expression `pattern` matches.
 
-    The pattern must match the whole file name. If the pattern has a slash, it must match the whole path instead. The
-    label is None if the pattern does not match, or if the label is empty. A pattern that takes seconds on a path raises
-    an OptionError.
+    A pattern with a slash must match the whole path. A pattern without a slash must match the whole file name. The
+    label is None if the pattern does not match, or if the label is empty. Raises OptionError if the pattern takes
+    seconds on a path.
     """
     compiled, whole = re.compile(pattern), "/" in pattern
     names = paths if whole else [os.path.basename(path) for path in paths]
@@ -149,8 +149,8 @@ def matched(
 ) -> list[str | None]:
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
-    If one name takes seconds, raise an OptionError that names `option`. Nested repetitions such as `(a+)+` can take so
-    long. On Windows, and in any thread except the main thread, the time is not limited.
+    If this takes seconds for one name, an OptionError is raised, which mentions `option`. Nested repetitions such as
+    `(a+)+` can take seconds. On Windows, and in any thread except the main thread, the time is not limited.
     """
     found: list[str | None] = []
     try:
@@ -212,8 +212,8 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
     """Return the labels that names such as `Abyssinian_100.jpg` may hold.
 
-    Return an empty set if any name has another form, if all labels are equal, or if labels have fewer than two names on
-    average.
+    Return an empty set if any name has another form, if all labels are equal, or if there are fewer than two names for
+    each label on average.
     """
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}
@@ -233,7 +233,7 @@ def as_label(name: str) -> str:
 def is_text(name: str) -> bool:
     """Return whether `name` can be written to a file and read again unchanged.
 
-    A lone surrogate is allowed if it stands for a byte of a file name that is not UTF-8.
+    The name of a file may have bytes that are not UTF-8. A lone surrogate that stands for such a byte is allowed.
     """
     try:
         return name.encode(errors="surrogateescape").decode(errors="surrogateescape") == name

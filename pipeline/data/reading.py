@@ -47,10 +47,10 @@ class Files:
 
 
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
-    """List the files of `data`, a folder, manifest or tars, and find the split, label and group of each file.
+    """List the files of `data`: a folder, a manifest or tars. Find the split, label and group of each file.
 
     If some files of a folder have a label, the files without a label are left out. Raises DataError if `data` is
-    missing or of another kind. Raises OptionError if `config` does not fit this kind of data. For other errors, see
+    missing or of another kind. Raises OptionError if `config` does not fit the kind of `data`. For other errors, see
     `read_manifest` and `read_names`.
     """
     require_data(data)
@@ -120,8 +120,8 @@ def read_names(
     Args:
         names: paths relative to the folder or archive `where`, with slashes.
         empty: folders without files, relative to `where`.
-        labelled: whether to raise DataError if the names allow several readings, or if no file has a label. If false,
-            names that allow several readings give no labels (but with `config.label_from`, they raise DataError).
+        labelled: whether to raise DataError if no file has a label, or if the names allow several readings. If false,
+            names with several readings give no labels. But if `config.label_from` is set, they raise DataError anyway.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)

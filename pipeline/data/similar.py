@@ -1,9 +1,9 @@
 """Find near-duplicates: images of one picture that was encoded again, scaled or slightly cropped.
 
 Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
-candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. This comparison ignores
-everything that the image has in common with its other neighbours, too. Otherwise, any two chest X-rays would be alike.
-ARCHITECTURE.md, decision 16, gives the measurements.
+candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. What the image shares with
+its other neighbours does not count here. If it counted, any two chest X-rays would be alike. ARCHITECTURE.md, decision
+16, gives the measurements.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Pair:
 def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None = None) -> list[list[int]]:
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
-    Returns groups of positions in `images`, each in ascending order. An image joins a group if it is a near-duplicate
-    of any image in it, by features and by pixels. Its copies, which are images with equal bytes, join the group, too.
-    Copies alone make no group. Images that can't be decoded, and images of one colour, are in no group.
+    Returns groups of positions in `images`, each in ascending order. An image is in a group if it is a near-duplicate
+    of any image of the group, by features and by pixels. Copies, which are images with equal bytes, are in the same
+    group. Copies alone make no group. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
         images: may contain copies.
@@ -154,7 +154,7 @@ def nearest(
 
     Args:
         directions: the n unit vectors, float32 [n, K].
-        others: blocks of the vectors to search. A block is a pair: positions, int64 [m], and vectors, float32 [m, K].
+        others: the vectors to search, in blocks. A block is a pair: positions (int64 [m]) and vectors (float32 [m, K]).
         own: int64 [n], the position of each of the n vectors among `others`. A vector is never its own neighbour. If
             the n vectors are not among `others`, `own` is None.
     """
@@ -180,11 +180,11 @@ def agreeing(
     pixels: Pixels,
     advance: Callable[[int], None],
 ) -> list[Pair]:
-    """Find near-duplicates: pairs of an image and one of its candidates, if their pixels agree.
+    """Find near-duplicates: pairs of an image and one of its nearest neighbours, if the pixels of both agree.
 
-    `near` holds the neighbours of each image, as positions in `others`. The first eight neighbours of an image are its
-    candidates, if their cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called with
-    the number of images that were finished since the last call.
+    `near` holds the neighbours of each image, as positions in `others`. A neighbour is compared only if it is one of
+    the first eight, and its cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called
+    with the number of images that were finished since the last call.
     """
     found: list[Pair] = []
     for some in _blocks(len(images), _TOGETHER):
@@ -232,9 +232,10 @@ def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> lis
 def _background(
     plain: Sequence[float], cosines: Sequence[float], around: Sequence[ImageFile], pixels: Pixels
 ) -> np.ndarray:
-    """Return the mean thumbnail, float [SIDE, SIDE], of the neighbours that look most like an image.
+    """Return the mean thumbnail of some neighbours of an image, float [SIDE, SIDE].
 
-    The first eight neighbours, and neighbours that may be copies, are left out. If none remains, the mean is 0.
+    The first eight neighbours, and neighbours that may be copies, are left out. Of the rest, the eight that look most
+    like the image are taken. If there is no rest, the mean is 0.
 
     Args:
         plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.

@@ -19,8 +19,8 @@ def fill(
 ) -> None:
     """Move groups until each pair (class, split) in `due` has a group, or until no move helps. Changes `splits`.
 
-    Moves that take no class's last group out of a split are preferred. Among these moves, moves that bring the sizes of
-    splits nearer to `wanted` are preferred.
+    A move that takes the last group of a class out of a split is tried last. Of all other moves, those that bring the
+    sizes of splits nearest to `wanted` are tried first.
 
     Args:
         splits: the split of each group.
@@ -67,8 +67,12 @@ class _Filling:
     def cover(self, pair: _Pair, depth: int) -> bool:
         """Move a group of a class to a split that has no group of this class. Return whether that was possible.
 
-        `pair` is (class, split). If another class loses its last group in a split by the move, another group of that
-        class moves into that split; see `_needed`. A chain of such moves has at most `depth` moves after the first.
+        The moved group may be the last group of another class in its old split. If so, another group of that class is
+        moved to the old split; see `_needed`. This second move may need a third one, and so on.
+
+        Args:
+            pair: the class and the split.
+            depth: the largest number of moves in a row that may follow the first one.
         """
         label, split = pair
         held = {at for at, _ in self._moves}
@@ -99,10 +103,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images a move takes the sizes of splits away from the wanted sizes.
+        """Return by how many images a move increases the differences between the sizes of splits and the wanted sizes.
 
-        The result is negative if the move brings the sizes nearer. `at` is the position of the moved group, and `split`
-        is its new split.
+        The result is negative if the move decreases the differences. `at` is the position of the moved group, and
+        `split` is its new split.
         """
         cost = 0
         for label, count in self._contents[at].items():

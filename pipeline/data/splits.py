@@ -21,15 +21,17 @@ _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are
 def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
     """Return the split of each item.
 
-    The images of each class are ordered by a hash of `seed` and digest. The first images get the split test, the next
-    images val, and all other images train. The size of a split is its fraction of the class, rounded to whole images. A
-    class of three or more images has at least one in each split whose fraction is above 0. A class of two images has
-    one in train, and one in val (or in test, if the fraction of val is 0).
+    The images of each class are ordered by a hash of `seed` and digest. The first images get test, the next images val,
+    and all other images train. The size of a split is its fraction of the class, rounded to whole images. Exceptions:
 
-    Equal images, and images of one group, get the same split, so sizes are only as exact as whole groups allow. A class
-    of three or more groups has a group in each split, if this is possible. If some images of a group already have a
-    split, the group gets the split of most of these images. In a tie, test goes before val, and val before train. If a
-    group has images in test, its images that were given to train (`Item.of_train`) count as a separate group.
+    - A class of three or more images has at least one in each split whose fraction is above 0.
+    - A class of two images has one in train, and one in val. If the fraction of val is 0, it has one in train, and one
+      in test.
+    - Equal images, and images of one group, get the same split, even if the sizes of splits are then less exact.
+    - A class of three or more groups has a group in each split, if this is possible.
+    - A group in which some images already have a split gets the most frequent of their splits. In a tie, test goes
+      before val, and val before train.
+    - If a group has images in test, its images that were given to train (`Item.of_train`) count as a separate group.
 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
@@ -60,10 +62,7 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
 
 
 def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float]) -> bool:
-    """Whether val must be drawn from train. `given` are the splits of a data set.
-
-    This is so if `given` includes train and test but not val, and if the fraction of val is above 0.
-    """
+    """Whether val must be drawn from train: `given` has train and test but no val, and val's fraction is above 0."""
     return {"train", "test"} <= set(given) and "val" not in given and fractions.get("val", 0) > 0
 
 
@@ -72,10 +71,9 @@ def complete(
 ) -> tuple[list[str], list[str]]:
     """Return two lists: the split of each item, and lines that say how the missing splits were drawn.
 
-    `given` are the splits that a data set comes with. An item keeps the split that it was given, even if other items of
-    its group have another split. A line counts the groups in several splits. If `takes_val_from_train` is true, the
-    items with `of_train` are divided between train and val. If no item has `of_train`, all items without a split are
-    divided between train and val.
+    `given` are the splits that a data set comes with. Items without a split are divided between train, val and test. If
+    `takes_val_from_train` is true, they are divided between train and val only. An item keeps the split that it was
+    given, even if other items of its group have another split. A line counts the groups in several splits.
     """
     items = Items.of(items)
     if not (without := items.without_split).any():
@@ -96,7 +94,8 @@ def complete(
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
     """Return a line that counts the groups in several splits, and a line that counts the images in several splits.
 
-    An image can be in several splits by its copies. A count of 0 has no line. If `given` is empty, the result is [].
+    An image is in several splits if its copies have different splits. A count of 0 has no line. If `given` is empty,
+    the result is [].
     """
     if not given:
         return []
@@ -203,8 +202,8 @@ class _Groups:
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
     """Group `count` positions. Return, for each position, the first position of its group, int64 [count].
 
-    Two positions are in one group if they share a key, or if a chain of other positions links them. Each of `keys` is a
-    pair: the keys of the positions, int [count], and a mask of the positions that have a key, bool [count].
+    Two positions are in one group if they share a key, or if a chain of other positions links them. `keys` holds a pair
+    for each kind of key: the key of each position (int [count]), and which positions have a key (bool [count]).
     """
     roots = np.arange(count)
     while True:
@@ -219,10 +218,10 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Return the split for a group, and subtract the images of the group from `wanted`.
+    """Return the split for a group. If it is test or val, subtract the images of the group from `wanted`.
 
-    `content` maps each label to the number of the group's images. If test still lacks at least half of these images,
-    the split is test. If not, and val still lacks at least half of them, the split is val. Otherwise it is train.
+    `content` maps each label to the number of the group's images. Test and val are tried in this order. The first one
+    that still lacks at least half of these images is returned. If neither does, train is returned.
     """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
@@ -241,16 +240,16 @@ def _asked(fractions: Mapping[str, float]) -> list[str]:
 def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
     """Return each pair (class, split) that needs a group. `groups` maps each class to its number of groups.
 
-    If a class has too few groups for all splits, train needs one first, then val.
+    If a class has fewer groups than there are splits, train comes first, then val.
     """
     return {(label, split) for label, count in groups.items() for split in _asked(fractions)[:count]}
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return the numbers of different images that val and test should have of each class, by pairs (label, split).
+    """Return how many different images of each class val and test should have, for each pair (class, split).
 
-    Train keeps at least one image of each class. `sizes` maps each label to its number of different images, and
-    `groups` maps each label to its number of groups.
+    Train keeps at least one image of each class. `sizes` maps each class to its number of different images. `groups`
+    maps each class to its number of groups.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():

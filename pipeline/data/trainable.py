@@ -62,7 +62,7 @@ def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: floa
 
 
 def too_many_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> str:
-    """Return a phrase that names the first `rejects` if there are too many rejects. Otherwise, return "".
+    """If there are too many rejects, return a phrase that names the first of them. If not, return "".
 
     `found` is the number of image files, including the rejects. `max_rejects` is the largest allowed fraction of
     rejects.

@@ -111,12 +111,13 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Yield each folder that may hold masks of the images in the folders beside it.
 
-    Each result has three parts: the path of the folder, the tree of its parent, and whether it certainly holds masks.
-    `above` is the path of `images`. Masks have the names of their images, perhaps with an end such as `_mask`.
+    Masks have the names of their images, perhaps with an end such as `_mask`. For each folder, yields its path, the
+    tree of its parent, and whether the folder certainly holds masks. `above` is the path of `images`.
 
-    The folder certainly holds masks in two cases. First, a folder beside it has the same file names, and is called by a
-    name that no class has, such as `images`. Second, only one folder beside it has the same file names, and these are
-    not mere numbers.
+    A folder certainly holds masks in two cases:
+
+    - A folder beside it has the same file names, and a name that no class has, such as `images`.
+    - Only one folder beside it has the same file names, and the file names are not mere numbers.
     """
     folders = images.folders
     masks = set()
@@ -159,7 +160,7 @@ def labelled(positions: np.ndarray, labels: Coded[str | None]) -> Labels:
 
 
 def coded(placed: Placed, count: int) -> Coded[Place | None]:
-    """Return the place, which is (split, label), of each of `count` files. A file without a place has None.
+    """Return the place (split, label) of each of `count` files. A file without a place has None.
 
     `placed` holds pairs: a place, and the positions of the files in this place.
     """
@@ -171,10 +172,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return the place, which is (split, label), of all files in `paths`. `places` holds the places of images only.
+    """Return the place (split, label) of all files in `paths`. `places` holds the places of images only.
 
-    A file that is no image gets the place of the images in its folder. If these images have several places, the file
-    gets no place. `images`, int64 [n], holds the positions of the images.
+    A file that is no image gets the place of the images in its folder. If the images in a folder have several places,
+    the other files in the folder get no place. `images`, int64 [n], holds the positions of the images.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
@@ -203,8 +204,8 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
     """Return a list with a line that counts the files in subfolders where no file name has a suffix.
 
-    These files may be images that were not recognised. If there are none, or if all files are recognised, return [].
-    `images` holds the positions of the recognised images.
+    The line is for files that may be images, but were not recognised. If there is no such file, return []. `images`
+    holds the positions of the recognised images.
     """
     if len(images) == len(paths):
         return []

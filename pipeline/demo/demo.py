@@ -122,12 +122,12 @@ def run_demo(
     """Draw pictures of cats and dogs in `folder`, run every stage on them, and print the command line of each stage.
 
     If `folder` holds an earlier demo, all its results except the features are made again. Raises DataError if `folder`
-    holds anything else. If `network` is None, raises the OptionError of `choose_network`.
+    holds anything else.
 
     Args:
         images: number of pictures.
         seed: the seed of the pictures and of every stage.
-        network: settings of the features. By default, `choose_network` chooses them.
+        network: settings of the features. By default, `choose_network` chooses them, and may raise an OptionError.
         finetuning: settings of phase 2. The default is `FINETUNING`.
     """
     start = time.perf_counter()

@@ -59,8 +59,8 @@ class DemoResult:
 def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/cat/` and `folder/dog/`, half of them into each, and add a few broken files.
 
-    `seed` and the number of an image decide its content. `folder` may be missing, empty, or hold an earlier demo set.
-    Otherwise, a DataError is raised.
+    The content of an image depends on `seed` and on the number of the image only. Raises DataError unless `folder` is
+    missing or empty, or holds an earlier demo set.
     """
     there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):

@@ -21,10 +21,13 @@ signal.alarm(0)
 def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
     """Return the settings of the demo's network, and print a line that names the network.
 
-    If the environment variable HEADSTART_WEIGHTS names a file, the network is InceptionV3 with these weights.
-    Otherwise, the network is InceptionV3 if Keras can load or download its ImageNet weights within `seconds`. If Keras
-    can't, the network is EfficientNet-Lite0, because its ImageNet weights come with headstart. Raises OptionError if
-    HEADSTART_WEIGHTS asks for random weights.
+    The network depends on what is available. The first of these cases that applies decides:
+
+    - The environment variable HEADSTART_WEIGHTS names a file: the network is InceptionV3 with the weights in this file.
+    - Keras can load or download the ImageNet weights of InceptionV3 within `seconds`: the network is InceptionV3.
+    - All other cases: the network is EfficientNet-Lite0, because its ImageNet weights come with headstart.
+
+    Raises OptionError if HEADSTART_WEIGHTS asks for random weights.
     """
     weights = os.environ.get("HEADSTART_WEIGHTS") or "imagenet"
     if weights == "random":

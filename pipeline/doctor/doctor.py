@@ -93,7 +93,7 @@ class Diagnosis:
 
 
 def doctor(store: Path) -> Diagnosis:
-    """Collect the facts about this machine, and about the disk of the folder `store`. This folder need not exist.
+    """Collect the facts about this machine, and about the disk of the folder `store`. The folder need not exist.
 
     TensorFlow is started in another process. No file is left behind. Raises OptionError if `store` is a URL.
     """
@@ -112,8 +112,10 @@ def doctor(store: Path) -> Diagnosis:
 def _precision(store: Path) -> dict[str, Any]:
     """Return a dict that says which precision `--precision auto` means in `store`.
 
-    `auto` is this precision, or None if it is not decided or not known. `machine` describes the machine that decided
-    it, and `told` is a sentence for a person. `problem` is the reason why the store can't be read, or None.
+    - `auto`: the precision, or None if it is not decided or not known
+    - `machine`: facts about the machine that decided the precision
+    - `told`: a sentence for a person
+    - `problem`: the reason why the store can't be read, or None
     """
     try:
         verdict = stored_verdict(store)

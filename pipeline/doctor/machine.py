@@ -48,9 +48,11 @@ class Start:
             self._process.communicate()
 
     def result(self) -> dict[str, Any]:
-        """Wait until TensorFlow has started or failed. Return `name`, `seconds` and `problem`.
+        """Wait until TensorFlow has started or failed. Return a dict about the start.
 
-        `name` is the device, and `seconds` is the duration of the start. `problem` is None if TensorFlow started.
+        - `name`: the device, or None if TensorFlow failed
+        - `seconds`: the duration of the start
+        - `problem`: the reason why TensorFlow failed, or None if it started
         """
         try:
             out, err = self._process.communicate(timeout=_SECONDS)

@@ -28,10 +28,13 @@ def without_home(text: object) -> str:
 
 
 def weights() -> dict[str, Any]:
-    """Return facts about the ImageNet weights of the networks, and about HEADSTART_WEIGHTS.
+    """Return facts about the ImageNet weights of the networks, and about the environment variable HEADSTART_WEIGHTS.
 
-    The facts are the names of the networks with shipped weights and with cached weights, and the number of all other
-    networks. For the environment variable HEADSTART_WEIGHTS, they are its value, and whether the files it names exist.
+    - `shipped`: the names of the networks whose weights come with headstart
+    - `cached`: the names of the networks whose weights Keras has downloaded
+    - `download`: the number of networks whose weights are still to be downloaded
+    - `HEADSTART_WEIGHTS`: the value of the variable, or None
+    - `HEADSTART_WEIGHTS_exists`: whether all files in the value exist, or None if the value names no file
     """
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}

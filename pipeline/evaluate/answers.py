@@ -7,7 +7,7 @@ from headstart.pipeline.scoring.thresholds import Threshold, is_second
 
 
 def calibrated(run: Run, model: str, logits: np.ndarray) -> np.ndarray:
-    """Return probabilities, float64 [N, C], from the `logits` of `model`, float [N, 1 or C].
+    """Return probabilities, float64 [N, C]. `logits`, float [N, 1 or C], are the outputs of `model`.
 
     The probabilities are calibrated if the run holds a calibration of the model.
     """
@@ -16,7 +16,7 @@ def calibrated(run: Run, model: str, logits: np.ndarray) -> np.ndarray:
 
 
 def predicted_by(run: Run, model: str, logits: np.ndarray, threshold: Threshold | None) -> np.ndarray:
-    """Return the labels that `model` predicts, int64 [N], from its `logits`, float [N, 1 or C].
+    """Return the labels that `model` predicts, int64 [N]. `logits`, float [N, 1 or C], are the outputs of `model`.
 
     If `threshold` is None, the most probable class is predicted. A threshold is for two classes. It is compared with
     calibrated probabilities.

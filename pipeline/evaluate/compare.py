@@ -44,7 +44,8 @@ def compare(
 ) -> CompareResult:
     """Compare runs by the predictions on `split` that `evaluate` wrote. If `html` is given, write a page to it.
 
-    The predictions are in the runs, so `places` has no effect. It is there because other commands on runs have it.
+    Like other commands on runs, this one accepts `places`. Here, `places` has no effect, because the predictions are in
+    the runs.
 
     Raises OptionError if there are fewer than two models, if a run is named twice, or if no page can be written to
     `html`. Raises RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same
@@ -81,10 +82,15 @@ def compare(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Read the predictions on `split`. Return labels, int64 [N], class names, and the logits of each model.
+    """Read the predictions on `split`, sorted by digest and class name.
 
-    Logits are [N, 1 or classes]. The rows of labels and logits are sorted by digest and class name. Raises RunError if
-    the runs were not evaluated on the same examples and classes.
+    Returns three things:
+
+    - the labels, int64 [N]
+    - the class names
+    - the logits of each model, [N, 1 or classes], by run and name of the model
+
+    Raises RunError if the runs were not evaluated on the same examples and classes.
     """
     first, logits = read_predictions(runs[0], split).in_order(), {}
     for run in runs:
@@ -115,8 +121,8 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
     """Return the number of training images of each run, as text.
 
-    For every run except the first, the text also says how many of these images the first run was trained on, too, with
-    the same label.
+    For every run except the first, the text also has a second number: how many of the training images are also training
+    images of the first run, with the same label.
     """
     found = {
         run: [(row["digest"], row["label"]) for row in csv_rows(run.examples_file, ("digest", "label", "split"))

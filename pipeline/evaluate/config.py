@@ -19,8 +19,8 @@ _FEWEST_FOLDS = 3  # one to score, one to choose the epoch, and one to train on
 class ThresholdConfig:
     """How the threshold between two classes is set.
 
-    Each field except `positive` sets the threshold. If none is given, the threshold that the run keeps is used. Raises
-    OptionError if several are given, or if a value is out of range.
+    Each field except `positive` is one way to set the threshold. Without any of these fields, the threshold that the
+    run keeps is used. Raises OptionError if several ways are combined, or if a value is out of range.
     """
 
     threshold: float | None = option(

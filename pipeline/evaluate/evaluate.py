@@ -48,15 +48,17 @@ def evaluate(
 ) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    The head and the fine-tuned classifier run in the precision of the run's features. If this precision is int8, the
-    classifier runs in float32. Raises RunError if there is no run, if a model's outputs are not finite, or if the
-    features can't be extracted as they were for training. Raises DataError if the split has no usable images, if an
-    image can't be decoded, or if the data have a class that the run does not know. Raises OptionError if `threshold`
-    does not fit the run's classes, or if the threshold is to be chosen on val while `places` name other data.
+    The head and the fine-tuned classifier run in the precision of the run's features. But if this precision is int8,
+    the classifier runs in float32.
+
+    Raises RunError if there is no run, if a model's outputs are not finite, or if the features can't be extracted as
+    they were for training. Raises DataError if the split has no usable images, if an image can't be decoded, or if the
+    data have a class that the run does not know. Raises OptionError if `threshold` does not fit the run's classes, or
+    if the threshold is to be chosen on val while `places` name other data.
 
     Args:
-        split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places` name other data that have
-            no splits. Otherwise, `auto` means `test`.
+        split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, with one exception: if `places` name
+            other data without splits, `auto` means `all`.
         places: where the run's store, weights and data are now. `places.data` may also name other data to score.
         sort: the order of the predictions; see `write_predictions`.
         threshold: how the threshold between two classes is set. A new threshold is kept in the run.
@@ -139,7 +141,7 @@ def _thresholds(
     finetuned: bool,
     workers: Cluster | None,
 ) -> dict[str, Threshold]:
-    """Return a dict from the name of each model to its threshold. A model without a threshold is left out.
+    """Return the threshold of each model, by the model's name. A model without a threshold is left out.
 
     A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation. `positive` is the
     positive class. For `finetuned` and `workers`, see `_outputs`.
@@ -167,10 +169,10 @@ def _thresholds(
 def _outputs(
     run: Run, cached: FeaturedExamples, examples: Examples, finetuned: bool, workers: Cluster | None
 ) -> dict[str, _Output]:
-    """Return a dict from the name of each model to its outputs.
+    """Return the outputs of each model, by its name.
 
-    The names are `head` and, if `finetuned` is true, `finetuned` for the fine-tuned classifier. If `workers` are given,
-    they run this classifier. Raises RunError if an output is not finite.
+    The head is named `head`. If `finetuned` is true, there is also the fine-tuned classifier, named `finetuned`. If
+    `workers` are given, they run the classifier. Raises RunError if an output is not finite.
     """
     features = cached.labelled(examples).features
     model = run.load_model(run.head_file, features.shape[1:])
@@ -217,8 +219,8 @@ def _result(
 ) -> EvaluateResult:
     """Score the outputs of each model, compare the models, and return the result.
 
-    `predicted` holds the predicted labels of each model, int64 [N]. If `unchanged` is true, fine-tuning gained nothing,
-    so the classifier has the weights of the head and of the pretrained backbone.
+    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether no epoch of fine-tuning
+    was better than the head. If so, the classifier has the weights of the head and of the pretrained backbone.
     """
     labels, class_names = _labels(taken.examples), run.class_names()
     simple = simple_models_of(run, cached, taken.examples)

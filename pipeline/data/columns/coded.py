@@ -15,10 +15,11 @@ Other = TypeVar("Other", bound=Hashable)
 class Coded(Sequence[Value], Generic[Value]):
     """A sequence of values, stored as a number for each row.
 
-    A slice, or a selection by an array of positions or by a mask, is also a `Coded`. It has the same `values`.
+    A slice is also a `Coded`, with the same `values`. The same holds for a selection by positions, and for a selection
+    by a mask.
 
     Args:
-        codes: int32 [N], the position of each value in `values`.
+        codes: int32 [N]. The number of a row is the position of its value in `values`.
         values: the different values. Some of them may occur in no row.
     """
 

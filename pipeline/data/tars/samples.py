@@ -44,9 +44,9 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     the tar is damaged or ends early, if a label can't be read, or if it is not clear which file or field is the label.
 
     Args:
-        label_field: the field of `key.json` that holds the label. An image without a `key.json` has its label in
-            `key.cls`. If `label_field` is "", the label is the text of `key.cls`, or, without a `key.cls`, a field of
-            `key.json` with a usual name such as `label`.
+        label_field: the field of `key.json` that holds the label. Without a `key.json`, the label is in `key.cls`. If
+            `label_field` is "", `key.cls` comes first: the label is in `key.cls`. Without a `key.cls`, the label is a
+            field of `key.json` with a usual name, such as `label`.
     """
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []

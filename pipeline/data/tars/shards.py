@@ -52,8 +52,12 @@ def is_there(data: Path) -> bool:
 def tars_of(data: Path) -> Tars:
     """Return the tars of `data`, which must be of the kind `tars`; see `kind_of`.
 
-    Raises DataError if a tar of a pattern is missing, if a folder in `data` can't be read, if a tar is compressed, if
-    the suffix of a tar is not in small letters, or if a tar lies in a folder whose name ends in `.tar`.
+    Raises DataError in these cases:
+
+    - A tar of a pattern is missing.
+    - A folder in `data` can't be read.
+    - A tar is compressed, or its suffix is not in small letters.
+    - A tar lies in a folder whose name ends in `.tar`.
     """
     ignored = Counter[str]()
     if data.is_dir():
@@ -99,8 +103,8 @@ def told_tars(data: Path, names: Iterable[str]) -> list[str]:
 def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
     """Return two lists: the split of each tar, and lines that describe the reading.
 
-    The split of a tar is found in its name, or in the name of a folder around it. If no tar has a split, all splits are
-    "". If all tars are of train, they count as not split yet. Raises DataError if only some tars have a split.
+    The split of a tar is found in its name, or in the name of a folder around it. If no tar has a split, or if all tars
+    are of train, all splits are "". Raises DataError if only some tars have a split.
     """
     root = _root_of(data)
     splits = [_split_in(tar.removeprefix(root)) for tar in tars]
@@ -119,7 +123,11 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 def _root_of(data: Path) -> str:
     """Return the path above all tars, with a slash at its end. No split is looked for in this path.
 
-    The path is `data` if this is a folder, the folder of a single tar, or the folders before a pattern's first braces.
+    The path depends on `data`:
+
+    - a folder: the folder itself
+    - a single tar: the folder of the tar
+    - a pattern: the folders before the first braces
     """
     if data.is_dir():
         return os.path.join(data, "")

@@ -72,7 +72,7 @@ class LogitsJob(UnitJob):
         return sha256_of(Run.open(self._task.run).classifier_file)
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the classifier. Return facts about it, and its logits of an image of noise.
+        """Build the classifier. Return facts about the classifier, and its logits for an image of noise.
 
         `batch_sizes` holds the best batch size for each kind of device; see `Built.kind`.
         """
