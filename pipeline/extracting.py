@@ -98,8 +98,13 @@ def extract_all(
     """Extract the missing features of the scanned examples with each network in turn.
 
     `earlier` is the time in seconds that an `Early` took with these networks. After the extraction, the store remembers
-    which weights were used; see `remember_weights`. Returns four things: a scan in which images that can't be decoded
-    are rejects, the extractor of each network, the store of each cut, and the totals of the extraction.
+    which weights were used; see `remember_weights`.
+
+    Returns four things:
+    - a scan in which images that can't be decoded are rejects
+    - the extractor of each network
+    - the store of each cut
+    - the totals of the extraction
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:

@@ -80,9 +80,9 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`. If `run` uses its file name for predictions on other data, the result has another file name.
+    """Return `taken`, with another file name if `run` holds predictions on other data under the same file name.
 
-    The field `mark` makes the difference between the two file names.
+    The field `mark` changes the file name.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

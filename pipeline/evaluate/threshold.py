@@ -50,10 +50,11 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold that `--threshold` gives, for the class `positive`.
+    """Return the threshold that needs no images to be chosen, or None if there is none.
 
-    If no option of `config` sets a threshold, return the threshold that the run keeps for `model`, or None if there is
-    none. If an option asks to choose the threshold on val, return None.
+    - With `--threshold`, the result is the threshold that this option gives, for the class `positive`.
+    - With an option that asks to choose the threshold on val, the result is None.
+    - Without these options, the result is the threshold that the run keeps for `model`, or None if it keeps none.
     """
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")

@@ -21,7 +21,7 @@ from headstart.pipeline.labels.table import Row, read_table
 
 
 def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
-    """Change the labels of `data` by the actions in the CSV file `table`. No row is applied before all are checked.
+    """Change the labels of `data` by the actions in the CSV file `table`. All rows are checked before one is applied.
 
     If `data` is a folder, images are moved to the folder of another class. Images with the action `aside` are moved to
     the folder `.aside`. If `data` is a list, the list is rewritten, and images with the action `aside` lose their row.
