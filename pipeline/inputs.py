@@ -178,7 +178,8 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
     """Raise DataError if a local file of `examples` is gone, or has changed since the scan.
 
-    Remote files need no check, because their bytes are compared with the digest whenever they are read.
+    Remote files and members of tars need no check, because their bytes are compared with the digest whenever they are
+    read.
     """
     changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:

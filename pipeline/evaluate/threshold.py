@@ -50,7 +50,7 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold that needs no images to be chosen, or None if there is none.
+    """Return the threshold of `model` that is known before val is used, or None.
 
     - With `--threshold`, the result is the threshold that this option gives, for the class `positive`.
     - With an option that asks to choose the threshold on val, the result is None.
