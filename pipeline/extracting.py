@@ -69,9 +69,9 @@ class Extractor:
 class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
-    Images that can't be decoded are left to `extract_all`, which tries them again. The early extraction ends when the
-    scan meets an image whose pixels depend on `--bits`. The features of this image depend on the whole folder, and the
-    scan does not know the whole folder yet. The features that were extracted before stay in the store.
+    The early extraction uses `--bits 16`. The early extraction ends when the scan meets an image that gets other pixels
+    with the user's `--bits`. All features that were extracted until then stay in the store. Images that can't be
+    decoded are left to `extract_all`, which tries them again.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:
@@ -98,8 +98,13 @@ def extract_all(
     """Extract the missing features of the scanned examples with each network in turn.
 
     `earlier` is the time in seconds that an `Early` took with these networks. After the extraction, the store remembers
-    which weights were used; see `remember_weights`. Returns four things: a scan in which images that can't be decoded
-    are rejects, the extractor of each network, the store of each cut, and the totals of the extraction.
+    which weights were used; see `remember_weights`.
+
+    Returns four things:
+    - a scan in which images that can't be decoded are rejects
+    - the extractor of each network
+    - the store of each cut
+    - the totals of the extraction
     """
     extractors, stores, done = [], Stores(), Extracted()
     for network in networks:

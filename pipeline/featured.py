@@ -222,7 +222,7 @@ def scan_with_store(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Scan:
-    """Scan `data`, and print how they were read. The folder of the store is made if it is missing.
+    """Scan `data`, and print how `data` were read. If the folder of the store is missing, it is made.
 
     The store holds the scan memory of `data`. For `turn` and `elsewhere`, see `inspect_images`.
     """
@@ -246,7 +246,7 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If `config.bits` and 16 give the same pixels for all scanned images, the networks get 16 as their `bits`.
+    The networks use `--bits 16` if 16 gives all scanned images the same pixels as `config.bits`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
@@ -294,7 +294,7 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
     """Return two lists with the key of each cut's fingerprint: one for `--bits 16`, one for `--bits` set to `bits`.
 
-    If both values give the images of a data folder the same pixels, the folder's features have the keys of the first
-    list. Otherwise, they have the keys of the second list.
+    The features of a data folder have the keys of the first list if both values of `--bits` give the same pixels for
+    all images in the folder. In all other cases, the features have the keys of the second list.
     """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

@@ -31,9 +31,9 @@ def train_dataset(
 ) -> tf.data.Dataset:
     """Make a dataset of batches (pixels uint8 [b, H, W, 3], labels int64 [b]), in a new order each epoch.
 
-    An epoch is one pass over `examples`. At its beginning, `next_epoch` is called, and returns the epoch's number.
-    Order and augmentation depend on `seed` and this number alone. So a resumed training sees the same batches as a
-    training that was never interrupted.
+    An epoch is one pass over `examples`. When an epoch begins, `next_epoch` is called, and returns the epoch's number.
+    Order and augmentation depend only on `seed` and on the epoch's number. So a resumed training sees the same batches
+    as a training that was never interrupted.
     """
 
     def visits() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -78,9 +78,9 @@ def features_dataset(
     StoreError if an example has no features.
 
     Args:
-        stores: stores with features of one shape, such as one per view. Each epoch reads one of them, in turn.
+        stores: stores with features of one shape, such as one store per view. Each epoch reads one store, in turn.
         next_epoch: called at the beginning of each epoch; returns the epoch's number.
-        raised: a list. Errors in reading are added to it, such as the StoreError of a damaged shard; see `explained`.
+        raised: a list to which errors in reading are added, such as the StoreError of a damaged shard; see `explained`.
     """
     digests = Examples.of(examples).digests
     for store in stores:
@@ -112,8 +112,8 @@ def _shuffled(
 ) -> Iterator[_Piece]:
     """Shuffle each of `pieces`, and yield batches (rows [b, *shape], labels [b]).
 
-    A piece is a pair: positions in `labels`, int64 [n], and rows, [n, *shape]. Rows of a piece that don't fill a batch
-    are added to the next piece.
+    A piece is a pair of arrays: positions in `labels` (int64 [n]) and rows ([n, *shape]). If the last rows of a piece
+    are too few for a batch, these rows are added to the next piece.
     """
     left: _Piece | None = None
     for piece in pieces:
@@ -154,9 +154,13 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
     """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
 
-    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, the cause is a
-    DataError in these cases: access to remote files was lost, a remote file could not be read, or a file of `examples`
-    is gone or has changed. Otherwise, the cause is unknown, and TensorFlow's error is raised.
+    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, a DataError is
+    raised in these cases:
+    - Access to remote files was lost.
+    - A remote file could not be read.
+    - A file of `examples` is gone or has changed.
+
+    In all other cases, TensorFlow's error is raised.
     """
     forget_unread()
     try:
@@ -174,7 +178,8 @@ def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> 
 def require_unchanged_files(examples: Sequence[Example]) -> None:
     """Raise DataError if a local file of `examples` is gone, or has changed since the scan.
 
-    Other files need no check, because their bytes are compared with the digest whenever they are read.
+    Remote files and members of tars need no check, because their bytes are compared with the digest whenever they are
+    read.
     """
     changed = [example.image.path for example in examples if not example.image.is_unchanged_since_read()]
     if changed:

@@ -33,8 +33,8 @@ def write_predictions(
     Args:
         answers: the predicted labels and probabilities of one model for `examples`, in the same order.
         logits: the logits of each model, [N, 1 or classes].
-        sort: `data` keeps the order of `examples`. `mistakes` puts the wrong predictions before the right ones. Wrong
-            predictions are sorted by falling probability, and right predictions by rising probability.
+        sort: `data` keeps the order of `examples`. `mistakes` puts wrong predictions first, by falling probability, and
+            right predictions after them, by rising probability.
     """
     units = class_names[1:] if len(class_names) == 2 else class_names
     order = np.arange(len(examples))

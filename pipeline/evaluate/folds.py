@@ -49,9 +49,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 
     Each image is scored once per repeat. The head that scores an image was trained without this image, its
     near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
-    val split, one of the other folds is used as val: it chooses the best epoch, and the head is not trained on it.
-    The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For
-    other errors, see `evaluate`.
+    val split, one of the other folds is kept out of the training, to choose the best epoch. The result is stored in
+    `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors, see
+    `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
@@ -161,10 +161,10 @@ def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
-    """Train a head, and return its predicted labels for the examples at `part`, int64 [n].
+    """Train a head. Return the labels, int64 [n], that the head predicts for the examples at the positions `part`.
 
-    `train`, `val` and `part` are positions in the examples of `method`. The head is trained on `train`, and `val`
-    chooses the best epoch. `repeat` counts from 0, and is added to the run's seed.
+    `train`, `val` and `part` are positions in the examples of `method`. The head is trained on the examples at `train`.
+    The examples at `val` choose the best epoch. `repeat` counts from 0, and is added to the run's seed.
     """
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.head.loop import logits_of
@@ -178,9 +178,10 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Fit logistic regression to the examples at `train`, and return its predicted labels for `part`, int64 [n].
+    """Fit logistic regression. Return the labels, int64 [n], that it predicts for the examples at the positions `part`.
 
-    `train` and `part` are positions in the examples of `method`. If the fit would take too long, all labels are -1.
+    `train` and `part` are positions in the examples of `method`. Logistic regression is fitted to the examples at
+    `train`. If the fit would take too long, all returned labels are -1.
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]

@@ -41,7 +41,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: all examples of the data that `examples` were taken from, and the features of these examples.
+        cached: all examples, with their features, of the data that `examples` were taken from.
         elsewhere: whether `cached` holds other data than the run's own.
     """
     trained = run.digests("train")

@@ -34,7 +34,7 @@ class Taken:
 
     @property
     def key(self) -> str:
-        """Return the key of the metrics under `evaluate` in `metrics.json`.
+        """Return the key that the metrics get in the object `evaluate` of `metrics.json`.
 
         For the run's own data, the key is the split. For other data, the key is the split and the path of the data.
         """
@@ -55,13 +55,15 @@ class Taken:
 def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> Taken:
     """Take the examples of `split` from the data `cached`.
 
-    The split `auto` means `all` if the data are not the run's own and have no splits. Otherwise, `auto` means `test`.
-    Raises DataError if there are no examples, or if the data have a class that the run does not know. Raises RunError
-    if `data` is None, and the data that the run names hold under half of the run's training images.
-
     Args:
         data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own
             if their training images include at least half of the run's training images.
+        split: the split `auto` means `all` if the data are not the run's own and have no splits. In all other cases,
+            `auto` means `test`.
+
+    Raises:
+        DataError: there are no examples, or the data have a class that the run does not know.
+        RunError: `data` is None, and `cached` holds under half of the run's training images.
     """
     own = _is_own(run, cached, "all" if data is None else "train")
     if data is None and not own:
@@ -78,9 +80,9 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`. If `run` already holds predictions on other data under the same file name, change this name.
+    """Return `taken`, with another file name if `run` holds predictions on other data under the same file name.
 
-    The field `mark` of the result changes the name.
+    The field `mark` changes the file name.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

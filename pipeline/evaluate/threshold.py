@@ -15,11 +15,15 @@ from rich.text import Text
 
 
 def positive_class(run: Run, config: ThresholdConfig) -> str | None:
-    """Return the positive of two classes, or None if the run has another number of classes.
+    """Return the name of the positive class, or None if the run has more than two classes.
 
-    The positive class is the class that `config` names, else the positive class of the kept threshold, else the second
-    class. Raises OptionError if `config` names an unknown class. Also raises OptionError if `config` sets options for
-    two classes, but the run does not have two classes.
+    The positive class is the first of these that exists:
+    - the class that `config` names
+    - the positive class of the threshold that the run keeps for the head
+    - the second class
+
+    Raises OptionError if `config` names an unknown class, or if the run has more than two classes and `config` sets an
+    option for two classes.
     """
     names = run.class_names()
     asked = config.flag or ("--positive" if config.positive else "")
@@ -34,9 +38,11 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Print that `positive` is the positive class, if `config` sets a new threshold but names no positive class.
+    """Print that `positive`, the positive class, comes from the threshold that the run keeps.
 
-    `positive` was named in an earlier evaluation. If it is the second class, which is the default, nothing is printed.
+    Nothing is printed in these cases:
+    - `config` sets no new threshold, or names the positive class.
+    - `positive` is None, or is the second class, which is the default.
     """
     if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
         told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"
@@ -44,10 +50,11 @@ def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> No
 
 
 def given_threshold(run: Run, model: str, config: ThresholdConfig, positive: str | None) -> Threshold | None:
-    """Return the threshold that `--threshold` gives, for the class `positive`.
+    """Return the threshold of `model` that is known before val is used, or None.
 
-    If no option of `config` sets a threshold, return the threshold that the run keeps for `model`, or None if there is
-    none. If an option asks to choose the threshold on val, return None.
+    - With `--threshold`, the result is the threshold that this option gives, for the class `positive`.
+    - With an option that asks to choose the threshold on val, the result is None.
+    - Without these options, the result is the threshold that the run keeps for `model`, or None if it keeps none.
     """
     if config.threshold is not None and positive is not None:
         return Threshold(positive, config.threshold, "given by --threshold")

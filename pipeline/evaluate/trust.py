@@ -18,15 +18,16 @@ def score_trust(
     """Score the probabilities of a model on examples. `logits` is float [N, 1 or C], and `labels` is int [N].
 
     Returns:
-        `temperature`: None without a `calibration`.
-        `calibration_error`: a dict of the error `before` and `after` the division of logits by the temperature. `after`
-            is None without a `calibration`.
+        `temperature`: the temperature of `calibration`, or None without a `calibration`.
+        `calibration_error`: a dict. `before` is the error of the plain probabilities. `after` is the error of the
+            calibrated probabilities, or None without a `calibration`.
         `at_coverage`: see `accuracy_at_coverage`. The list is empty if `has_threshold` is true, because a threshold can
             predict the less likely label.
-        `conformal`: a list of dicts with `alpha`, `coverage` and `mean_size`. `alpha` is the allowed share of images
-            whose set of labels lacks the true label. `coverage` is the share of images whose set has the true label.
-            `mean_size` is the mean number of labels in a set. `coverage` and `mean_size` are None if val had too few
-            images. The list is empty without a `calibration`.
+        `conformal`: a list of dicts, empty without a `calibration`. Each dict describes sets of labels, one set for
+            each image:
+            `alpha`: the share of sets that may lack the true label.
+            `coverage`: the share of sets that have the true label, or None if val had too few images.
+            `mean_size`: the mean number of labels in a set, or None if val had too few images.
     """
     plain = probabilities(logits)
     chances = calibration.probabilities(logits) if calibration else plain
@@ -42,11 +43,13 @@ def score_trust(
 
 
 def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers. Each share has a dict.
+    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers, with a dict for each share.
 
-    `chances` is float [N, C], and `labels` is int [N]. Each dict has three values. `coverage` is the share of answers,
-    `accuracy` is the accuracy on these answers, and `probability` is the lowest probability among these answers. With
-    this probability as `--abstain`, `headstart predict` marks all other answers as unsure.
+    `chances` is float [N, C], and `labels` is int [N]. Each dict has three values:
+    - `coverage`: the share of the answers
+    - `accuracy`: the accuracy on this share
+    - `probability`: the lowest probability in this share. With this probability as `--abstain`, `headstart predict`
+      marks all answers outside this share as unsure.
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")

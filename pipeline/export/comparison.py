@@ -86,9 +86,10 @@ class Comparison:
     def require_close(self, config: ModelExportConfig) -> None:
         """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
 
-        An export in float32 is judged by its labels and probabilities for the pixels that the run itself gets. An
-        export in another precision is judged by its accuracy for the pixels that `preprocess.py` makes. The two kinds
-        of pixels differ for some rare files. Values that are not finite also raise an ExportError.
+        An export in float32 is judged by its labels and probabilities, on the pixels that the run itself gets. An
+        export in another precision is judged by its accuracy, on the pixels that `preprocess.py` makes. The two kinds
+        of pixels differ for some rare files. Also raises an ExportError if a probability is not finite, or if accuracy
+        can't be measured because `preprocess.py` can read no image.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):
@@ -120,8 +121,8 @@ def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, second_abov
         run: the probabilities of the run, float64 [N, C].
         measured: the answers of the export.
         labels: the labels of the images, int64 [N].
-        second_above: the probability above which the second of two classes is predicted, or None, which predicts the
-            likeliest class.
+        second_above: the probability above which the second of two classes is predicted. With None, the likeliest class
+            is predicted.
     """
     read = np.isfinite(measured.levels)
     same = _difference(run, measured.of_decoded, second_above)

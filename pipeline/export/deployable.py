@@ -17,8 +17,8 @@ OUTPUT = "probabilities"
 class Deployable:
     """A model to write to a file, and the metadata that the file holds.
 
-    `model` maps pixels, uint8 [B, S, S, 3], to calibrated probabilities, float32 [B, C] with C >= 2. It computes in
-    float32. It has no dropout, and no batch normalisation that could be folded into a convolution.
+    `model` maps pixels, uint8 [B, S, S, 3], to calibrated probabilities, float32 [B, C] with C >= 2. The model computes
+    in float32. It has no dropout, and no batch normalisation that could be folded into a convolution.
     """
 
     model: keras.Model

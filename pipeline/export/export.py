@@ -62,15 +62,18 @@ def export(
 ) -> ExportResult:
     """Write a model of the run at `path` to the folder `out`. `out` appears only if the model answers like the run.
 
-    The precision of the run's features has no influence. The export is made from the model in float32, and compared
-    with the run in float32. Raises ExportError if `out` exists, if the format can't hold the network, if the format's
-    runtime is missing, or if the export differs too much; see `Comparison.require_close`. Raises RunError or DataError
-    if the run, its data or its weights are gone.
+    The export is made from the model in float32, and compared with the run in float32, whatever the precision of the
+    run's features.
 
     Args:
         places: where the run's data, store and weights are now.
         overwrite: whether to replace an export at `out`.
         seed: decides which val images are compared, and which training images calibrate int8.
+
+    Raises:
+        ExportError: `out` must not be replaced, the format can't hold the network, the format's runtime is missing, or
+            the export differs too much from the run; see `Comparison.require_close`.
+        RunError, DataError: the run, its data or its weights are gone.
     """
     run = Run.open(path)
     require_free(out, overwrite)

@@ -1,7 +1,8 @@
 """Run an export in its own runtime, in another process: `python -m headstart.pipeline.export.measure FOLDER`.
 
-FOLDER holds `asked.json` and `decoded.npy`, the pixels that headstart makes of some images. The results go to
-`measured.npz`. For the formats ONNX, LiteRT and OpenVINO, TensorFlow is not imported.
+FOLDER holds two files. `asked.json` names the export and some images. `decoded.npy` holds the pixels that headstart
+makes of these images. The results go to `measured.npz` in FOLDER. For the formats ONNX, LiteRT and OpenVINO, TensorFlow
+is not imported.
 """
 
 import importlib

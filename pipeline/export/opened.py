@@ -46,8 +46,8 @@ class OpenExport:
 def open_export(path: Path) -> OpenExport:
     """Open the export at `path`. `path` is the folder of the export, or the model in this folder.
 
-    Raises ExportError if `path` is no export, if the export is damaged, or if its runtime is missing. TensorFlow warns
-    that a SavedModel can read and write files when it runs. Open only SavedModels of people you trust.
+    Raises ExportError if `path` is no export, if the export is damaged, or if its runtime is missing. A SavedModel can
+    read and write files when it runs, as TensorFlow warns. Open only SavedModels of people you trust.
     """
     is_export = path.is_dir() and (path.name != MODEL_FILES["saved_model"] or (path / LABELS).is_file())
     folder = path if is_export else path.parent
@@ -89,8 +89,8 @@ def _are_probabilities(found: np.ndarray) -> bool:
 def _require_valid(folder: Path, settings: dict[str, Any], second_above: object, classes: int) -> None:
     """Raise an ExportError if values in `labels.json` are missing, unknown or out of range.
 
-    `settings`, the settings of the preprocessing, and `second_above` are these values. `classes` is the number of
-    classes.
+    The values are `second_above` and `settings`. `settings` holds the settings of the preprocessing. `classes` is the
+    number of classes.
     """
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)

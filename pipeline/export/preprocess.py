@@ -41,15 +41,15 @@ def pixels(
 ) -> np.ndarray:
     """Return the pixels, uint8 [size, size, 3], of an image file, given by its path or its bytes.
 
-    A file that is damaged, or no image, raises an OSError, ValueError or SyntaxError, as Pillow does. An image with 32
-    bits per sample raises a ValueError.
+    A file that is damaged, or that is no image, raises the error of Pillow: an OSError, ValueError or SyntaxError. An
+    image with 32 bits per sample raises a ValueError.
 
     Args:
         size: side of the result in pixels.
         resize: `stretch` to a square, `crop` the centre square first, or `pad` to a square with grey.
         truncated: `reject` a JPEG that ends early, or `keep` it with a grey lower part.
-        bits: the number of bits in use, if a sample has 16 bits. `auto` takes this number from the image. Otherwise, a
-            number from 8 to 16, as text.
+        bits: how many bits are in use in samples of 16 bits: a number from 8 to 16, as text, or `auto`, which finds the
+            number in the image.
         most_pixels: an image with more pixels raises a ValueError, before it is decoded.
         page: the page of a TIFF, from 1.
     """
@@ -75,10 +75,10 @@ def pixels(
 
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
-    """Return the pixels before they are turned upright, uint8 [H, W, 3], and their EXIF orientation.
+    """Return the pixels, uint8 [H, W, 3], and the EXIF orientation. The pixels are not yet turned upright.
 
-    A JPEG that is much larger than `size` is decoded at a smaller size. For the arguments, see `pixels`. `pad` says
-    whether the image is padded to a square.
+    A JPEG that is much larger than `size` is decoded at a smaller size. `pad` says whether the image will be padded to
+    a square. For the other arguments, see `pixels`.
     """
     with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.width * image.height > most_pixels:
@@ -148,7 +148,7 @@ def _over_white(parts: np.ndarray) -> np.ndarray:
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
     """Resize `x`, uint8 [H, W, 3], by bilinear interpolation, as TensorFlow does. `to` is the new height and width.
 
-    With `antialias`, the height is resized before the width. Without, the width is resized before the height.
+    With `antialias`, the height is resized before the width. Without it, the width is resized before the height.
     """
     y = x.astype(np.float32)
     for axis in (0, 1) if antialias else (1, 0):

@@ -68,9 +68,9 @@ class Source:
         }
 
     def classifier(self) -> keras.Model:
-        """Build a model from pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1 or C]. For errors, see `deployable`.
+        """Build a model that maps pixels, uint8 [B, S, S, 3], to logits, float32 [B, 1 or C].
 
-        The model may share layers with `networks`.
+        The model may share layers with `networks`. For errors, see `deployable`.
         """
         from headstart.pipeline.export.deployable import joined_classifier
 
@@ -146,9 +146,13 @@ class Source:
 def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
     """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
-    The fine-tuned classifier replaces the head in one case: the network of the head can't be loaded, fine-tuning has
-    changed nothing (see `Choice.alike`), and `places` names no weights. Raises RunError if the head needs several
-    networks that take different images. For other errors, see `located_networks`.
+    The fine-tuned classifier replaces the head if all of the following are true:
+    - The network of the head can't be loaded.
+    - Fine-tuning has changed nothing; see `Choice.alike`.
+    - `places` names no weights.
+
+    Raises RunError if the head needs several networks that take different images. For other errors, see
+    `located_networks`.
     """
     networks: Sequence[Network] = ()
     if choice.model == "head":

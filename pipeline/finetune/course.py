@@ -13,8 +13,8 @@ from headstart.pipeline.scoring.choosing import ChooseBy, rank
 class Course:
     """The figures on val after each epoch. Epoch 0 is the head alone.
 
-    The figures are `loss`, `accuracy`, and the figure `choose_by` if it is another one. `choose_by` decides the best
-    epoch.
+    `choose_by` names the figure that decides the best epoch. The figures are `loss` and `accuracy`, and a third figure
+    if `choose_by` names one.
     """
 
     choose_by: ChooseBy
@@ -24,7 +24,7 @@ class Course:
     def of(
         cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
     ) -> Course:
-        """Return the course with the figures of epoch 0, `before`, and the figures of the other epochs, from `history`.
+        """Return the course of epoch 0, with the figures `before`, and of the epochs in `history`.
 
         `history` has a row of metrics for each finished epoch. None in `before` stands for NaN, which JSON lacks.
         """

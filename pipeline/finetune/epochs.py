@@ -210,8 +210,9 @@ def _fit(
     """Resume the training from the kept state. Return the speed of the training in images per second.
 
     The expected duration is printed. If some epochs are finished, the duration is estimated from their mean duration.
-    Otherwise, it is estimated from the first steps and from `val_seconds`, the duration of validation. `offset` is the
-    number of epochs that trained the head. The curves of fine-tuning continue after these epochs.
+    If no epoch is finished, the duration is estimated from the first steps and from `val_seconds`, the duration of
+    validation. `offset` is the number of epochs that trained the head. In the curves, the epochs of fine-tuning come
+    after the epochs of the head.
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")

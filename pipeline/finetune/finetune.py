@@ -33,19 +33,21 @@ def finetune(
 
     The frozen layers run in the precision of the run's features. If this precision is int8, the frozen layers run in
     bfloat16 or float32 instead. Only the layers above the frozen layers have gradients. The classifier is saved in
-    float32. Epoch 0, before fine-tuning, can be the best epoch. So the classifier is never worse than the head by the
-    figure on val that decides the best epoch.
+    float32. A figure on val decides the best epoch. Epoch 0, the model before fine-tuning, can be the best epoch. So in
+    this figure, the classifier is never worse than the head.
 
     The run keeps the state after the last finished epoch. A repeated call with the same settings goes on from this
     state, and gives the same result as one call with all epochs. Two settings may change between the calls: the
-    patience and, without the schedule `cosine`, the number of epochs. Raises RunError if there is no run, if no epoch
-    is left, if the run's data or weights changed, or if the state has other settings. Raises OptionError if
-    `config.from_layer` can't be used, or if the run has several backbones.
+    patience and, without the schedule `cosine`, the number of epochs.
 
     Args:
         overwrite: whether to begin anew, even if the run has a classifier or an unfinished fine-tuning.
         seed: decides the order of images, augmentation and dropout.
         places: where the run's store, weights and data are now.
+
+    Raises:
+        RunError: there is no run, no epoch is left, the run's data or weights changed, or the state has other settings.
+        OptionError: `config.from_layer` can't be used, or the run has several backbones.
     """
     run = Run.open(path)
     plan = make_plan(run, config, seed, overwrite)

@@ -31,8 +31,8 @@ def forget_classifier(run: Run) -> None:
 def _rewrite(path: Path, drop_rows: bool) -> None:
     """Rewrite a CSV file without the columns of the classifier. Only one row is in memory at a time.
 
-    With `drop_rows`, rows whose `model` is the classifier are left out. Otherwise, these rows stay, and the prediction
-    in them becomes empty.
+    Some files have a column `model`. With `drop_rows`, rows with the classifier in this column are left out. Without
+    `drop_rows`, these rows stay, and the prediction in them becomes empty.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
@@ -49,8 +49,8 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
     """Yield `rows` without the predictions of the classifier. Rows of other models stay as they are.
 
-    With `drop_rows`, a row of the classifier is left out. Otherwise, the row stays, and the cells of the prediction
-    become empty.
+    With `drop_rows`, rows of the classifier are left out. Without `drop_rows`, these rows stay, and the cells of their
+    predictions become empty.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

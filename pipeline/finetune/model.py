@@ -56,8 +56,8 @@ class Batches:
 class FinetuneModel:
     """A compiled model that shares its layers with `head` and with the backbone of `cached`.
 
-    Training the model trains `head`, and the layers of the backbone from index `from_layer` on. These layers alone are
-    in `top`, and in the weights files of a `FinetuneState`.
+    Training changes `head` and the layers of the backbone from index `from_layer` on. Only the part of the model that
+    training changes is in `top`, and in the weights files of a `FinetuneState`.
     """
 
     cached: FeaturedExamples

@@ -102,7 +102,7 @@ class FinetuneResult:
     def _more(self) -> str:
         """Return a command that asks for twice as many epochs as are finished.
 
-        With the schedule `cosine`, the command has the option `--overwrite`, so it begins anew.
+        With the schedule `cosine`, the command has the option `--overwrite`, and begins anew.
         """
         planned = any(option == "--schedule=cosine" for option in self.repeat)
         patience = " --patience=0" if self.stopped_early else ""

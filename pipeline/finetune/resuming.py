@@ -59,9 +59,9 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
     """Return a copy of `config` in which no setting is `auto`, and the name of the figure that decides the best epoch.
 
-    `start` belongs to the fine-tuning that this call continues, and its settings replace `auto`. If `start` is None,
-    the call begins anew, and the settings of the run's head replace `auto`. Raises RunError if a setting has an unknown
-    value.
+    If `start` is None, the call begins a new fine-tuning, and the settings of the run's head replace `auto`. If `start`
+    is given, the call continues the fine-tuning that wrote `start`, and the settings in `start` replace `auto`. Raises
+    RunError if a setting has an unknown value.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -130,9 +130,9 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
     """Return `config` with the first layer to train taken from `start`.
 
-    `start` belongs to the fine-tuning that this call continues. Since its beginning, the default for this layer may
-    have changed. If `start` is None, the call begins anew, and `config` stays as it is. Raises RunError if an earlier
-    version wrote `start` and the default layer of that version is unknown.
+    If `start` is None, the call begins a new fine-tuning, and `config` is returned as it is. If `start` is given, the
+    call continues the fine-tuning that wrote `start`. An earlier version may have begun this fine-tuning, with another
+    default for the first layer. Raises RunError if the default of the earlier version is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -38,8 +38,8 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
 
     The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by the same
     number, the square root of their mean variance. So the features of a cut keep their relative scales, which the
-    backbone learnt. After this standardisation comes the model of `config.own`. If `config.own` is None, hidden layers
-    and the layer of logits come instead.
+    backbone learnt. The standardised features go into the model of `config.own`. If `config.own` is None, the
+    standardised features go into hidden layers and a layer of logits.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():
@@ -66,8 +66,8 @@ def fit_head(
 ) -> TrainedHead:
     """Train a head on `train`, and return it with the weights of its best epoch.
 
-    The best epoch is the best on `val` by the figure `config.choose_by`. Raises DivergedError if no epoch has a finite
-    loss on val. Also raises the errors of `OwnHead.build`.
+    The figure `config.choose_by` on `val` decides the best epoch. Raises DivergedError if no epoch has a finite loss on
+    `val`. Also raises the errors of `OwnHead.build`.
 
     Args:
         config: a batch size or learning rate of 0 is replaced; see `HeadConfig.for_examples`.

@@ -42,13 +42,13 @@ def run_epochs(
         config: its batch size and its learning rate must be over 0; see `HeadConfig.for_examples`.
         seed: decides, with the epoch's number, the order of examples in each epoch.
         advance: called after each step, with the number of examples in the step.
-        on_epoch: called after each epoch, with the epoch's number, from 1, and its row of metrics.
+        on_epoch: called after each epoch, with the epoch's number (from 1) and the epoch's row of metrics.
 
     Returns:
-        Three things. The first is a copy of the head. Its weights are the running average of the trained weights at the
-        end of the best epoch; see `HeadConfig.choose_by`. The second is a row per epoch, with `loss`, `accuracy`,
-        `val_loss`, `val_accuracy` and, if `config.choose_by` names a third figure, `val_<figure>`. The third is the
-        number of the best epoch, or 0 if no loss on val was finite.
+        A copy of the head, with the running average of the trained weights at the end of the best epoch.
+        A row for each epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, if `config.choose_by` names a
+            third figure, `val_<figure>`.
+        The number of the best epoch (see `HeadConfig.choose_by`), or 0 if no loss on val was finite.
     """
     head = keras.models.clone_model(trained)
     step = _Step(trained, train, config)

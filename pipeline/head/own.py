@@ -51,9 +51,9 @@ class OwnHead:
 
     @classmethod
     def read(cls, text: str) -> OwnHead:
-        """Return the head that `text`, `FILE.py:FUNCTION`, names. The file is read, and no code runs.
+        """Return the head that `text` names, in the form `FILE.py:FUNCTION`. The file is read, and no code runs.
 
-        Raises OptionError if `text` has another form, or if the file is missing, too large, or not text.
+        Raises OptionError if `text` has another form, or if the file is missing, is too large, or is not text.
         """
         name, _, function = text.rpartition(":")
         if not name or not function.isidentifier():
@@ -88,9 +88,9 @@ class OwnHead:
     def build(self, features: int, classes: int) -> keras.Model:
         """Return the model that the function builds for these numbers of features and classes.
 
-        Raises OptionError if the file has no such function, if the code fails, or if the model can't serve as a head. A
-        model can't serve if its input or output has another shape than `OwnHead` says, if it yields probabilities, or
-        if it has layers that are not Keras's own.
+        Raises OptionError if the file lacks the function, if the code fails, or if the model can't serve as a head. A
+        model can't serve as a head if its input or output has another shape than `OwnHead` says, if the model yields
+        probabilities, or if one of its layers is not a class of Keras itself.
         """
         with self._modules() as module:
             function = self.given or self._function(module)

@@ -35,8 +35,8 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Return whether all images count the same in `config.choose_by`, so that a rare class counts little.
+    """Return whether all images count the same in the figure that decides the best epoch, `config.choose_by`.
 
-    `config.choose_by` is the figure that decides the best epoch.
+    If all images count the same, a rare class counts little.
     """
     return config.choose_by in ("loss", "accuracy")

@@ -117,9 +117,9 @@ def train_run(
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: figures of heads with these settings, measured by cross-validation; for the names, see `val_figures`.
-            With `folded`, `data` may lack a val split. In this case, the best epoch is chosen on train, and `folded` is
-            reported as the figures on val.
+        folded: figures of heads with the settings `head`, from cross-validation; for their names, see `val_figures`. If
+            `folded` is given, `data` may have no val split. If `data` has no val split, the best epoch is chosen on
+            train, and `folded` is reported as the figures on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))
@@ -212,8 +212,8 @@ def _fit(
 ) -> TrainedHead:
     """Train the head. Write its curves and its calibration into the run folder.
 
-    If `val` is None, the best epoch is chosen on `train`, no calibration is written, and the history has the figures in
-    `folded` as the figures on val of each epoch. For `memory`, see `ExtractionConfig`.
+    If `val` is None, the best epoch is chosen on `train`, no calibration is written, and `folded` replaces the figures
+    on val in each row of the history. For `memory`, see `ExtractionConfig`.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves

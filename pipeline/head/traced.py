@@ -26,7 +26,7 @@ def why_no_graph(model: keras.Model, features: int) -> str:
 def without_gradient(model: keras.Model, features: int) -> str:
     """Return the path of the first trainable weight of `model` that has no gradient, or "" if there is none.
 
-    Such a weight changes neither the output nor a regularisation loss. The model takes float32 [B, features].
+    A weight without gradient changes neither the output nor a regularisation loss. `model` takes float32 [B, features].
     """
     from headstart.features.tensorflow import tf
 

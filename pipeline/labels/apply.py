@@ -21,14 +21,13 @@ from headstart.pipeline.labels.table import Row, read_table
 
 
 def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
-    """Change the labels of `data` by the actions in the CSV file `table`, after all of its rows were checked.
+    """Change the labels of `data` by the actions in the CSV file `table`. All rows are checked before one is applied.
 
     If `data` is a folder, images are moved to the folder of another class. Images with the action `aside` are moved to
     the folder `.aside`. If `data` is a list, the list is rewritten, and images with the action `aside` lose their row.
-    A log is kept beside `table`, for `undo`. If an earlier call was cut off, its moves are completed first.
+    A log is kept beside `table`, for `undo`. Moves that an earlier call left undone are made first.
 
-    Raises DataError if a row does not fit `data`. In this case, no row of `table` is applied. Raises OptionError for
-    tars and for the layout `v1`.
+    Raises DataError if a row does not fit `data`. Raises OptionError for tars and for the layout `v1`.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
@@ -65,9 +64,10 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
 
 
 def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> set[str]:
-    """Complete the moves of an earlier call, then move the images of `rows`. Return the old paths of all moved images.
+    """Make the moves in `log` that are not made yet. Then move the images of `rows`.
 
-    The earlier call may have been cut off before it made all its moves.
+    If an earlier call was cut off, some moves in `log` are not made yet. Returns the old paths of all images that this
+    call moves.
     """
     moved = move_all(data, log, path)
     if moved:
@@ -81,9 +81,10 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock `data`, or the folder that holds the list `data`, so that no other call changes labels there meanwhile.
+    """Lock a folder, so that no other call changes labels in this folder meanwhile.
 
-    Raises DataError if another call holds the lock.
+    The folder is `data` or, if `data` is a list, the folder that holds the list. Raises DataError if another call has
+    locked the folder.
     """
     folder = data if data.is_dir() else Path(os.path.realpath(data)).parent
     try:

@@ -1,8 +1,8 @@
 """Find likely label errors: cleanlab compares labels with class probabilities from cross-validation.
 
 The probabilities of an image come from logistic regression on the features of other images. A model that was fitted to
-wrong labels predicts some of them again. So there are several rounds, and each fits the models without the likely
-errors of the round before.
+wrong labels predicts some of these wrong labels again. So there are several rounds. In each round, models are fitted
+without the likely errors of the round before.
 """
 
 import sys
@@ -62,11 +62,12 @@ def likely_errors(
         labels: int64 [N], indices into `class_names`.
         groups: int64 [N], the number of each row's group. The rows of a group are all held out in the same fold.
         seed: decides the folds.
-        most: the largest number of images to fit a model to. If there are more, the model is fitted to a sample of them
-            with the same class proportions.
+        most: the largest number of rows to fit a model to. If there are more rows, the model is fitted to a sample with
+            the same class proportions.
 
     Returns:
-        Two arrays: whether each label is likely wrong, bool [N], and the class probabilities, float64 [N, classes].
+        bool [N], whether each label is likely wrong.
+        float64 [N, classes], the class probabilities.
 
     Raises:
         DataError: a class has images in fewer than two groups.
@@ -123,9 +124,10 @@ def _folds(
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the suggested label of each row, int64 [N]. A value of -1 means no suggestion.
 
-    A conflict is a group of copies or near-duplicates with different labels. Outside conflicts, the suggested label is
-    the most probable class other than the given label. In a conflict, the suggested label is the class with the highest
-    mean probability over all rows of the conflict. A row that has this label already gets -1.
+    A conflict is a group of copies or near-duplicates with different labels. For a row in no conflict, the suggested
+    label is the most probable class other than the given label. For the rows of a conflict, the suggested label is the
+    class with the highest mean probability over these rows. If a row of a conflict has this class as its given label,
+    the row's value is -1.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
@@ -144,14 +146,14 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return the nearest trusted rows that have the label suggested for it: at most four.
+    """Return at most four neighbours of each of `rows`, the nearest first.
 
-    The nearest row comes first.
+    The neighbours of a row are trusted rows with the label that is suggested for the row.
 
     Args:
         features: float32 [N, D].
         labels: int64 [N].
-        trusted: bool [N], True for rows that may be neighbours.
+        trusted: bool [N], True for trusted rows.
         rows: int64 [n].
         suggested: int64 [n], the suggested label of each of `rows`.
     """

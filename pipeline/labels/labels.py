@@ -40,8 +40,8 @@ def labels(
 
     Raises:
         OptionError: cleanlab is missing, `features` has views or a cut that is a map, or a file can't be written.
-        DataError: there is only one class, a class has fewer than two images apart from copies and near-duplicates, or
-            `config.csv` exists and holds actions.
+        DataError: there is only one class, a class has fewer than two images that are not in test (copies and
+            near-duplicates count as one image), or `config.csv` exists and holds actions.
     """
     if config.apply:
         return apply(data, config.apply, reading)

@@ -1,6 +1,7 @@
-"""The log of `--apply`, from which `--undo` restores the labels. It is written before the first change.
+"""The log of `--apply`, from which `--undo` restores the labels. `--apply` writes the log before the first change.
 
-A log belongs to one CSV file of labels and to one DATA. A further `--apply` of this file to this DATA extends the log.
+A log belongs to one CSV file of labels and to one DATA. If `--apply` is used again with the same file and the same
+DATA, the log is extended.
 """
 
 import json

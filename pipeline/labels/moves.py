@@ -53,10 +53,15 @@ def _is_path(name: str) -> bool:
 def move_all(data: Path, log: Log, path: Path) -> list[str]:
     """Make the moves of `log` that were not made yet, and return the old paths of the moved files.
 
-    `path` is the log's file. A new folder is added to the log before it is made. All files are checked before the first
-    move. Raises DataError if a file is neither at its source nor at its target, if another file is at its target, if a
-    file is no regular file, or if a folder can't be written to. If a move fails later, the earlier moves are not
-    undone.
+    `path` is the log's file. A new folder is added to the log before the folder is made. All files are checked before
+    the first move. If a move fails after the checks, the moves before it are not undone.
+
+    Raises DataError in these cases:
+    - A path in the log is not allowed; see `require_inside`.
+    - A file is neither at its source nor at its target.
+    - Another file is at the target.
+    - A file is no regular file.
+    - A folder can't be written to, or a move fails.
     """
     pending = [(move.source, move.target) for move in log.moves]
     for source, target in (left := _left(data, pending, path)):

@@ -48,9 +48,9 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 
 
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
-    """Return the moves for `rows` that are not in `log` yet.
+    """Return the moves for `rows`, without the moves that are in `log` already.
 
-    The moves are checked before they are made: all paths, as they would be after the moves, are read as a data folder.
+    The moves are checked: the paths that all images will have after the moves are read as the paths of a data folder.
     In this reading, each moved image must have its new class and its old split. Each other image must have its old
     class and its old split. Raises DataError if this check fails, if a row does not fit the folder, or if a file can't
     be moved.

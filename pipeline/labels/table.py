@@ -37,8 +37,8 @@ def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
 def require_table(flag: str, path: Path) -> None:
     """Raise an error if no CSV file of labels can be written to `path`, the value of the option `flag`.
 
-    Raises OptionError if no file can be made at `path`, or if `write_table` did not write the file that is there.
-    Raises DataError if the file that is there holds actions, which would be lost.
+    Raises OptionError if no file can be made at `path`, or if `path` is a link or a file that is no CSV file of labels.
+    Raises DataError if `path` is a CSV file of labels with actions, because the actions would be lost.
     """
     require_place(flag, path)
     if path.is_symlink():
@@ -94,11 +94,12 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return the row with these `cells`, a dict by column. Return None if the row asks for no change.
+    """Return the row that has the values `cells`, a dict by column. Return None if the row asks for no change.
 
     A row asks for no change if its action is empty, or is the image's own label. Spaces around an action do not count.
-    The action `suggested` stands for the class in the column `suggested`. If this column is empty, the column
-    `conflict` decides: if it is filled, the action counts as empty, and otherwise a DataError is raised.
+    The action `suggested` stands for the class in the column `suggested`. If the column `suggested` is empty and the
+    column `conflict` is filled, the action `suggested` counts as empty. If both columns are empty, the action
+    `suggested` raises a DataError.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

@@ -16,10 +16,10 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # of each member, so that the same model gives th
 
 
 def write(deployable: Deployable, path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write `deployable` to `path`, as a `.keras` file. Its `metadata.json` holds the metadata as `headstart`.
+    """Write `deployable` to `path`, as a `.keras` file. Its `metadata.json` holds the metadata under `headstart`.
 
-    With float16, the file holds weights as float16. Keras turns them into float32 when it loads the file. `calibration`
-    is not used. Weights that float16 can't hold raise an ExportError.
+    With float16, the file holds weights as float16, and Keras turns them into float32 when it loads the file. Raises an
+    ExportError if float16 can't hold a weight. `calibration` is not used.
     """
     deployable.model.save(path)
     with zipfile.ZipFile(path) as archive:

@@ -29,8 +29,10 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
     With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
     With int8, weights are quantised per channel. Activations are quantised by their ranges on the images `calibration`,
-    uint8 [N, S, S, 3]. Some nodes stay float32; see `_in_float32`. Raises an ExportError if a package of the extra is
-    missing, if ONNX can't hold the network, or if float16 can't hold a weight.
+    uint8 [N, S, S, 3]. Some nodes stay float32; see `_in_float32`.
+
+    Raises an ExportError if a package of the extra `onnx` is missing, if ONNX can't hold the network, or if float16
+    can't hold a weight.
     """
     onnx = package("onnx", _EXTRA)
     package("onnxruntime", _EXTRA)
@@ -107,9 +109,10 @@ def _named(model: Any, onnx: Any) -> Any:
 
 
 def _order(graph: Any) -> None:
-    """Order and name nodes, values and constants by their places in `graph`, so the same model gives the same file.
+    """Sort nodes and constants by their places in `graph`. Name nodes, constants and values by their places, too.
 
-    A graph that contains other graphs is left unchanged, because the inner graphs use the names of the outer graph.
+    So the same model always gives the same file. A graph that contains other graphs is left unchanged, because the
+    inner graphs use the names of the outer graph.
     """
     if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
         return
@@ -196,9 +199,9 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
 def _in_float32(model: Any) -> Iterator[str]:
     """Yield the names of the nodes that are not quantised.
 
-    There are two kinds: first, the last matrix product and all nodes after it, because 256 levels are too few for
-    probabilities; second, additions of constants, because they scale the inputs of a head, and with 256 levels many
-    of these inputs would be equal.
+    There are two kinds of these nodes:
+    - The last matrix product, and all nodes after it. For probabilities, 256 levels are too few.
+    - Additions of constants. They scale the inputs of a head, and with 256 levels, many inputs would be equal.
     """
     nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
     last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)

@@ -24,7 +24,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
     The signature `serving_default` maps `pixels` to `probabilities`. The signature `files` maps the bytes of JPEG and
     PNG files, string [B], to `probabilities`. With float16, weights lie in the file as float16, and are turned into
-    float32 when the model runs. `calibration` is not used. Weights that float16 can't hold raise an ExportError.
+    float32 when the model runs. Raises an ExportError if float16 can't hold a weight. `calibration` is not used.
     """
     from headstart.features.tensorflow import tf
 
@@ -85,7 +85,7 @@ def _images(preprocessing: dict[str, Any]) -> ImageConfig:
 def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
     """Return the pixels, uint8 [S, S, 3], of a JPEG or PNG with the bytes `data`, decoded as headstart does.
 
-    Other formats fail. A JPEG whose orientation is not sure fails, too; see `orientation`.
+    The graph fails for a file in another format, and for a JPEG whose orientation is not certain; see `orientation`.
     """
     from headstart.features.images.decode import JPEG_RATIOS, PNG, decode
     from headstart.features.tensorflow import tf
