@@ -80,7 +80,7 @@ def logistic_regression(strength: float) -> Any:
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     """Return a logistic regression, fitted to `features`, float32 [N, D], and `labels`, int64 [N].
 
-    `strength` is the inverse of the penalty. The fit ends after a limited number of iterations, converged or not.
+    `strength` is the inverse of the penalty. A fit that has not converged after 300 iterations is returned, too.
     """
     with quiet():
         return logistic_regression(strength).fit(features, labels)
@@ -159,6 +159,6 @@ def _scored(
 def log_chances(chances: np.ndarray) -> np.ndarray:
     """Return the logarithms of the probabilities `chances`, float64 [N, C], for use as logits.
 
-    Each logarithm is finite: a lower probability than the smallest normal float32 is raised to this number.
+    Probabilities below the smallest normal float32 are replaced by this number, so that each logarithm is finite.
     """
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

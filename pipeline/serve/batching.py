@@ -30,7 +30,7 @@ class Batches(Generic[Given, Found]):
     seconds. Two rules delay a batch that is not full:
 
     - While a further image is on its way (see `coming`), the batch waits for this image. This wait ends 20 * `wait`
-      seconds after the first image of the batch.
+      seconds after the first image of the batch came.
     - The batch waits until two threads are free. If there is only one thread, the batch waits until this thread is
       free.
 

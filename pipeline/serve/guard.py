@@ -38,7 +38,7 @@ class Guard:
     A request is refused in two cases:
 
     - Its header `Host` has neither an IP address nor one of the names `hosts`. Without this rule, the owner of a domain
-      could make its name lead to this machine, and the owner's page could read the answers (DNS rebinding).
+      could make the domain's name lead to this machine, and the owner's page could read the answers (DNS rebinding).
     - A browser makes the request for a page of another site, and the method is not GET, HEAD or OPTIONS.
 
     Args:

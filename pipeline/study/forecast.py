@@ -47,8 +47,8 @@ class Estimate:
 class Needed:
     """The number of training images with which a figure reaches `target`, and the interval of this number.
 
-    The number is `images`, and its interval goes from `low` to `high`. In each of the three, None means more than 100
-    times the present number of images.
+    The number is `images`, and its interval goes from `low` to `high`. None stands for more than 100 times the present
+    number of images.
     """
 
     target: float
@@ -205,7 +205,7 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the two ends of the interval that holds the fraction `LEVEL`, 0.9, of `values` along their first axis.
+    """Return the two ends of the interval that holds the fraction `LEVEL`, 0.9, of `values` along the first axis.
 
     `values` is [B, ...], and each of the two ends is [...].
     """

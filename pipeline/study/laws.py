@@ -93,7 +93,8 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to the smaller sizes. Return its sum of squared deviations at the `held_out` largest sizes.
+    """Fit each law to the smaller sizes. Return the sum of each law's squared deviations at the `held_out` largest
+    sizes.
 
     `images` is [K], and `errors` is [B, K]. The result, float64 [2, B], has a row for each of the two laws, and a
     column for each of the B curves.

@@ -33,7 +33,7 @@ def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[i
         seed: decides the order.
 
     Returns:
-        The row indices in this order, int64 [N].
+        The row indices in the drawn order, int64 [N].
         The number of rows in the first 1, 2, ... U units, int64 [U].
     """
     draw = np.random.default_rng(seed)

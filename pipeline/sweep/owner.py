@@ -17,7 +17,8 @@ class Left:
     """Two counts for a worker that has ended or died.
 
     - `finished`: the number of trials that the worker finished.
-    - `deaths`: the number of workers that died with the same head, this worker included.
+    - `deaths`: the number of workers that died with the same head, this worker included; 0 if this worker did not die
+      in a trial.
     """
 
     finished: int  # number of trials that the worker finished
@@ -40,12 +41,11 @@ class StudyOwner:
         self._left: set[str] = set()  # a claim of a worker may arrive after its death was noticed
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial for `worker`. Return the trial, the number of other running trials, and the number of finished
-        trials.
+        """Claim a trial. Return the trial, the number of other running trials, and the number of finished trials.
 
-        The trial is a pair: its number and its parameters. If no trial is left, or if `most` trials are finished or
-        running, the trial is None. If `end` was called, or if the worker has left, the result is (None, 0, 0). `pruner`
-        decides which trials are pruned.
+        `worker` names the worker that claims the trial. The trial is a pair: its number and its parameters. If no trial
+        is left, or if `most` trials are finished or running, the trial is None. If `end` was called, or if the worker
+        has left, the result is (None, 0, 0). `pruner` decides which trials are pruned.
         """
         if self._over or worker in self._left:
             return None, 0, 0
