@@ -93,11 +93,10 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to the smaller sizes. Return the sum of each law's squared deviations at the `held_out` largest
-    sizes.
+    """Fit each law to the smaller sizes. Return each law's squared deviations, summed over the larger sizes.
 
-    `images` is [K], and `errors` is [B, K]. The result, float64 [2, B], has a row for each of the two laws, and a
-    column for each of the B curves.
+    The larger sizes are the `held_out` largest. `images` is [K], and `errors` is [B, K]. The result, float64 [2, B],
+    has a row for each of the two laws, and a column for each of the B curves.
     """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(
