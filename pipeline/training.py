@@ -31,9 +31,10 @@ def compile_model(
 
 
 def cross_entropies(labels: Any, logits: Any, label_smoothing: float) -> Any:
-    """Return each example's cross-entropy in nats, float32 [b], from labels [b] and logits float32 [b, 1 or classes].
+    """Return the cross-entropy of each example in nats, float32 [b].
 
-    Label smoothing mixes a uniform distribution into the target (Szegedy et al. 2015, arXiv:1512.00567).
+    `labels` is [b], and `logits` is float32 [b, 1] (two classes) or [b, classes]. Label smoothing mixes a uniform
+    distribution into the target (Szegedy et al. 2015, arXiv:1512.00567).
     """
     classes = logits.shape[1]
     if classes == 1:

@@ -18,7 +18,7 @@ _LOGISTIC = "logistic regression"
 
 @dataclass(frozen=True)
 class Baseline:
-    """A simple method, such as logistic regression, with one setting and its figures by cross-validation.
+    """The figures of a simple method, such as logistic regression, with one setting.
 
     Each figure is computed on the validation rows of each fold, and then averaged over the folds.
     """
@@ -78,9 +78,9 @@ def logistic_regression(strength: float) -> Any:
 
 
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    """Return logistic regression that is fitted to `features`, float32 [N, D], and `labels`, int64 [N].
+    """Return a logistic regression, fitted to `features`, float32 [N, D], and `labels`, int64 [N].
 
-    `strength` is the inverse of the penalty. The result may not have converged after the last iteration.
+    `strength` is the inverse of the penalty. A fit that has not converged after 300 iterations is returned, too.
     """
     with quiet():
         return logistic_regression(strength).fit(features, labels)
@@ -102,7 +102,8 @@ def fit_logistic(
 ) -> Baseline:
     """Return the baseline of logistic regression with the best of several penalties.
 
-    Penalties are tried from the strongest to weaker ones, until the loss rises. For the arguments, see `fit_baselines`.
+    The strongest penalty is tried first, and then weaker ones, until the loss rises. For the arguments, see
+    `fit_baselines`.
     """
     tried: list[Baseline] = []
     for strength in _STRENGTHS:
@@ -119,10 +120,10 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Return a baseline for each of several numbers of nearest neighbours, by cosine distance.
+    """Return baselines of nearest neighbours by cosine distance: one for each of several numbers of neighbours.
 
-    Each neighbour votes for its own class. Each class gets one extra vote, so that no probability is 0. The probability
-    of a class is its share of all votes. For the arguments, see `fit_baselines`.
+    The probability of a class is its share of the votes. Each neighbour votes for its own class, and each class gets
+    one extra vote. So no probability is 0. For the arguments, see `fit_baselines`.
     """
     nearest = [
         labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
@@ -145,7 +146,7 @@ def _scored(
 ) -> Baseline:
     """Return the baseline of the method `name` with the setting `setting`.
 
-    Its figures are the `val_figures` of each fold, averaged over the folds. `chances` has an array for each fold: the
+    The figures of the baseline are the means of `val_figures` over the folds. `chances` has an array for each fold: the
     class probabilities of the n validation rows, float64 [n, classes].
     """
     found = [
@@ -158,6 +159,6 @@ def _scored(
 def log_chances(chances: np.ndarray) -> np.ndarray:
     """Return the logarithms of the probabilities `chances`, float64 [N, C], for use as logits.
 
-    A probability below the smallest normal float32 counts as this smallest number, so each logarithm is finite.
+    Probabilities below the smallest normal float32 are replaced by this number, so that each logarithm is finite.
     """
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

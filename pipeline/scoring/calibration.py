@@ -38,10 +38,10 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def set_threshold(self, alpha: float) -> float | None:
-        """Return the threshold of sets of labels: the set of an image holds the labels with at least this probability.
+        """Return the threshold for sets of labels: an image's set holds each label with at least this probability.
 
-        The set lacks the true label with a probability of at most `alpha`. This is split conformal prediction with the
-        score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
+        The probability that a set lacks the true label is at most `alpha`. The method is split conformal prediction
+        with the score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
         """
         rank = math.floor(alpha * (len(self.true_probabilities) + 1))
         return self.true_probabilities[rank - 1] if rank else None
@@ -64,9 +64,11 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = N
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature in [0.01, 100] by which `logits` must be divided to calibrate them.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. The temperature T minimises the summed
-    cross-entropy (Guo et al. 2017, arXiv 1706.04599) plus the negative log density of a prior. In the prior, log T is
-    normal with the mean 0. Without the prior, a model without mistakes on a small val split would get a T near 0.
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
+
+    The temperature T minimises the summed cross-entropy (Guo et al. 2017, arXiv 1706.04599) plus a penalty. The penalty
+    is the negative log density of a prior: a normal distribution of log T with mean 0. If a model makes no mistakes on
+    a small val split, T would be near 0 without the penalty.
     """
     from scipy.optimize import minimize_scalar
 
@@ -89,10 +91,10 @@ class Bin:
 
 
 def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
-    """Sort the examples into 15 equally wide bins of confidence. Return the bins that are not empty, the lowest first.
+    """Sort the examples into 15 bins by confidence, which is the probability of the predicted class.
 
-    The confidence is the probability of the predicted class. `chances` are probabilities, float [N, C], and `labels` is
-    int [N].
+    All bins have the same width. Return the bins that are not empty, the lowest confidence first. `chances` are
+    probabilities, float [N, C], and `labels` is int [N].
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -105,8 +107,8 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
     """Return the expected calibration error in [0, 1]: the mean gap between the confidence and the accuracy of a bin.
 
-    The bins are those of `reliability`, weighted by their numbers of examples. `chances` are probabilities, float [N,
-    C], and `labels` is int [N].
+    The mean is over the bins of `reliability`. Each bin is weighted by its number of examples. `chances` are
+    probabilities, float [N, C], and `labels` is int [N].
     """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)
@@ -115,9 +117,9 @@ def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
     """Return the `calibration_error` that a perfectly calibrated model with the probabilities `chances` has on average.
 
-    `chances` is float [N, C]. The average is over random draws. In each draw, a prediction is right with a probability
-    equal to its confidence, the probability of the predicted class. The result is over 0, because the fraction of right
-    predictions differs by chance from the mean confidence.
+    `chances` is float [N, C]. The confidence of a prediction is the probability of the predicted class. The average is
+    over random draws, in which a prediction is right with a probability equal to its confidence. In a draw, the
+    fraction of right predictions differs by chance from the mean confidence. So the result is over 0.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -91,8 +91,9 @@ def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
 def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
     """Return a sort key for the result of `val_figures`: the smaller the key, the better.
 
-    The figure that `choose_by` names comes first in the key, and the loss second. A figure that is None or not
-    finite counts as the worst. If the loss is not finite, the model has diverged, and the key is (inf, inf).
+    The figure that `choose_by` names comes first in the key, and the loss second. A figure that is None or not finite
+    counts as the worst possible figure. If the loss is None or not finite, the model has diverged, and the key is
+    (inf, inf).
     """
     known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
     if not math.isfinite(known["loss"]):

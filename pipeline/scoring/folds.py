@@ -1,6 +1,6 @@
-"""Draw the folds of cross-validation. Class proportions are similar in all folds, and each group is in one fold.
+"""Draw the folds of cross-validation. All folds have similar class proportions, and no group is split between folds.
 
-A group is examples that must stay together, such as the copies of an image.
+A group is a set of examples that must stay together, such as the copies of an image.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,7 +16,7 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
     """Return `count` folds for cross-validation. A fold is a pair: the rows to train on, and the rows to validate on.
 
     `labels`, int64 [N], and `groups` have the label and the group of each example. The examples of a group are
-    validated in the same fold. Raises ValueError if each class has fewer than `count` examples.
+    validated in the same fold. Raises ValueError if no class has `count` or more examples.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -26,11 +26,11 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw about `most` rows, so that each stratum keeps its share of the rows. Return the rows ascending, int64 [n].
+    """Draw about `most` random rows, so that each stratum keeps its share. Return the drawn rows, int64 [n], ascending.
 
-    `strata`, int [N], has the stratum of each row. If a stratum has one row, this row is drawn. From every other
-    stratum, at least two rows are drawn. So with many small strata, more than `most` rows are drawn. If `most` is N or
-    more, all rows are returned.
+    `strata`, int [N], has the stratum of each row. If `most` is N or more, all rows are drawn. From a stratum with
+    several rows, at least two are drawn. From a stratum with one row, this row is drawn. So with many small strata,
+    more than `most` rows are drawn.
     """
     if len(strata) <= most:
         return np.arange(len(strata))
@@ -42,10 +42,10 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw about `most` of the rows. Return the drawn rows, int64 [n], ascending, and their folds.
+    """Draw about `most` of the rows. Return the drawn rows, int64 [n], ascending, and `folds` without the other rows.
 
-    Each class of each fold keeps its share of the rows; see `stratified`. `labels`, int64 [N], has the label of each
-    row. The returned folds hold positions in the array of the drawn rows.
+    The returned folds hold positions in the array of the drawn rows. Each class of each fold keeps its share of the
+    rows; see `stratified`. `labels`, int64 [N], has the label of each row.
     """
     of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is no such fold
     for number, (_, val) in enumerate(folds, 1):

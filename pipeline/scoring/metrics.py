@@ -54,10 +54,10 @@ def balanced_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur in `labels`. Both arguments are labels, int [N].
+    """Return the mean F1 of the classes that occur in `labels`. `predicted` and `labels` are int [N].
 
-    The F1 of a class that is never predicted is 0. Classes that occur only in `predicted` are left out. scikit-learn's
-    default counts such classes with an F1 of 0.
+    The F1 of a class that is never predicted is 0. Classes that occur only in `predicted` are left out. By default,
+    scikit-learn includes them with an F1 of 0.
     """
     counts = np.bincount(labels)
     right = np.bincount(labels[predicted == labels], minlength=len(counts))
@@ -93,7 +93,7 @@ def score(
         `top5`: see `top_accuracy`.
         `loss`: the mean cross-entropy in nats.
         `auc`: see `mean_auc`.
-        `confusion`: counts as [true class][predicted class], or None with over 100 classes.
+        `confusion`: the numbers of examples, at [true class][predicted class]. None with over 100 classes.
         `per_class`: for each class name, `precision`, `recall`, `recall_interval`, `f1` and `support`.
     """
     from sklearn.metrics import confusion_matrix
@@ -164,7 +164,8 @@ class McNemar:
 def mcnemar(first: str, second: str, right: np.ndarray, other: np.ndarray) -> McNemar:
     """Test whether the models named `first` and `second` differ by more than chance, by McNemar's exact test.
 
-    `right` and `other`, bool [N], mark the examples that the first and the second model predict correctly.
+    `right`, bool [N], marks the examples that the first model predicts correctly. `other`, bool [N], marks the examples
+    that the second model predicts correctly.
     """
     from scipy.stats import binomtest
 
@@ -193,7 +194,7 @@ def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, i
     interval, so they lie in [0, 1]. The result is never narrower than Wilson's interval for `images` images.
 
     Args:
-        of_folds: the accuracy of each fold; at least two. If cross-validation was repeated, all repeats are included.
+        of_folds: the accuracies of all folds, at least two. If cross-validation was repeated, the folds of all repeats.
         folds: the number of folds of one repeat.
         images: the number of different images.
     """
@@ -231,7 +232,7 @@ def roc_auc(scores: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def mean_auc(chances: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the mean over the classes of the AUC of one class against the rest; see `roc_auc`.
+    """Return the mean AUC of the classes, each of them against all others; see `roc_auc`.
 
     `chances`, float [N, C], has the probabilities, and `labels` is int [N]. A class whose AUC is None is left out. If
     no class is left, the result is None. With two classes, the result is the AUC of the second class, because the first

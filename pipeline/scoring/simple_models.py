@@ -34,8 +34,8 @@ class SimpleModels:
     ) -> "SimpleModels":
         """Return the scores of the simple models on examples with the labels `labels`, int64 [N].
 
-        The scores of always predicting the largest class are computed from `labels`. `logistic`, the metrics of
-        logistic regression, and `note` become the fields `logistic_regression` and `note`.
+        The scores of always predicting the largest class are computed from `labels`. `logistic` has the metrics of
+        logistic regression, and becomes the field `logistic_regression`. `note` becomes the field `note`.
         """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
@@ -57,15 +57,16 @@ class SimpleModels:
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
         """Return whether a model is surely better than always predicting the largest class.
 
-        `interval` is the [low, high] of the model's accuracy. It must lie wholly above the share of the largest class.
+        `interval` is the [low, high] of the model's accuracy. The model is surely better if `interval` lies wholly
+        above the share of the largest class.
         """
         return interval[0] > self.largest_class_share
 
     def verdict(self, model: str, interval: Sequence[float]) -> list[str]:
-        """Return a list with a warning if `model` is not surely better than always predicting the largest class.
+        """Return a list with a warning if a model is not surely better than always predicting the largest class.
 
-        Otherwise, return []. `model` is a name, and `interval` is the [low, high] of this model's accuracy. The model
-        is surely better if `interval` lies wholly above the share of the largest class.
+        If the model is surely better (see `is_beaten_by`), return []. `model` is the model's name, and `interval` is
+        the [low, high] of its accuracy.
         """
         if self.is_beaten_by(interval):
             return []
@@ -95,7 +96,7 @@ class Logistic:
     """Logistic regression whose penalty is chosen by cross-validation on the images of the fit.
 
     The images of a group are in the same fold. With over 1,000 images, only one of the folds is scored. If a class has
-    only one group, there can be no folds, and the inverse penalty is 0.01.
+    only one group, there is no cross-validation, and the inverse penalty is 0.01.
     """
 
     def __init__(
@@ -121,9 +122,10 @@ class Logistic:
         return log_chances(logistic_chances(self._model, features, self._classes))
 
     def scored(self, features: Features, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-        """Return the metrics of this model on `features`, float32 [N, D], and `labels`, int64 [N], by name.
+        """Return the metrics of this model by name, for `features` (float32 [N, D]) and `labels` (int64 [N]).
 
-        The result also has `strength`, the inverse penalty, and `images`, the number of images of the fit.
+        The result has two more entries: `strength` (the inverse penalty) and `images` (the number of images in the
+        fit).
         """
         found = score(self.logits(features), labels, class_names)
         return {**{name: found[name] for name in _SHOWN}, "strength": self.strength, "images": self.images}
@@ -138,11 +140,11 @@ def score_simple_models(
 ) -> SimpleModels:
     """Return the scores of logistic regression, and of always predicting the largest class, on the same examples.
 
-    Logistic regression is fitted to training images first. If a fit would take long, there are only the scores of
-    always predicting the largest class; see `rows_to_fit`.
+    Logistic regression is fitted to the training images first. If this fit would take long, only a sample of the images
+    is used. If the sample would be too small, logistic regression is left out; see `rows_to_fit`.
 
     Args:
-        trained: the labels, int64 [M], and the groups of the M training images.
+        trained: the labels (int64 [M]) and the groups of the M training images.
         read: takes rows of training images, int64 [n], and returns their features, float32 [n, D].
         features: the features of the scored examples, float32 [N, D].
         labels: the labels of the scored examples, int64 [N].

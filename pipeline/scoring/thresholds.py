@@ -33,10 +33,10 @@ class Threshold:
 
 
 def is_second(chances: np.ndarray, second_above: float) -> np.ndarray:
-    """Return whether the second of two classes is predicted, bool [...], from probabilities, float [..., 2].
+    """Return whether the second of two classes is predicted, as bool [...].
 
-    The second class is predicted if its probability in `chances` is over `second_above`; see
-    `Threshold.second_above`.
+    `chances` has the probabilities of both classes, float [..., 2]. The second class is predicted if its probability is
+    over `second_above`; see `Threshold.second_above`.
     """
     return np.asarray(chances[..., 1] > second_above)
 
@@ -60,9 +60,9 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
     """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
 
-    A threshold finds an image whose probability is over the threshold. A threshold that is chosen on some images finds
-    a higher fraction of these images than of new ones. So the result is lowered as in split conformal prediction (arXiv
-    2107.07511). With too few positive images (see `enough`), the result finds all that are given.
+    A threshold finds an image whose probability is over the threshold. A threshold finds a higher fraction of the
+    images on which it was chosen than of new images. So the threshold is lowered as in split conformal prediction
+    (arXiv 2107.07511). With too few positive images (see `enough`), the threshold finds all given positive images.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -91,8 +91,8 @@ def enough(wanted: float) -> int:
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
     """Return the threshold with the lowest total cost of misses and false alarms.
 
-    If several thresholds have the lowest cost, the result is the threshold nearest to `alarm / (miss + alarm)`. That
-    value is the best threshold for perfectly calibrated probabilities.
+    If several thresholds have the lowest cost, the result is the threshold nearest to `alarm / (miss + alarm)`. For
+    perfectly calibrated probabilities, `alarm / (miss + alarm)` is the best threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].

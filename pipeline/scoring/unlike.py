@@ -15,8 +15,9 @@ _USUAL = 0.99  # fraction of the val images within the usual distance
 class Reference:
     """A sample of the training images. Other images are compared with this sample by their features.
 
-    `features`, float16 [R, D], has a row of unit length for each image of the sample. R is at most 1,000, and the array
-    has at most 8 MB. A sample of twice this size detects unlike images no better.
+    `features`, float16 [R, D], has a row for each image of the sample, scaled to unit length. R is at most 1,000, and
+    the array has at most 8 MB. With a sample of twice this size, images that are unlike the training images were not
+    found any better.
     """
 
     def __init__(self, features: np.ndarray) -> None:
@@ -25,9 +26,9 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference whose sample of the training images has these `features`, float [R, D].
+        """Return the reference for a sample of the training images whose features are `features`, float [R, D].
 
-        The rows of `features` may have any length. For the choice of the sample, see `reference_rows`.
+        The rows of `features` need not have unit length. For the choice of the sample, see `reference_rows`.
         """
         return cls(unit_length(features).astype(np.float16))
 

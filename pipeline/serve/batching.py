@@ -26,10 +26,11 @@ class _Waiting(Generic[Given, Found]):
 class Batches(Generic[Given, Found]):
     """Collects images into batches, and runs each batch in one of `passes` threads.
 
-    A full batch is run as soon as a thread is free. Any other batch is run when no image has come for `wait` seconds.
-    Two rules delay a batch that is not full:
+    A full batch is run as soon as a thread is free. A batch that is not full is run when no image has come for `wait`
+    seconds. Two rules delay a batch that is not full:
 
-    - While a further image is on its way (see `coming`), the batch waits until its first image is 20 times `wait` old.
+    - While a further image is on its way (see `coming`), the batch waits for this image. This wait ends 20 * `wait`
+      seconds after the first image of the batch came.
     - The batch waits until two threads are free. If there is only one thread, the batch waits until this thread is
       free.
 

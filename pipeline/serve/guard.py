@@ -37,8 +37,8 @@ class Guard:
 
     A request is refused in two cases:
 
-    - Its header `Host` has neither an IP address nor one of the names `hosts`. Without this rule, the owner of any name
-      could direct the name to this machine, and a page at the name could read the answers (DNS rebinding).
+    - Its header `Host` has neither an IP address nor one of the names `hosts`. Without this rule, the owner of a domain
+      could make the domain's name lead to this machine, and the owner's page could read the answers (DNS rebinding).
     - A browser makes the request for a page of another site, and the method is not GET, HEAD or OPTIONS.
 
     Args:
@@ -87,8 +87,8 @@ class Guard:
     def _is_own(self, origin: str, host: str) -> bool:
         """Return whether a page at `origin` is a page of this server. `host` is the header `Host`.
 
-        This is true if the page's host and port are those in `host`, or if its host is one of the names `pages`; see
-        `Guard`.
+        The page is the server's own if its host and port are those in `host`, or if its host is one of the names
+        `pages`; see `Guard`.
         """
         try:
             parts = urlsplit(origin)

@@ -43,11 +43,11 @@ class Example:
 
 
 class Nearest:
-    """Finds the training images that are nearest to an image, among those whose features a run keeps; see `Reference`.
+    """Finds the nearest training images to an image, among the training images whose features a run keeps.
 
     Args:
-        examples: the training images whose features are kept.
-        features: the features of these images, float [R, D].
+        examples: the training images whose features are kept; see `Reference`.
+        features: the features of `examples`, float [R, D].
         data: the data folder, in which `find` looks for images.
     """
 
@@ -88,11 +88,10 @@ class Nearest:
 
 
 def find(example: Example, data: Path | None) -> ImageFile | None:
-    """Return the image file of `example`, or None if no such file is found, or if the image has a URL.
+    """Return the image file of `example`. Return None if no such file is found, or if the image has a URL.
 
-    The file is searched at the path of `example`, and then below the folder `data`. There, the last one to four names
-    of the path are tried. A run may come from anywhere, so a file is taken only if its bytes have the digest of
-    `example`.
+    First, the path of `example` is tried. Then the last one to four names of the path are tried below the folder
+    `data`. A run may come from anywhere, so a file is taken only if its bytes have the digest of `example`.
     """
     places = [example.path]
     if data and is_local(example.path):

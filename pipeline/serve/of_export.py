@@ -46,7 +46,7 @@ class ServedExport:
     def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
         """Return the pixels of an image, or the fault if the image can't be used; see `Served`.
 
-        The module that each export holds as `preprocess.py` makes the pixels.
+        The pixels are made by the module `preprocess.py`, of which each export holds a copy.
         """
         try:
             with limit_lifted:

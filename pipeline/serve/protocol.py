@@ -91,7 +91,7 @@ class Connection(HttpToolsProtocol):
         self._start_clock()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Note that the client sends no more. Return whether the connection stays open until an answer is sent.
+        """Handle the end of the client's data. Return whether the connection stays open until an answer is sent.
 
         A request that has arrived whole is still answered. A request that is cut off is refused.
         """
@@ -143,8 +143,9 @@ class Connection(HttpToolsProtocol):
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Send an error with the HTTP status `status` and the message `sentence`, and read no further requests.
 
-        If an earlier request has arrived whole, or if its answer has begun, this answer is sent instead of the error.
-        The connection ends when the client closes it, or when the time limit is over.
+        If an earlier request still gets an answer, the answer is sent instead of the error. A request still gets an
+        answer if it has arrived whole, or if its answer has begun. The connection ends when the client closes it, or
+        when the time limit is over.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):

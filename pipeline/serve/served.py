@@ -60,13 +60,14 @@ class Served(Protocol):
         """The number of forward passes that may run at the same time."""
 
     def pixels(self, data: bytes, name: str, header: Header) -> Pixels | Fault:
-        """Return the pixels of an image, or the fault if the image can't be used. Several threads may call this method.
+        """Return the pixels of an image, or the fault if the image can't be used.
 
-        The image's file has the bytes `data`, the name `name` and the header `header`.
+        `data`, `name` and `header` are the bytes, the name and the header of the image's file. Several threads may call
+        this method at the same time.
         """
 
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
-        """Return an answer for each of `images`, which are at most `images_per_pass` images.
+        """Return an answer for each of `images`. There are at most `images_per_pass` images.
 
         `number` is the number of a forward pass, from 0 to `passes` - 1. Two calls at the same time must have different
         numbers.
@@ -128,7 +129,7 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
     """Return the pixels of an image, decoded once for each of `configs`, or the fault if the image can't be used.
 
-    The image is decoded as `predict` does. If its file has several pages, the first one is taken.
+    The image is decoded as in `predict`. If the image's file has several pages, the first page is taken.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 
@@ -143,7 +144,8 @@ def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageCon
 def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
     """Return the header of an image, or the fault if the image can't be used. No pixels are decoded.
 
-    `data` are the bytes of the file. Its name, `name`, helps to tell a damaged image from a file that is no image.
+    `data` has the bytes of the image's file, and `name` is the file's name. The name helps to distinguish a damaged
+    image from a file that is no image.
     """
     header = inspect_bytes(data, Path(name).name, max_pixels)
     if not isinstance(header, Header):

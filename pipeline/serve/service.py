@@ -59,9 +59,9 @@ class Service:
     def arriving(self) -> Iterator[Callable[[int], None]]:
         """Yield a function that counts the bytes of a request. Within the block, the request arrives and is answered.
 
-        Each time bytes have arrived, the block must call the function with their number. The function raises a
-        RefusalError if all requests that are not yet answered have too many bytes together. At the start of the block,
-        a RefusalError is raised if the server is stopping, or if too many requests are not yet answered.
+        Each time bytes arrive, the block must call the function with the number of these bytes. The function raises a
+        RefusalError if all unanswered requests together have too many bytes. At the start of the block, a RefusalError
+        is raised if the server is stopping, or if too many requests are unanswered.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
@@ -98,9 +98,9 @@ class Service:
             raise RefusalError(429, f"{self.requests} requests are in work (--max-requests); try again", AGAIN)
 
     async def answers(self, uploads: Sequence[Upload], asked: Asked) -> list[dict[str, Any] | Fault]:
-        """Return a list with an entry for each of `uploads`: the answer, which is a JSON object, or the fault.
+        """Return an entry for each of `uploads`: the answer (a JSON object), or the fault if the upload can't be used.
 
-        An upload has a fault if it can't be used. Raises a RefusalError after `--timeout` seconds.
+        Raises a RefusalError after `--timeout` seconds.
         """
         try:
             async with asyncio.timeout(self.config.timeout):

@@ -39,10 +39,14 @@ def require_form(request: Request, most: int) -> None:
 async def read_uploads(
     request: Request, max_bytes: int, max_files: int, seconds: float, arrived: Callable[[int], None]
 ) -> list[Upload]:
-    """Read the files of a request, in order. `arrived` is called with the number of bytes of each part that arrives.
+    """Read the files of a request, in order. `arrived` is called with the size of each chunk of bytes that arrives.
 
-    Raises a RefusalError if the request has more than `max_bytes` bytes or `max_files` files, takes longer than
-    `seconds` seconds, is damaged, ends too early, or has no file.
+    Raises a RefusalError in these cases:
+
+    - The request has more than `max_bytes` bytes, or more than `max_files` files.
+    - The request has no file.
+    - The request takes longer than `seconds` seconds.
+    - The request is damaged, or ends too early.
     """
     form = _Form(max_files)
     read = 0

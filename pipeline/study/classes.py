@@ -35,15 +35,18 @@ class ClassGain:
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
     """Return the gain of each class, sorted by the lower end of its interval, the highest first.
 
-    The gain is the rise of a class's recall that is expected from twice as many training images. It is log(2) times the
-    slope of recall against the logarithm of the number of images. The slope is fitted to the larger half of the sizes.
+    The gain of a class is the rise of its recall that is expected from twice as many training images. The gain is
+    log(2) times the slope of the recall against the logarithm of the number of images. The slope is fitted to the
+    larger half of the curve's sizes.
 
     A constant slope may promise too much. So all gains are multiplied by one factor of at most 1. The factor is the
     rise in accuracy that a fitted law predicts (see `kept_law`), divided by the rise in accuracy that the slope
     predicts.
 
-    The interval comes from two variances: the variance between the val images of the class, and the variance between
-    the draws of training images. `train_labels` is int [N].
+    The interval of a gain comes from two variances: the variance between the val images of the class, and the variance
+    between the draws of training images.
+
+    `train_labels` is int [N].
     """
     from scipy.stats import t
 

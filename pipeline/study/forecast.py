@@ -1,17 +1,20 @@
-"""Forecast figures at larger numbers of images than there are, with bootstrap intervals.
+"""Forecast figures for more training images than there are, with bootstrap intervals.
 
 The bootstrap makes B replicates of the measured curve. For each replicate, val images and subsets of the training
 images are drawn with replacement. If all predictions on a small val are right, such a bootstrap gives an interval of
-width 0. So two made-up predictions join val first, one right and one wrong (Agresti & Coull 1998,
-doi:10.1080/00031305.1998.10480550). Their effect is subtracted from the forecasts. Normal noise is added to the
-replicates and forecasts for two reasons:
+width 0. So before the draw, two made-up predictions are added to val, one right and one wrong (Agresti & Coull 1998,
+doi:10.1080/00031305.1998.10480550). The effect of the made-up predictions is subtracted from the forecasts.
 
-- All subsets are drawn from the same n training images, which are a random draw themselves. The variance of this draw
-  is estimated from the variance between small subsets. It falls with 1 / n, like the variance of a mean.
-- Future images will be a random draw as well.
+Normal noise is added in two places:
+
+- to the replicates, because the n training images at hand are a random draw themselves
+- to the forecasts, because future training images will be a random draw as well
+
+The variance of the noise is estimated from the variance between small subsets. The variance falls with 1 / n, like the
+variance of a mean.
 
 The size from which a law holds is not known. So for each replicate, the first size of the fit is chosen at random among
-the smaller sizes. Of two laws, the law that is better on the larger sizes is kept.
+the smaller sizes. Two laws are fitted, and the law that is better on the larger sizes is kept.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class Estimate:
 class Needed:
     """The number of training images with which a figure reaches `target`, and the interval of this number.
 
-    In the number and in the interval, None means more than 100 times the present number of images.
+    The number is `images`, and its interval goes from `low` to `high`. None stands for more than 100 times the present
+    number of images.
     """
 
     target: float
@@ -91,9 +95,9 @@ class Forecast:
         return self._estimates(self._middle(errors), errors + noise)
 
     def gain(self, more: int, now: int) -> Estimate:
-        """Return by how much the figure is expected to rise from `now` to `now + more` training images.
+        """Return the expected rise of the figure if the number of training images grows from `now` to `now + more`.
 
-        For the loss, return by how much the figure is expected to fall.
+        For the loss, return the expected fall.
         """
         errors = self._errors(np.array([now, now + more]))
         before, after = self._middle(errors).tolist()
@@ -103,7 +107,7 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the median of `errors`, [B, M], over the B replicates: float64 [M].
 
-        Made-up predictions raise the errors of the replicates (see `_added`). Their effect, `_raised`, is subtracted.
+        Made-up predictions raise the errors of the replicates (see `_added`). `_raised`, the mean rise, is subtracted.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -165,10 +169,10 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of made-up predictions that join val in the bootstrap: two, or 0 if the metric is the loss.
+        """The number of made-up predictions that the bootstrap adds to val: two, or 0 if the metric is the loss.
 
-        Without made-up predictions, all replicates of a val split without mistakes would be equal. Losses differ from
-        image to image, so the loss needs none.
+        If all predictions on val are right, all replicates would be equal without made-up predictions. Losses differ
+        from image to image, so the loss needs no made-up predictions.
         """
         return 0 if self._curve.metric == "loss" else 2
 
@@ -181,8 +185,11 @@ class Forecast:
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
         """Fit both laws to each replicate, and keep the better one.
 
-        Returns a list of groups of replicates with the same law. A group has three parts: the law, the indices of its
-        replicates, int64 [n], and the parameters of each replicate, float64 [n, P].
+        Returns a list of groups of replicates. All replicates of a group have the same law. A group is a tuple:
+
+        - the law
+        - the indices of the replicates, int64 [n]
+        - the parameters of each replicate, float64 [n, P]
         """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
@@ -198,20 +205,20 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the interval that holds the fraction `LEVEL`, 0.9, of `values`, [B, ...], over the first axis.
+    """Return the two ends of the interval that holds the fraction `LEVEL`, 0.9, of `values` along the first axis.
 
-    Each of the two ends has the shape [...].
+    `values` is [B, ...], and each of the two ends is [...].
     """
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
     return low, high
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return A, where A / n is the variance of the error between heads trained on independent samples of n images.
+    """Return a constant A. For heads on independent samples of n images, the variance of the error is A / n.
 
-    The variance is measured between subsets of the same N images, where it is smaller by the factor 1 - n / N. The
-    result is corrected for this factor. `images`, [K], has the sizes of the subsets; the last is N. `errors`, [K, S],
-    has the errors of the S subsets of each size.
+    The variance is measured between subsets of the same N images. Between such subsets, the variance is smaller by the
+    factor 1 - n / N, and the result is corrected for this factor. `images`, [K], has the sizes of the subsets; the last
+    size is N. `errors`, [K, S], has the errors of the S subsets of each size.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -52,7 +52,7 @@ def _log_linear_images(parameters: np.ndarray, error: float) -> np.ndarray:
 
 
 def _fit_power_law(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit error = c + a n^-b with c, a >= 0. Return c, a and b of each curve, [B, 3].
+    """Fit error = c + a n^-b with c >= 0 and a >= 0. Return c, a and b of each curve, [B, 3].
 
     For each exponent b of a grid, c and a follow from a linear fit. The exponent with the lowest squared error is kept.
     """
@@ -93,10 +93,10 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to the smaller sizes. Return its squared deviations at the `held_out` largest sizes.
+    """Fit each law to the smaller sizes. Return each law's squared deviations, summed over the larger sizes.
 
-    `images` is [K], and `errors` is [B, K]. The result has the sum of the squared deviations for each of the two laws
-    and each of the B curves: float64 [2, B].
+    The larger sizes are the `held_out` largest. `images` is [K], and `errors` is [B, K]. The result, float64 [2, B],
+    has a row for each of the two laws, and a column for each of the B curves.
     """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(
@@ -110,8 +110,8 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
 def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
     """Choose the law that better predicts the largest sizes of a curve. Return this law and its parameters, [P].
 
-    `images` and `errors` are [K]. The laws are compared on the `held_out_sizes`. The parameters are fitted to all
-    sizes.
+    `images` and `errors` are [K]. To compare the laws, the largest sizes are held out (see `held_out_sizes`). The
+    returned parameters are fitted to all sizes.
     """
     curves = errors[np.newaxis]
     law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]

@@ -85,10 +85,11 @@ class StudyResult:
             yield f"the chart is in {self.chart}"
 
     def table(self, short: bool = False) -> Table:
-        """Return a table of figures by the number of training images: measured figures, a fitted one, expected ones.
+        """Return a table of the measured, fitted and expected figures by the number of training images.
 
-        The fitted figure is the law's figure for the present number of images. If `short`, the measured figures are
-        only those of the smallest and the largest size, and there is one expected figure.
+        The fitted figure is the law's figure for the present number of images. If `short`, the table has three kinds of
+        rows: the measured figures of the smallest and the largest size, the fitted figure, and the first expected
+        figure.
         """
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)
@@ -135,8 +136,8 @@ class StudyResult:
     def _reached(self, needed: Needed) -> str:
         """Return a sentence that tells how many images are needed to reach the target of `needed`.
 
-        If the target is reached at a measured size and at all larger measured sizes, the sentence tells the smallest
-        such size. Otherwise, the sentence tells what the law predicts.
+        If the measured figures reach the target from some size on, the sentence tells this size. Otherwise, the
+        sentence tells what the law predicts.
         """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]

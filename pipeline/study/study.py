@@ -137,8 +137,8 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     """Forecast how many images it takes to reach `target`, a value of the metric.
 
-    If `target` is 0, the next round value above the present value is the target, such as 0.95. In this case, the result
-    is None for the loss, and if there is no such round value.
+    If `target` is 0, the target is the next round value above the present value, such as 0.95. If there is no higher
+    round value, the result is None. For the loss, a `target` of 0 gives None, too.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
@@ -147,7 +147,7 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return all `examples` if they are no more than `most`. Otherwise, return a random sample of `most` examples.
+    """Return all `examples` if there are at most `most`. Otherwise, return a random sample of `most` examples.
 
     In the sample, each class keeps its share of the examples. Each class has at least one example, so the sample may
     have more than `most` examples.

@@ -21,18 +21,20 @@ def study_sizes(units: int, classes: int, count: int) -> list[int]:
 def nested_order(labels: np.ndarray, units: Sequence[Hashable], seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Draw a random order of all rows, from which nested subsets are cut.
 
+    Rows with equal entries in `units`, such as the copies of an image, are one unit. The rows of a unit follow one
+    another in the order. The class of a unit is the class of its first row.
+
     The subset of size k is the first k units of the order, so it contains all smaller subsets. The order starts with
     one unit of each class. The units of each class are spread evenly over the order.
 
     Args:
         labels: int [N].
-        units: one entry for each row. Rows with equal entries, such as the copies of an image, are one unit. They
-            follow one another in the order. The class of a unit is the class of its first row.
+        units: one entry for each row.
         seed: decides the order.
 
     Returns:
-        Two arrays: the row indices in this order, int64 [N], and the number of rows in the first 1, 2, ... U units,
-        int64 [U].
+        The row indices in the drawn order, int64 [N].
+        The number of rows in the first 1, 2, ... U units, int64 [U].
     """
     draw = np.random.default_rng(seed)
     members: dict[Hashable, list[int]] = {}

@@ -36,8 +36,8 @@ def search_by_ray(
 ) -> None:
     """Run trials on a Ray cluster until `config.trials` trials are finished or no trial is left.
 
-    No trial starts after the time `config.timeout`, in seconds from the start of this call. Raises HeadstartError if
-    there is no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
+    No trial starts later than `config.timeout` seconds after the start of this call. Raises HeadstartError if there is
+    no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
     """
     parts = [data.labelled.features, *data.labelled.views]
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
@@ -77,10 +77,10 @@ class _Searcher:
 
 
 class _Searchers:
-    """The workers of a search. There is at most one worker for each slot of a node.
+    """The workers of a search.
 
-    A slot is a share of a node's CPUs and GPUs. The place of a worker is a pair: the ID of its node, and the number of
-    its slot.
+    A slot is a share of a node's CPUs and GPUs. There is at most one worker for each slot. The place of a worker is a
+    pair: the ID of its node, and the number of its slot.
     """
 
     def __init__(
@@ -159,8 +159,8 @@ class _Searchers:
         """Handle an answer of the worker at `place`.
 
         The first answer is the worker's version of headstart. If the driver has the same version, the worker begins to
-        run trials. Otherwise, the worker's node gets no more workers. The second answer says that no trial is left, so
-        the worker is dismissed.
+        run trials. If the driver has another version, the worker is dismissed, and its node gets no more workers. The
+        second answer says that no trial is left, so the worker is dismissed.
         """
         here = version("headstart")
         if worker.name in self._met:

@@ -20,8 +20,8 @@ _GRID_POINTS = 3
 class Choice:
     """The values that one setting may take.
 
-    If `between` is false, these are the elements of `values`. If `between` is true, these are all numbers from
-    `values[0]` to `values[1]`, or only the whole numbers if both ends are ints.
+    If `between` is false, the setting may take the elements of `values`. If `between` is true, the setting may take all
+    numbers from `values[0]` to `values[1]`. If both ends are ints, only whole numbers are allowed.
     """
 
     values: tuple[Any, ...]
@@ -43,10 +43,10 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """Return `value` if it is allowed, and otherwise the nearest allowed value.
+        """Return `value` if it is allowed. If `value` is not allowed, return the nearest allowed value.
 
-        A text has no distance from other values. So if `value` is not allowed, and texts are among the values, return
-        the first element of `values`.
+        If no distance can be computed, because `value` or one of `values` is not a number, return the first element of
+        `values`.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])
@@ -72,11 +72,11 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 
 
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
-    """Return every point of a grid as a pair: its parameters, and the result of `build` for them.
+    """Return every point of a grid as a pair: its parameters, and the result of `build` for the point.
 
-    `build` receives a function, and calls it to get the value of each parameter that `build` needs. A point has only
-    the parameters that `build` asked for, so points may have different parameters. Raises OptionError if there are more
-    than `most` points.
+    `build` receives a function, and calls the function for each parameter that `build` needs. The function returns the
+    value of the parameter at the point. A point has only the parameters that `build` asked for, so points may have
+    different parameters. Raises OptionError if there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

@@ -16,7 +16,9 @@ from headstart.pipeline.sweep.study import Study, remove_curves
 class Left:
     """Two counts for a worker that has ended or died.
 
-    They are the trials that the worker finished, and the workers that died with the same head, this one included.
+    - `finished`: the number of trials that the worker finished.
+    - `deaths`: the number of workers that died with the same head, this worker included; 0 if this worker did not die
+      in a trial.
     """
 
     finished: int  # number of trials that the worker finished
@@ -39,11 +41,11 @@ class StudyOwner:
         self._left: set[str] = set()  # a claim of a worker may arrive after its death was noticed
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial for `worker`. Return the trial, the number of running trials, and the number of finished ones.
+        """Claim a trial. Return the trial, the number of other running trials, and the number of finished trials.
 
-        The trial is a pair of its number and its parameters. It is None if no trial is left, or if `most` trials are
-        finished or running. Only trials that other workers run count as running. After `end`, and for a worker that has
-        left, the result is None, 0 and 0. `pruner` decides which trials are pruned.
+        `worker` names the worker that claims the trial. The trial is a pair: its number and its parameters. If no trial
+        is left, or if `most` trials are finished or running, the trial is None. If `end` was called, or if the worker
+        has left, the result is (None, 0, 0). `pruner` decides which trials are pruned.
         """
         if self._over or worker in self._left:
             return None, 0, 0
@@ -71,8 +73,8 @@ class StudyOwner:
     ) -> None:
         """Record the result of the trial of `worker`. `value` is None if the trial was pruned.
 
-        `attributes` are stored with the trial. `curves` maps the names of TensorBoard's files to their contents, which
-        are written beside the study.
+        `attributes` are stored with the trial. `curves` maps the names of TensorBoard's files to the contents of the
+        files. The files are written beside the study.
         """
         trial, study = self._trials[worker], self._studies[worker]
         logs = study.logs / f"trial-{trial.number}"

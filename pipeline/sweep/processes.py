@@ -84,10 +84,10 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, most: int, until: float, parent: int) -> None:
-    """Run trials in a worker process until all processes together have finished `most`, or until the time `until`.
+    """Run trials in a worker process until all processes together have finished `most` trials.
 
-    The worker also ends if the process with the ID `parent` is gone. The features of `data` are on disk. `until` is in
-    seconds since 1970.
+    No trial starts after the time `until`, in seconds since 1970. The worker also ends if the process with the ID
+    `parent` is gone. The features of `data` are on disk.
     """
     tf.get_logger().setLevel("ERROR")
 

@@ -40,7 +40,7 @@ class _TrialAttributes:
 def require_no_other_database(path: Path) -> None:
     """Raise a ValueError if the SQLite file at `path` has tables, but not the tables of a study.
 
-    headstart writes nothing. SQLite itself may roll back the transaction of a killed process.
+    headstart does not change the file, but SQLite may roll back a transaction of a process that was killed.
     """
     if not path.exists():
         return

@@ -126,9 +126,9 @@ class Space:
         return params
 
     def grid(self, seed: int) -> list[dict[str, Any]]:
-        """Return the parameters of every distinct head of the grid, in an order drawn by `seed`; see `grid_points`.
+        """Return the parameters of every distinct head of the grid, in random order; see `grid_points`.
 
-        Raises OptionError if the grid has over 20,000 points.
+        `seed` decides the order. Raises OptionError if the grid has over 20,000 points.
         """
         by_head: dict[str, dict[str, Any]] = {}
         for params, head in grid_points(self._chosen_by, _LARGEST_GRID):
@@ -148,7 +148,7 @@ def read_choices(
     - `file` can't be read.
     - A setting in `file` can't be used.
     - `file` sets `class_weight`, and the argument `class_weight` is not `none`.
-    - `file` sets layers, and `own` is given, which defines the layers.
+    - `file` sets layers, but `own` defines the layers already.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)

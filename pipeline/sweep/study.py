@@ -70,8 +70,8 @@ class Study:
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
         """Raise an OptionError if the study was made with other data or settings than `identity` describes.
 
-        A new study records `identity` in its attribute `part`. An existing study compares `identity` with the recorded
-        one, and the error names the differences.
+        In a new study, `identity` is recorded as the attribute `part`. In an existing study, `identity` is compared
+        with this attribute, and the error names the differences.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -93,9 +93,9 @@ class Study:
     def read_as(self, asked: DataConfig) -> DataConfig:
         """Return the settings with which to read the study's data.
 
-        These are `asked` if any setting in `asked` is not the default, and otherwise the settings with which the study
-        was begun. A study of a version before 0.2 does not record these settings: its data were read by the layout
-        `v1`.
+        If a setting in `asked` is not the default, `asked` is returned. If all settings in `asked` are the default, the
+        settings with which the study was begun are returned. A study of a version before 0.2 has no record of its
+        settings, and its data are read by the layout `v1`.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -108,8 +108,8 @@ class Study:
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial. Return the trial, and the number of trials that run in other processes.
 
-        The trial is None if `most` trials are finished or running, or if the grid is used up. A later call may still
-        return a trial: if another process dies, its trials can be claimed again.
+        If `most` trials are finished or running, or if the grid is used up, the trial is None. After None, a later call
+        may still return a trial: if another process dies, its trials can be claimed again.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -151,7 +151,7 @@ class Study:
     def die(self, trial: optuna.Trial) -> int:
         """Give the trial of a dead worker back to the study. Return how many workers have died with this trial's head.
 
-        If `MOST_DEATHS` workers have died, the trial fails for good instead; see `fail`.
+        If the result is `MOST_DEATHS`, the trial is not given back, but fails for good; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
@@ -165,8 +165,8 @@ class Study:
     def _cut_off(self, trial: FrozenTrial) -> None:
         """Mark an interrupted trial as failed, and queue its head again.
 
-        The process of the trial has ended, or has given the trial back. If the process that makes this call is killed,
-        the call can be repeated.
+        A trial is interrupted if its process has ended or has given the trial back. If the calling process is killed
+        during the call, the call can be repeated.
         """
         if trial.state != TrialState.RUNNING:
             return
@@ -234,10 +234,10 @@ def remove_curves(folder: Path) -> None:
 
 
 class _Worker:
-    """A locked file that shows other processes that this process is alive.
+    """A locked file, by which other processes see that this process is alive.
 
-    The kernel releases the lock when the process ends. A process ID would not be enough, because the kernel may give it
-    to a later process.
+    The kernel releases the lock when the process ends. A process ID would not be enough, because the kernel may give
+    the same ID to a later process.
     """
 
     def __init__(self, study: Path) -> None:

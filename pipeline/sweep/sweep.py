@@ -179,7 +179,7 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int, choose_by: Cho
     """Return the features of train and val, and `count` folds over both.
 
     If `count` is 0, there is one fold: heads are trained on train, and validated on val. Raises DataError if
-    `choose_by` is `auc`, and a fold has only one class.
+    `choose_by` is `auc` and the examples that validate a fold have only one class.
     """
     train, val = cached.of("train"), cached.of("val")
     labelled = cached.labelled([*train, *val], viewed=train)
@@ -192,7 +192,7 @@ def _search_data(cached: FeaturedExamples, count: int, seed: int, choose_by: Cho
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
-    """Draw `count` folds with similar class proportions. Copies of an image, and images of a group, are in one fold.
+    """Draw `count` folds with similar class proportions. Copies of an image share a fold, and so do images of a group.
 
     Raises DataError if a class has fewer than `count` different images.
     """
@@ -205,7 +205,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The study stores these scores. If not all features fit into `memory`, the baselines are fitted to a sample of the
+    The scores are kept in the study. If not all features fit into `memory`, the baselines are fitted to a sample of the
     images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
@@ -252,10 +252,10 @@ def _winner(study: Study) -> FrozenTrial:
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winning trial `number` as the run `path`, or leave a run there that is as good or better.
+    """Train the winning trial `number` as the run `path`, unless `path` has a run that is as good or better.
 
-    A run that another process made of a better trial stays, and so does a run of the same trial. With `overwrite`, a
-    run of the same trial is replaced if it is older than `began`, the start of this search in seconds since 1970.
+    A run from a better trial of the study stays, and so does a run from the same trial. With `overwrite`, a run from
+    the same trial stays only if it is not older than `began`, the start of this search in seconds since 1970.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
@@ -272,9 +272,9 @@ def _write_run(
 
 
 def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
-    """Return the study and the trial that `run` was made from; {} if `run` is not from a search.
+    """Return the study and the trial from which `run` was made. If `run` is not from a search, return {}.
 
-    If `run` is damaged, raises RunError or, with `overwrite`, returns {}.
+    If `run` is damaged, raise RunError. With `overwrite`, return {} for a damaged run.
     """
     try:
         return run.config().get("sweep") or {}

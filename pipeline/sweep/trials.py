@@ -71,10 +71,10 @@ class Trials(Protocol):
 
 
 def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
-    """Run trials until all processes together have finished `most` trials, or until the time `until`.
+    """Run trials until all processes together have finished `most` trials, or until no trial is left.
 
-    Also returns if no trial is left, for example because the grid is used up. `until` is in seconds since 1970. `tick`
-    is called after each trial, and regularly while trials of other processes run.
+    No trial starts after the time `until`, in seconds since 1970. `tick` is called after each trial. While this process
+    has no trial but waits for the trials of other processes, `tick` is called regularly.
     """
     study.prune_by(successive_halving(data.training_sizes))
     while time.time() < until:

@@ -53,9 +53,15 @@ def export(
 ) -> Exported:
     """Read the features of the images in `data` from the store at `root`, and write them to `file` with labels.
 
-    The file holds `features` float32 [N, *shape], `labels` int64 [N], and the texts `splits`, `paths`, `digests` and
-    `class_names`. The ending of the file's name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is
-    replaced. `seed` decides the split if `data` has no split folders.
+    The file has these entries, where N is the number of images that have features:
+
+    - `features`: float32 [N, *shape].
+    - `labels`: int64 [N].
+    - `splits`, `paths` and `digests`: N texts each.
+    - `class_names`: a text for each class.
+
+    The ending of the file's name decides the format: `.npz`, `.h5` or `.hdf5`. An existing file is replaced. `seed`
+    decides the split if `data` has no split folders.
 
     Raises OptionError for another ending, or if `config` does not select exactly one store. Raises DataError if too
     many images lack features. Raises StoreError if `root` holds no features.
@@ -128,9 +134,9 @@ def _write(file: Path, store: FeatureStore, examples: Examples, class_names: lis
 
 
 def _slabs(store: FeatureStore, digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the features of `digests` in slabs, which are small enough for memory, in the order of `digests`.
+    """Yield the features of `digests` in slabs that are small enough for memory. The order is that of `digests`.
 
-    A slab is a pair: the position of its first row, and its features, float32 [n, *shape].
+    A slab is a pair: the position of its first row in `digests`, and its features, float32 [n, *shape].
     """
     rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
     for start in range(0, len(digests), rows):

@@ -96,8 +96,10 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
     """Return `config` with the weights that made the features of `store`.
 
-    In two cases, `config` is returned unchanged: if it names other weights than the default, `imagenet`, and if the
-    weights of `store` are unknown or no longer on this machine.
+    In two cases, `config` is returned unchanged:
+
+    - `config` names weights other than `imagenet`, the default.
+    - The weights of `store` are unknown, or no longer on this machine.
     """
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
@@ -109,9 +111,10 @@ def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
     """Build the backbone that `fingerprint` describes, with the weights that `config` names.
 
-    Raises WeightsError if `fingerprint` has other weights than `config`. Raises OptionError if another version of
-    headstart made the features in another way. Also raises OptionError if the features come from a `.keras` file and
-    `config.weights` names no such file.
+    Raises WeightsError if `fingerprint` has other weights than `config`. Raises OptionError in two cases:
+
+    - The features were made by another version of headstart, in another way.
+    - The features come from a `.keras` file, but `config.weights` names no `.keras` file.
     """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
