@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,7 @@ from headstart.pipeline.upkeep.config import VerifyConfig
 from headstart.pipeline.upkeep.verify import verify_store
 from headstart.tests.conftest import SMALL
 
-pytest.importorskip("openvino")
-pytest.importorskip("nncf")
-
+pytestmark = pytest.mark.skipif(not all(map(find_spec, ("openvino", "nncf"))), reason="needs the extra int8")
 
 INT8 = FeatureConfig(**{**SMALL, "precision": "int8"})
 
