@@ -1,4 +1,4 @@
-"""The most confident mistakes with the nearest training images, and the examples that fine-tuning changed."""
+"""The most confident mistakes with the nearest training images, and the examples whose answer fine-tuning changed."""
 
 import os
 from collections.abc import Sequence

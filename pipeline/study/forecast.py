@@ -75,8 +75,7 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return a dict of the parameters of the measured curve's law. The keys are the names in `StudyResult.formula`.
-        """
+        """Return the parameters of the measured curve's law, as a dict. For their names, see `StudyResult.formula`."""
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
