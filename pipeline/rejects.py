@@ -43,7 +43,7 @@ def write_rejects(folder: Path, rejects: Iterable[Reject], keep_other_than: Coll
 
 
 def list_rejects(store: Path, rejects: Sequence[Reject]) -> None:
-    """Write `rejects.csv` into the store's folder. If nothing can be written there, print a message instead."""
+    """Write `rejects.csv` into the store's folder. If the file can't be written there, print a message."""
     try:
         write_rejects(store, rejects)
     except OSError as error:

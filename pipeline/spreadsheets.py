@@ -11,9 +11,9 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # OWASP, "CSV Injection"; the quotes ma
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Return `text`, with a `'` in front if a spreadsheet would take `text` for a formula. A number stays as it is.
+    """Return `text`, with a `'` in front if a spreadsheet would take `text` for a formula.
 
-    `original_text` reverses this change.
+    A number is returned unchanged. `original_text` removes the `'` again.
     """
     return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
 

@@ -72,7 +72,7 @@ class Progress(keras.callbacks.Callback):
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start to measure the time. In the first epoch, this starts after the first batch, which builds the graph."""
+        """Start the clock. In the first epoch, the clock starts only after the first batch, which builds the graph."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()
@@ -90,7 +90,7 @@ class Progress(keras.callbacks.Callback):
 
     @property
     def examples_per_second(self) -> float:
-        """Return the number of examples that were trained on per second, or 0 if there was only one batch.
+        """Return the number of training examples per second, or 0 if there was only one batch.
 
         Validation and the first batch don't count.
         """
@@ -98,7 +98,7 @@ class Progress(keras.callbacks.Callback):
 
 
 class EvalProgress(keras.callbacks.Callback):
-    """Reports the number of newly finished examples to `advance` during Keras's `evaluate` or `predict`.
+    """Calls `advance` with the number of newly finished examples, during Keras's `evaluate` or `predict`.
 
     `examples` is the number of all examples.
     """

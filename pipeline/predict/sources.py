@@ -1,4 +1,4 @@
-"""The files to classify: files that are named, files in folders, and files of a list.
+"""The files to classify: named files, files in named folders, and files of a list.
 
 The files are inspected in groups.
 """

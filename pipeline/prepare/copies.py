@@ -59,7 +59,7 @@ def compare(
 
 
 def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[Placement]:
-    """Return the images of the data folder that are not among `images`, the images of the source.
+    """Return the images of the data folder that are not among the source's `images`.
 
     `there` has the files of the data folder.
     """

@@ -46,7 +46,7 @@ def download_zip(url: str, file: Path) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    """Append the missing bytes to `partial`. If the server sends the whole file instead, overwrite `partial`."""
+    """Append the missing bytes to `partial`, or overwrite `partial` if the server sends the whole file."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -73,7 +73,7 @@ def read_images(
 
 
 def splits_there(data: Path) -> There:
-    """Return the files that are in `data` already: a dict from digest to the split and path of each such file."""
+    """Return the files in `data`: a dict from digest to a list of pairs (split, path)."""
     found: There = {}
     for split in SPLITS:
         for path in files_below(data / split) if (data / split).is_dir() else []:

@@ -138,7 +138,7 @@ def _remove(images: Sequence[Placement]) -> None:
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
 ) -> Iterator[tuple[list[Member], Reading]]:
-    """Yield two things: all files of `source`, and a `Reading` with the label, split and group of each."""
+    """Yield a pair: all files of `source`, and a `Reading` with the label, the split and the group of each file."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
     if is_manifest(source):
@@ -248,7 +248,7 @@ def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str])
 
 
 def _part_from_links(data: Path, there: There, placer: Placer) -> None:
-    """Replace each hard link in `data` by a copy of its file. An earlier `prepare` may have made such links.
+    """Replace hard links in `data` by copies. An earlier `prepare` may have made hard links.
 
     `there` has the files of `data`.
     """

@@ -1,4 +1,4 @@
-"""List the files of a source of `prepare`. A source is a folder or an archive, which may itself hold archives."""
+"""List the files of a source of `prepare`. A source is a folder or an archive. Both may hold archives."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The paths of images in a data folder. No label and no name leads out of the folder."""
+"""The paths of images in a data folder. No path leads out of the folder, whatever the label or the name."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,9 @@
-"""Charts: head training and fine-tuning on one time line, ROC and precision-recall, and the reliability diagram."""
+"""Charts of the report.
+
+- loss and accuracy, with head training and fine-tuning on one time line
+- ROC and precision-recall
+- the reliability diagram
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -213,7 +218,10 @@ def _thinned(start: int, end: int) -> np.ndarray:
 
 
 def _number(text: str) -> float:
-    """Return the number in a cell of `history.csv`, or NaN for other text, or for a number too large to draw."""
+    """Return the number in a cell of `history.csv`.
+
+    If `text` is not a number, or if the number is too large to draw, return NaN.
+    """
     try:
         value = float(text)
     except ValueError:

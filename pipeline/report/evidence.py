@@ -49,7 +49,10 @@ class Evidence:
 
     @property
     def models(self) -> list[str]:
-        """Return the models that were scored: `head`, or `head` and `finetuned`."""
+        """Return the names of the scored models: `head`, or both `head` and `finetuned`.
+
+        If the run has no predictions, return [].
+        """
         return list(self.predictions.logits) if self.predictions else []
 
     @cached_property
@@ -117,17 +120,20 @@ class Evidence:
         return len(self.models) == 2 and same_rule(*map(self.run.threshold, self.models))
 
     def confidence(self, model: str) -> np.ndarray:
-        """Return the probability of the label that `model` predicts, float64 [N]."""
+        """Return the probabilities (float64 [N]) of the labels that `model` predicts."""
         predicted, chances = self.predicted(model), self.chances(model)
         return np.take_along_axis(chances, predicted[:, np.newaxis], axis=1)[:, 0]
 
     def predicted(self, model: str) -> np.ndarray:
-        """Return the labels that `model` predicts, int64 [N]."""
+        """Return the labels (int64 [N]) that `model` predicts."""
         assert self.predictions
         return predicted_by(self.run, model, self.predictions.logits[model], self.run.threshold(model))
 
     def chances(self, model: str) -> np.ndarray:
-        """Return the probabilities of `model`, float64 [N, C], calibrated if the run holds a calibration."""
+        """Return the probabilities (float64 [N, C]) that `model` gives.
+
+        The probabilities are calibrated if the run has a calibration of `model`.
+        """
         assert self.predictions
         return calibrated(self.run, model, self.predictions.logits[model])
 
@@ -165,7 +171,7 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
 
 
 def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
-    """Return the result of `load`. If it fails, return None, and add `what` and the reason to `missing`."""
+    """Return the result of `load`. If `load` fails, return None, and add `what` and the reason to `missing`."""
     try:
         return load()
     except HeadstartError as error:

@@ -68,7 +68,7 @@ def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.
 
 
 def _laid_over(pixels: np.ndarray, strength: np.ndarray) -> Image.Image:
-    """Return `pixels`, uint8 [H, W, 3], with `strength`, float32 [h, w], laid over them in colours.
+    """Lay `strength` (float32 [h, w]) in colours over `pixels` (uint8 [H, W, 3]). Return the resulting image.
 
     Negative strengths count as 0.
     """

@@ -1,4 +1,4 @@
-"""The most confident mistakes with the nearest training images, and the examples that fine-tuning changed."""
+"""The most confident mistakes with the nearest training images, and the examples whose answer fine-tuning changed."""
 
 import os
 from collections.abc import Sequence
@@ -112,7 +112,11 @@ def mistakes(made: Gallery) -> str:
 
 
 def changed(made: Gallery) -> str:
-    """Return HTML of the examples that only the head, or only the fine-tuned classifier, gets right."""
+    """Return HTML of two groups of examples.
+
+    - mended by fine-tuning: only the fine-tuned classifier is right
+    - spoiled by fine-tuning: only the head is right
+    """
     if not made.evidence.comparable:
         return ""
     kinds = {"mended by fine-tuning": made.mended, "spoiled by fine-tuning": made.spoiled}
@@ -161,5 +165,5 @@ def _near(made: Gallery, examples: Sequence[Example]) -> str:
 
 
 def _within(path: str, data: str) -> str:
-    """Return `path` relative to the folder `data` if it lies in this folder; otherwise return `path`."""
+    """Return `path` relative to the folder `data`. A path outside this folder is returned unchanged."""
     return path.removeprefix(f"{data.rstrip(os.sep)}{os.sep}")

@@ -65,7 +65,7 @@ def report(
 
 
 def _one(evidence: Evidence, config: ReportConfig) -> tuple[str, list[str]]:
-    """Return the title and the parts, which are HTML, of a page about one run."""
+    """Return the title of a page about one run, and the parts of the page as HTML."""
     made = gallery(evidence)
     sections = {
         "Figures": figures(evidence),
@@ -93,7 +93,7 @@ def _one(evidence: Evidence, config: ReportConfig) -> tuple[str, list[str]]:
 
 
 def _several(paths: Sequence[Path], found: Sequence[Evidence]) -> tuple[str, list[str]]:
-    """Return the title and the parts, which are HTML, of a page about several runs."""
+    """Return the title of a page about several runs, and the parts of the page as HTML."""
     console.print(f"comparing {len(paths)} runs; `headstart report RUN` is about one")
     result = compare(paths, found[0].stem)
     title = f"{len(paths)} runs on {found[0].scored}"

@@ -1,4 +1,4 @@
-"""The beginning of the report: a few sentences, the parts that the report leaves out, and the metrics of each model."""
+"""The beginning of the report: a few sentences, a list of what is missing, and tables of the metrics."""
 
 from headstart.pipeline.evaluate.threshold import threshold_fields
 from headstart.pipeline.pages.html import escaped, isolated, items, shortened

@@ -21,9 +21,9 @@ _MOST_BYTES = 16 << 20
 
 
 def write_calibration(run: Run, model: str, calibration: Calibration, reference: Reference) -> None:
-    """Write the calibration of `model` and its reference, a sample of the training images, into `run`.
+    """Write the calibration and the reference of `model` into `run`. `model` is `head` or `finetuned`.
 
-    `model` is `head` or `finetuned`.
+    The reference is a sample of the training images.
     """
     with written_atomically(run.reference_file(model)) as partial, partial.open("wb") as file:
         np.save(file, reference.features)
@@ -31,9 +31,9 @@ def write_calibration(run: Run, model: str, calibration: Calibration, reference:
 
 
 def forget_calibration(run: Run, model: str) -> None:
-    """Remove the calibration of `model` and its reference, a sample of the training images, from `run`.
+    """Remove the calibration and the reference of `model` from `run`. `model` is `head` or `finetuned`.
 
-    `model` is `head` or `finetuned`.
+    The reference is a sample of the training images.
     """
     if run.calibration_file.exists():
         run.update(run.calibration_file, **{model: None})

@@ -39,7 +39,7 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
 def without_null(values: Mapping[str, Any], *inner: str) -> dict[str, Any]:
     """Return `values` without the fields that are None.
 
-    `inner` names fields whose values are dicts. These dicts lose their fields that are None, too.
+    `inner` names fields whose values are dicts. Fields that are None are removed from these dicts, too.
     """
     kept = {name: value for name, value in values.items() if value is not None}
     return kept | {name: without_null(kept[name]) for name in inner if name in kept}

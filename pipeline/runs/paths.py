@@ -23,7 +23,10 @@ def with_relative_paths(config: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of `config`, the content of `config.json` in the run's folder, `folder`, with absolute paths."""
+    """Return a copy of a run's configuration in which all paths are absolute.
+
+    `config` is the content of `config.json`, and `folder` is the run's folder.
+    """
     return _changed(config, lambda path: absolute_path(path, folder))
 
 

@@ -204,7 +204,7 @@ class Run:
         return read_csv(self.history_file, HISTORY_COLUMNS)
 
     def write_examples(self, examples: Iterable[Example], class_names: Sequence[str]) -> None:
-        """Write `examples.csv`, with the path, the digest, the class name and the split of each of `examples`."""
+        """Write `examples.csv`, with the path, the digest, the class name and the split of each example."""
         rows = ((one.image.path, one.image.digest, class_names[one.label], one.split) for one in examples)
         write_csv(self.examples_file, EXAMPLES_COLUMNS, rows)
 
@@ -235,7 +235,7 @@ class Run:
         write_csv(self.history_file, columns, ([row.get(name, "") for name in columns] for row in rows))
 
     def update(self, file: Path, **fields: Any) -> None:
-        """Set the top-level fields `fields` in `file`, one of the run's JSON files. Other fields stay as they are."""
+        """Set `fields` in `file`, which is one of the run's JSON files. All other top-level fields stay as they are."""
         write_json(file, {**(read_json(file) if file.exists() else {}), **fields})
 
     def reference_file(self, model: str) -> Path:

@@ -34,7 +34,10 @@ class Calibration:
             raise ValueError(f"distance is {distance}")
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the calibrated probabilities, float64 [N, C], of logits, float [N, 1] (two classes) or [N, C]."""
+        """Return the calibrated probabilities (float64 [N, C]) of `logits`.
+
+        `logits` is float [N, 1] (two classes) or [N, C].
+        """
         return probabilities(logits / self.temperature)
 
     def set_threshold(self, alpha: float) -> float | None:
@@ -83,7 +86,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Bin:
-    """A bin of examples by their confidence, the probability of the predicted class."""
+    """A bin of examples with similar confidence. The confidence is the probability of the predicted class."""
 
     count: int
     confidence: float  # the mean over the examples

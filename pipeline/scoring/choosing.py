@@ -20,7 +20,7 @@ _WORST = (math.inf, math.inf)
 
 
 def canonical(choose_by: ChooseBy) -> ChooseBy:
-    """Return `loss` for `log_loss`, because both name the mean cross-entropy. Return any other figure unchanged."""
+    """Return `loss` for `log_loss`, because both name the mean cross-entropy. Return any other name unchanged."""
     return "loss" if choose_by == "log_loss" else choose_by
 
 
@@ -37,7 +37,10 @@ class ValFigures:
         self._kept: list[tuple[np.ndarray, np.ndarray]] = []  # logits or predicted labels, and true labels
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
-        """Add a batch: logits, [N, 1] (two classes) or [N, C], and their true labels, int [N]."""
+        """Add a batch of logits and true labels.
+
+        `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
+        """
         from headstart.pipeline.scoring.metrics import accuracy, cross_entropy, predicted_labels
 
         self._examples += len(labels)
@@ -47,9 +50,9 @@ class ValFigures:
             self._kept.append((logits if self._choose_by == "auc" else predicted_labels(logits), labels))
 
     def figures(self) -> dict[str, float]:
-        """Return the figures of all batches by name: `loss`, `accuracy`, and the figure `choose_by` of the constructor.
+        """Return the figures of all batches together, as a dict by name. An undefined figure is NaN.
 
-        An undefined figure is NaN.
+        The figures are `loss`, `accuracy`, and the figure that the constructor was asked for.
         """
         found = {"loss": self._loss / self._examples, "accuracy": self._right / self._examples}
         if self._kept:
@@ -83,7 +86,7 @@ def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
-    """Return the figure that `choose_by` names as a number to minimise: the loss itself, or minus any other figure."""
+    """Return the figure that `choose_by` names. The sign of any figure but the loss is changed, so lower is better."""
     choose_by = canonical(choose_by)
     return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 

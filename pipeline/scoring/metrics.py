@@ -11,14 +11,21 @@ _TOP, _CLASSES_FOR_TOP = 5, 10  # top-5 accuracy is of interest with more than t
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Turn logits, float [N, 1] (two classes) or [N, C], into probabilities, float64 [N, C]. Rows sum to 1."""
+    """Return the probabilities (float64 [N, C]) of `logits`. Each row sums to 1.
+
+    `logits` is float [N, 1] (two classes) or [N, C].
+    """
     from scipy.special import softmax
 
     return np.asarray(softmax(_for_each_class(logits), axis=1))
 
 
 def _for_each_class(logits: np.ndarray) -> np.ndarray:
-    """Convert logits [N, 1] or [N, C] to float64 [N, C]. One logit x becomes (0, x), whose softmax gives sigmoid(x)."""
+    """Convert `logits`, which is [N, 1] (two classes) or [N, C], to float64 [N, C].
+
+    A single logit x becomes the pair (0, x). The softmax of this pair gives the second class the probability
+    sigmoid(x).
+    """
     logits = logits.astype(np.float64)
     return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
 
@@ -32,7 +39,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def predicted_labels(logits: np.ndarray) -> np.ndarray:
-    """Return the predicted labels, int64 [N], of logits, [N, 1] (two classes) or [N, C]."""
+    """Return the predicted labels (int64 [N]). `logits` is float [N, 1] (two classes) or [N, C]."""
     return (logits[:, 0] > 0).astype(np.int64) if logits.shape[1] == 1 else logits.argmax(axis=1)
 
 
@@ -144,7 +151,10 @@ def confusions(predicted: np.ndarray, labels: np.ndarray) -> list[tuple[int, int
 
 @dataclass(frozen=True)
 class McNemar:
-    """The result of McNemar's exact test (1947, doi:10.1007/BF02295996) of two models on the same `n` examples."""
+    """The result of McNemar's exact test (1947, doi:10.1007/BF02295996).
+
+    The test compares two models on the same `n` examples.
+    """
 
     first: str
     second: str

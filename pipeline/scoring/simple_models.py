@@ -118,7 +118,7 @@ class Logistic:
             self._model = fitted_logistic(features, labels, self.strength)
 
     def logits(self, features: Features) -> np.ndarray:
-        """Return the logarithms of the class probabilities of `features`, float32 [N, D]: float64 [N, classes]."""
+        """Return the logarithms (float64 [N, classes]) of the class probabilities. `features` is float32 [N, D]."""
         return log_chances(logistic_chances(self._model, features, self._classes))
 
     def scored(self, features: Features, labels: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

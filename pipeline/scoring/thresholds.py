@@ -42,7 +42,7 @@ def is_second(chances: np.ndarray, second_above: float) -> np.ndarray:
 
 
 def moved(threshold: Threshold | None) -> bool:
-    """Return whether `threshold` is given and is not 0.5. Otherwise, the more probable class is predicted."""
+    """Return True if there is a threshold other than 0.5. If not, the more probable class is predicted."""
     return threshold is not None and threshold.value != 0.5
 
 

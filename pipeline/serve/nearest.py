@@ -58,13 +58,16 @@ class Nearest:
         self._kept = lru_cache(_KEPT)(self._thumbnail)
 
     def of(self, features: np.ndarray, count: int) -> list[dict[str, Any]]:
-        """Return the `count` training images nearest to `features`, float32 [D], as JSON objects, the nearest first."""
+        """Return the `count` training images that are nearest to `features` (float32 [D]).
+
+        The images are JSON objects, the nearest first.
+        """
         found = self._neighbours.nearest(features[np.newaxis], count)
         near = [(self._examples[row], float(far)) for row, far in zip(found.rows[0], found.distances[0], strict=True)]
         return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
 
     def row_of(self, features: np.ndarray, row: int) -> bool:
-        """Return whether training image number `row` is, up to rounding, the nearest one to `features`, float32 [D]."""
+        """Return whether training image number `row` is the nearest one to `features` (float32 [D]), up to rounding."""
         found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
         own = found.distances[0][list(found.rows[0]).index(row)]
         return bool(own <= found.distances[0][0] + _SAME)
@@ -141,7 +144,10 @@ def _nearest(served: ServedRun, places: Places) -> Nearest | None:
 
 
 def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndarray | None:
-    """Compute the features, float32 [D], of a training image. Return None if its file is gone or can't be decoded."""
+    """Compute the features (float32 [D]) of a training image.
+
+    Return None if the image is not found or can't be decoded.
+    """
     image = find(example, data)
     if image is None:
         return None
@@ -155,9 +161,9 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`, or None if it is gone.
+    """Return the data folder of `run`, or None if the folder can't be used.
 
-    If `places` names a data folder, and this folder is wrong, raises a HeadstartError.
+    Raises a HeadstartError if `places` names a data folder that can't be used.
     """
     try:
         return run_data(run, places)

@@ -92,7 +92,7 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
 
 
 def _positive(opened: OpenExport) -> str:
-    """Return the name of the positive class of an export's threshold. Without a threshold, return the second class."""
+    """Return the name of the export's positive class. Without a threshold, the second class is positive."""
     kept = opened.labels.get("threshold")
     positive = kept.get("positive") if isinstance(kept, dict) else None
     return positive if positive in opened.class_names[:2] else opened.class_names[1]

@@ -13,7 +13,7 @@ _NAMED = 12  # classes that the page names
 
 
 class Page:
-    """The page, and its content security policy, which allows no script or style but the page's own.
+    """The page, and its content security policy. The policy allows only the page's own scripts and styles.
 
     `title` names the model that answers.
     """

@@ -1,4 +1,4 @@
-"""The server's side of a connection: uvicorn's own, with limits on the time and size of a request's headers."""
+"""The server's handler of a connection: uvicorn's handler, with limits on the time and size of a request's headers."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ class Connection(HttpToolsProtocol):
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time limit for the first request. If too many connections are open, refuse this one."""
+        """Start the time limit for the first request. If too many connections are open, refuse the new connection."""
         super().connection_made(transport)
         self._start_clock()
         if len(self.connections) > MOST_CONNECTIONS:
@@ -50,9 +50,9 @@ class Connection(HttpToolsProtocol):
             self._tell(431, "Request Header Fields Too Large", f"the head of a request has at most {_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note that a request begins. If the previous request is not answered yet, raise a ValueError.
+        """Note that a request begins. Raises a ValueError if the previous request is not answered yet.
 
-        The parser that makes this call stops reading then.
+        The caller is the parser. The error makes the parser stop.
         """
         if self._in_work:
             raise ValueError("a request came before the last one was answered")
@@ -76,7 +76,7 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        """Start the time limit within which the client must take the answer, and send the next request."""
+        """Start a time limit: before it ends, the client must take the answer and send the next request."""
         super().on_response_complete()
         self._start_clock()
 
@@ -108,7 +108,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer bytes that are not HTTP, with the status 400. `msg` is not used."""
+        """Answer with the status 400, because the client sent bytes that are not HTTP. `msg` is not used."""
         self._tell(400, "Bad Request", "the request is no HTTP that this server reads")
 
     @property
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
 def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Handle an error of the event loop. The error of too many open files is ignored.
 
-    Then new connections wait until others end.
+    While too many files are open, new connections wait.
     """
     if "socket.accept() out of system resource" not in str(context.get("message")):
         loop.default_exception_handler(context)

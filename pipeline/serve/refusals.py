@@ -1,4 +1,4 @@
-"""Refusals: the requests that the server does not answer, each with a status and one sentence."""
+"""Refusals: the server's answers to requests that it can't serve. A refusal has a status and one sentence."""
 
 from collections.abc import Mapping
 

@@ -19,7 +19,10 @@ class Label(BaseModel):
 
 
 class Near(BaseModel):
-    """A training image near to an image. `image` is the path of its thumbnail, and `distance` is from 0 to 2."""
+    """A training image that is near to the image of a request.
+
+    `image` is the path of the training image's thumbnail. `distance` is from 0 to 2.
+    """
 
     label: str
     distance: float

@@ -125,7 +125,7 @@ class Server:
 
 @contextlib.contextmanager
 def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Within the block, call the function that `actions` has for a signal when this signal comes."""
+    """Within the block, handle signals by `actions`, a dict from signal to function."""
 
     def handle(number: int, _: FrameType | None) -> None:
         actions[signal.Signals(number)]()
@@ -139,7 +139,7 @@ def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[N
 
 
 def _allow_files() -> None:
-    """Raise the limit of open files of this process, if it is too low for the connections and can be raised."""
+    """Increase this process's limit of open files, if the limit is too low for the connections and can be increased."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

@@ -25,7 +25,12 @@ _MANY = 30  # classes; of more, the probabilities of all are given only if a req
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of a request: how many likeliest classes, whether all probabilities, and how many nearest images."""
+    """The options of a request.
+
+    - `top`: how many of the likeliest classes to give
+    - `probabilities`: whether to give the probabilities of all classes
+    - `nearest`: how many of the nearest training images to give
+    """
 
     top: int
     probabilities: bool
@@ -82,10 +87,7 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Within the block, count a request that has arrived as one in work.
-
-        Raises a RefusalError if too many requests are in work.
-        """
+        """Within the block, count one more request in work. Raises a RefusalError if too many are in work already."""
         self._require_room()
         self.requests += 1
         try:

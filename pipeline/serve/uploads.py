@@ -25,7 +25,7 @@ class Upload:
 
 
 def require_form(request: Request, most: int) -> None:
-    """Raise a RefusalError if the headers of `request` announce more than `most` bytes, or anything but a form."""
+    """Raise a RefusalError if a request's headers announce more than `most` bytes, or a body that is not a form."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise RefusalError(415, "send images as files of a form: multipart/form-data, with the field `files`")

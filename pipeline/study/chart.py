@@ -53,7 +53,7 @@ def _columns(sizes: list[Size]) -> np.ndarray:
 
 
 def write_chart(result: StudyResult, path: Path) -> None:
-    """Write the chart of the study `result` to `path`. The ending of its name, `.svg` or `.png`, decides the format."""
+    """Write the chart of the study `result` to `path`. The ending of `path` decides the format: `.svg` or `.png`."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -53,7 +53,7 @@ class Curve:
 
 
 def to_error(metric: ChooseBy, values: np.ndarray) -> np.ndarray:
-    """Return the errors of figures: the loss itself, or 1 minus any other figure.
+    """Turn figures into errors: the loss stays as it is, and any other figure x becomes 1 - x.
 
     The same call turns errors back into figures.
     """

@@ -75,7 +75,7 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return the parameters of the measured curve's law by name, such as `a` and `b`; see `StudyResult.formula`."""
+        """Return the parameters of the measured curve's law, as a dict. For their names, see `StudyResult.formula`."""
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
@@ -119,7 +119,7 @@ class Forecast:
         return Needed(target, *(self._in_sight(float(one)) for one in (middle, min(low, middle), max(high, middle))))
 
     def _needed(self, error: float) -> np.ndarray:
-        """Return the number of images with which the law of each replicate reaches `error`: float64 [B]."""
+        """Return the numbers of images (float64 [B]) with which the laws of the B replicates reach `error`."""
         needed = np.empty(_REPLICATES)
         for law, rows, parameters in self._fitted:
             needed[rows] = law.images(parameters, error)
@@ -140,7 +140,7 @@ class Forecast:
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the error that the law of each replicate gives for each number in `images`, [M]: float64 [B, M]."""
+        """Return the errors (float64 [B, M]) that the laws of the B replicates give for the M numbers in `images`."""
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
             errors[rows] = law.errors(parameters, images)
@@ -150,7 +150,7 @@ class Forecast:
         return np.asarray(np.clip(errors, 0, None if self._curve.metric == "loss" else 1))
 
     def _drawn_curves(self) -> np.ndarray:
-        """Draw B replicates of the measured curve. Return their errors at the K sizes, float64 [B, K]."""
+        """Draw B replicates of the measured curve. Return their errors (float64 [B, K]) at the K sizes."""
         sizes, seeds, count = self._curve.parts.shape
         flat = self._curve.parts.reshape(-1, count)
         means = np.empty((_REPLICATES, sizes, seeds))
@@ -178,7 +178,7 @@ class Forecast:
 
     @property
     def _raised(self) -> float:
-        """How much the made-up predictions raise the error of a replicate, on average; see `_added`."""
+        """How much the made-up predictions (see `_added`) raise the error of a replicate, on average."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 

@@ -28,14 +28,17 @@ class Law:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit y = intercept + slope * x by least squares, for x [K] and each row of y [B, K]."""
+    """Fit y = intercept + slope * x by least squares to each row of `y`. Return the intercepts [B] and slopes [B].
+
+    `x` is [K], and `y` is [B, K].
+    """
     off = x - x.mean()
     slope = y @ off / (off @ off)
     return y.mean(axis=1) - slope * x.mean(), slope
 
 
 def _fit_log_linear(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit error = a - b log(n) with b >= 0. Return a and b of each curve, [B, 2]."""
+    """Fit error = a - b log(n) with b >= 0 to each of B curves. The columns of the result, [B, 2], are `a` and `b`."""
     a, slope = _line(np.log(images), errors)
     return np.stack([np.where(slope < 0, a, errors.mean(axis=1)), np.maximum(-slope, 0)], axis=1)
 

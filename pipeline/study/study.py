@@ -61,9 +61,9 @@ def study(
 
 
 def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -> StudyResult:
-    """Study examples whose features are in a store. Each class must occur in train and in val.
+    """Measure and forecast the learning curve of examples that have features in a store.
 
-    Raises DataError if there are too few different images.
+    Each class must occur in train and in val. Raises DataError if there are too few different images.
     """
     every, scored = cached.of("train"), cached.of("val")
     most = min(config.max_images, rows_in_memory(_COPIES * width(cached.stores), cached.extraction.memory))

@@ -25,13 +25,16 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def figures_of(trial: FrozenTrial) -> dict[str, float]:
-    """Return the figures on val of a complete trial by name: `loss`, `accuracy`, and the figure of `--choose-by`."""
+    """Return the val figures of a complete trial, as a dict by name.
+
+    The figures are `loss`, `accuracy`, and the figure of `--choose-by`.
+    """
     attributes = {"loss": trial.value, **trial.user_attrs}  # before 0.2, the value was the only loss that was kept
     return {name: attributes[name] for name in FIGURES if name in attributes}
 
 
 def board(trials: Sequence[FrozenTrial], baselines: Sequence[Baseline], choose_by: ChooseBy = "loss") -> Table:
-    """Return a table of the ten best trials and all `baselines`. It is sorted by the figure that `choose_by` names."""
+    """Return a table of the ten best trials and all `baselines`, sorted by the figure that `choose_by` names."""
     rows = [(f"trial {trial.number}", figures_of(trial), _short(trial.params)) for trial in ranked(trials)[:_SHOWN]]
     rows += [(one.name, one.figures, _short(one.setting) + _of_sample(one)) for one in baselines]
     shown = list(dict.fromkeys(("loss", "accuracy", choose_by)))

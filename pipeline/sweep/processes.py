@@ -69,7 +69,7 @@ def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: flo
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Within the block, processes that start use `threads` threads, ignore Ctrl-C, and get a quiet TensorFlow."""
+    """Within the block, each new process has `threads` threads, ignores Ctrl-C, and gets a quiet TensorFlow."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)

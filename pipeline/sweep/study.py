@@ -131,7 +131,7 @@ class Study:
             return trial, running
 
     def tell(self, trial: optuna.Trial, value: float | None) -> None:
-        """Mark a claimed trial as complete with `value`, which is minimised, or as pruned if `value` is None."""
+        """Mark a claimed trial as pruned if `value` is None, else as complete. The study minimises `value`."""
         self.optuna.tell(trial, value, TrialState.PRUNED if value is None else None)
 
     def prune_by(self, pruner: optuna.pruners.BasePruner) -> None:
@@ -177,7 +177,7 @@ class Study:
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
-        """Queue the next untried head of the grid, unless a trial is queued. Return whether a trial is queued now."""
+        """If the queue is empty, add the next untried head of the grid to it. Return False if the queue stays empty."""
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         taken = {

@@ -99,7 +99,7 @@ def sweep(
 def _search(
     study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline]
 ) -> None:
-    """Run trials on the Ray cluster that `by_ray` names. If it names none, run them in processes of this machine."""
+    """Run trials on the Ray cluster of `by_ray`, or in processes of this machine if `by_ray` has no cluster."""
     if by_ray.ray:
         from headstart.pipeline.sweep.by_ray import search_by_ray
 

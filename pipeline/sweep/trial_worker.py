@@ -21,7 +21,7 @@ class ServedTrial(FixedTrial):
         self._report_to_owner, self._prune = report, False
 
     def report(self, value: float, step: int) -> None:
-        """Send the value of an epoch or fold to the owner. `step` is its number."""
+        """Send the value of an epoch or fold to the owner. `step` is the number of the epoch or fold."""
         self._prune = self._report_to_owner(value, step)
 
     def should_prune(self) -> bool:
@@ -48,7 +48,11 @@ class ServedStudy:
         return ray.get(getattr(self._owner, method).remote(self._worker, *arguments))
 
     def claim(self, most: int) -> tuple[ServedTrial | None, int]:
-        """Return the next trial, or None if there is none, and the number of trials that other processes run."""
+        """Claim the next trial, and return a pair.
+
+        - the trial, or None if there is none
+        - the number of trials that other processes run
+        """
         claimed, elsewhere, self._finished = self._ask("claim", most, self._pruner)
         if claimed is None:
             return None, elsewhere

@@ -52,7 +52,11 @@ class Trials(Protocol):
     logs: Path
 
     def claim(self, most: int) -> tuple[Any, int]:
-        """Return the next trial, or None if there is none, and the number of trials that other processes run."""
+        """Claim the next trial, and return a pair.
+
+        - the trial, or None if there is none
+        - the number of trials that other processes run
+        """
 
     def finished(self) -> Sized:
         """Return the trials that are complete or pruned; see `Study.finished`. Callers use only their number."""
@@ -142,5 +146,5 @@ def _fit(
 
 
 def _means(done: Sequence[TrainedHead]) -> dict[str, float]:
-    """Return the mean of each figure on val over the trained heads in `done`. If there are none, return {}."""
+    """Return the mean of each val figure over the trained heads in `done`. If `done` is empty, return {}."""
     return {name: float(np.mean([head.val[name] for head in done])) for name in (done[0].val if done else ())}

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """How many images with features of one fingerprint are in given data folders, and how many are in none of them."""
+    """How many images with features of one fingerprint are in a data folder, and how many are in none."""
 
     folder: str
     kept: int  # images in a data folder

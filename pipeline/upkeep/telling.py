@@ -1,4 +1,4 @@
-"""Describe the fields of fingerprints to a person, by the values of options instead of hashes and numbers."""
+"""Describe fingerprints to a person, with the values of options in place of hashes and numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
