@@ -1,1 +1,1 @@
-"""Extraction on a Ray cluster: workers on its nodes, and units of images given out to the workers."""
+"""Extraction on a Ray cluster. Its nodes run workers, and each worker gets units of images."""
