@@ -1,1 +1,2 @@
-"""Extraction on a Ray cluster. Its nodes run workers, and each worker gets units of images."""
+"""Scans and extraction on a Ray cluster. The driver gives units of files or images to workers on the cluster's nodes.
+"""
