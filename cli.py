@@ -62,7 +62,7 @@ def demo(
     images: Annotated[int, typer.Option(help="Number of images, half of each class.", min=2)] = DEMO_IMAGES,
     seed: int = 0,
 ) -> Result:
-    """Draw cats and dogs into ./demo, and run every stage on them. With DIR, only draw, and add a few broken files."""
+    """Draw cats and dogs into ./demo, and run every stage on them. With DIR, only draw images and some broken files."""
     if folder is None:
         from headstart.pipeline.demo.demo import run_demo
 
@@ -125,7 +125,7 @@ def labels(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Find likely label errors by cached features, in all splits but test. With --apply FILE, change labels."""
+    """Find likely label errors outside the test split, by cached features. With --apply FILE, change labels by FILE."""
     from headstart.pipeline.labels.labels import labels
 
     return labels(data, features, extraction, config, seed, reading)
@@ -176,7 +176,7 @@ def sweep(
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Try many heads on cached features, and save the head that is best on val as a run."""
+    """Try many heads on cached features. Make a run of the head that is best on val."""
     from headstart.pipeline.sweep.sweep import sweep
 
     return sweep(data, study, run, features, extraction, config, overwrite, seed, reading, by_ray)
@@ -191,7 +191,7 @@ def study(
     config: StudyConfig,
     seed: int = 0,
 ) -> Result:
-    """Measure how accuracy grows with the number of images, and what more images would bring. Test is not used."""
+    """Measure how accuracy grows with the number of images, and what more images would bring. No test image is used."""
     from headstart.pipeline.study.study import study
 
     return study(data, features, extraction, config, seed, reading)
@@ -201,7 +201,7 @@ def study(
 def finetune(
     run: RunArgument, config: FinetuneConfig, places: Places, overwrite: Overwrite = False, seed: int = 0
 ) -> Result:
-    """Phase 2: train the top of the backbone on raw images. A repeated call goes on where the last one ended."""
+    """Phase 2: train the top of the backbone on raw images. A repeated call goes on where the last call ended."""
     from headstart.pipeline.finetune.finetune import finetune
 
     return finetune(run, config, overwrite, seed, places)
@@ -218,7 +218,7 @@ def evaluate(
     sort: Annotated[Sort, typer.Option(help="Order of the predictions' file; mistakes puts the worst first.")] = "data",
     seed: int = 0,
 ) -> Result:
-    """Score a run on a split. With --folds, cross-validate heads with the run's settings on all of the run's images."""
+    """Score a run on a split. With --folds, cross-validate heads with the run's settings, on all images of the run."""
     if validation.folds:
         validation.require_alone(split, sort, decision, by_ray)
         from headstart.pipeline.evaluate.folds import cross_validate
@@ -249,7 +249,7 @@ def report(
     places: Places,
     split: AnySplit = "auto",
 ) -> Result:
-    """Write a page about a run: figures, curves, mistakes beside the nearest training images, data, settings."""
+    """Write a page about a run: figures, curves, data, settings, and mistakes beside the nearest training images."""
     from headstart.pipeline.report.report import report
 
     return report(runs, config, split, places)
@@ -294,7 +294,7 @@ def export_model(
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Export a run as a model for elsewhere. Compare the model, in its own runtime, with the run on val images."""
+    """Export a run as a model for use elsewhere. Compare the answers of the model and the run on val images."""
     from headstart.pipeline.export.export import export
 
     return export(run, out, config, places, overwrite, seed)
@@ -330,7 +330,7 @@ app.add_typer(store, name="store")
 
 @command(store)
 def ls(store: StoreArgument) -> Result:
-    """List the fingerprints of a store, each with its images, its bytes and the time of its last write."""
+    """List the fingerprints of a store, each with its number of images, its size, and the time of its last write."""
     from headstart.pipeline.upkeep.listing import list_store
 
     return list_store(store)
@@ -338,7 +338,7 @@ def ls(store: StoreArgument) -> Result:
 
 @command(store, kept="bad shards that were dropped by --repair stay dropped")
 def verify(store: StoreArgument, config: VerifyConfig, reading: DataConfig, seed: int = 0) -> Result:
-    """Read every byte of a store; with --data and --recompute, also compare features with fresh ones."""
+    """Read every byte of a store. With --data and --recompute, also compare stored features with recomputed ones."""
     from headstart.pipeline.upkeep.verify import verify_store
 
     return verify_store(store, config, seed, reading)
@@ -353,7 +353,7 @@ def explain(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Count the images with features at the given settings, and show how the store's other features differ."""
+    """Count the images that have features with the given settings. Show how the store's other features differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed, reading)

@@ -128,9 +128,9 @@ _OF_THIS_MACHINE = ("memory", "scratch")  # a run may be used on another machine
 
 
 def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict[str, Any]:
-    """Return both configurations as one JSON object. A run's config file keeps it under the key `features`.
+    """Return both configurations as one JSON object, without the fields `memory` and `scratch`.
 
-    `memory` and `scratch` are left out.
+    A run's config file keeps the object under the key `features`.
     """
     found = {**asdict(config), **asdict(extraction), "store": str(extraction.store)}
     return {name: value for name, value in found.items() if name not in _OF_THIS_MACHINE}

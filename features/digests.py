@@ -11,7 +11,7 @@ DIGEST = np.dtype(f"S{DIGEST_BYTES}")  # NumPy sorts and compares digests by the
 
 
 def raw_digests(digests: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Convert hexadecimal digests to an array [N] of dtype `DIGEST`. Such an array is returned unchanged."""
+    """Convert hexadecimal digests to an array [N] of dtype `DIGEST`. An array of this dtype is returned unchanged."""
     return digests if isinstance(digests, np.ndarray) else np.frombuffer(bytes.fromhex("".join(digests)), DIGEST)
 
 
@@ -58,12 +58,12 @@ def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_positions(raw: np.ndarray) -> np.ndarray:
-    """Return the position of the first occurrence of each different digest in `raw` [N], int64 [n], ascending."""
+    """Return the ascending positions, int64 [n], at which a digest occurs for the first time in `raw` [N]."""
     return np.sort(numbered(raw)[0])
 
 
 def sorting(raw: np.ndarray) -> np.ndarray:
-    """Return the order that sorts the digests `raw` [N]: positions, int64 [N]. Equal digests keep their order."""
+    """Return the positions, int64 [N], that sort the digests `raw` [N]. Equal digests keep their order."""
     beginnings = _beginnings(raw)
     order = np.argsort(beginnings, kind="stable")
     same = np.flatnonzero(beginnings[order[1:]] == beginnings[order[:-1]])

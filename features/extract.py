@@ -43,7 +43,7 @@ class NodeWork:
 
     @property
     def images_per_second(self) -> float:
-        """The images per second; 0 if none was extracted."""
+        """The images extracted per second; 0 if nothing was extracted."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def __add__(self, other: NodeWork) -> NodeWork:

@@ -148,7 +148,10 @@ class Backbone:
         return self._at_cuts([outputs[index] for index in indices], cuts)
 
     def rescale(self, pixels: Any) -> Any:
-        """Map RGB pixels from 0 to 255, [B, H, W, 3], to the range and order of channels that `model` expects."""
+        """Map RGB `pixels` to the range and the order of channels that `model` expects.
+
+        `pixels` is [B, H, W, 3], with values from 0 to 255.
+        """
         from headstart.features.tensorflow import keras
 
         scale, offset = self.rescaling.scale, self.rescaling.offset

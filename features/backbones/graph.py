@@ -156,7 +156,7 @@ def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
 
 
 def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
-    """Return the output tensor of the operation of `model` at `index`."""
+    """Return the output tensor of the operation at `index` in `model.operations`."""
     return model.output if index == len(model.operations) - 1 else model.operations[index].output
 
 
@@ -194,7 +194,7 @@ def last_stage(model: keras.Model) -> int:
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Return the number of multiplications by a weight for one image, in all convolutions and dense layers."""
+    """Return how many multiplications by weights one image takes, in all convolutions and dense layers."""
     total = 0
     for layer in nested_layers(model.operations):
         positions = _positions(layer)
@@ -223,7 +223,10 @@ def is_depthwise(layer: keras.Layer) -> bool:
 
 
 def _positions(layer: keras.Layer) -> int:
-    """Return how often a layer applies its kernel to one image: once per output position. Unknown sides count as 1."""
+    """Return how often a layer applies its kernel to one image: once per output position.
+
+    A side of the output whose length is unknown counts as 1.
+    """
     return math.prod(side or 1 for side in layer.output.shape[1:-1])
 
 

@@ -196,7 +196,7 @@ def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Pa
 
 
 def weights_by_digest(store: Path) -> dict[str, str]:
-    """Return a mapping from digests to values of `--weights`, for all weights that were used with `store`."""
+    """Return the values of `--weights` that were used with `store`, by the digest of the weights."""
     return {one.digest: one.weights for one in used_with(store)}
 
 

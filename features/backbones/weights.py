@@ -72,7 +72,7 @@ def build_backbone(
 
 
 def is_known(name: str, weights: str, rescale: str, image_size: int, weights_seed: int, known: KnownBackbones) -> bool:
-    """Return whether `known` has the facts of a network, so that `build_backbone` need not build the network."""
+    """Return whether `known` has the facts of a network. With them, `build_backbone` need not build the network."""
     source = backbone_source(*_settings(name, weights, rescale, image_size, weights_seed))
     return known.recall(source) is not None
 

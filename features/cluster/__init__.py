@@ -1,1 +1,1 @@
-"""Extraction on a Ray cluster: workers on its nodes, and units of images given out to the workers."""
+"""Scans and extraction on a Ray cluster. The driver gives units of files or images to workers on the nodes."""

@@ -1,4 +1,4 @@
-"""Settings of a Ray cluster. Only `ray_mixed` may change the value of a feature, and only its last bits."""
+"""Settings of a Ray cluster. Only the setting `ray_mixed` can change features, and it changes only their last bits."""
 
 from dataclasses import dataclass
 

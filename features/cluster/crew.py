@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If no slot is usable (`count` is 0), raise a HeadstartError: at once after a refusal, else after a minute."""
+        """Raise a HeadstartError if `count`, the number of usable slots, is 0 for a minute, or is 0 after a refusal."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -245,7 +245,7 @@ class Crew:
             self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died{said}")
 
     def _next(self, member: Member, answer: Any) -> None:
-        """Begin the step after the step that returned `answer`; see `Member`. An unfit node raises a NodeError."""
+        """Begin the next step of `member`, whose last step returned `answer`. An unfit node raises a NodeError."""
         task = self._task
         if member.step == "hello":
             if answer["headstart"] != version("headstart"):
@@ -267,7 +267,7 @@ class Crew:
             self._let_build(time.monotonic())
 
     def _let_build(self, now: float) -> None:
-        """Tell each member to build its network, if it may do so now; see `Reference.may_build`."""
+        """Begin the step `build` of each member that may build its network now; see `Reference.may_build`."""
         for member in self.members.values():
             if member.step == "met":
                 building = [one for one in self.members.values() if one.step == "build" and one.on_gpu]
@@ -275,7 +275,7 @@ class Crew:
                     member.take_step("build", self._reference.batch_sizes)
 
     def refuse(self, member: Member, reason: str, slot_alone: bool = False) -> None:
-        """Kill a member, and print why. Start no other worker on its node or, if `slot_alone`, on its slot."""
+        """Kill a member, and print why. Its node gets no new workers. If `slot_alone`, only its slot gets none."""
         self._tell_refused(member, reason, slot_alone)
         self.lose(member)  # other workers of the node stay: each of them meets the fault by itself
 

@@ -67,7 +67,7 @@ class Cluster:
         return partial(inspect_by, crew) if crew.is_elsewhere() else None
 
     def prepare(self) -> None:
-        """Wait until a worker has saved the facts of the networks in the store, at most two minutes; see `cluster`."""
+        """Wait at most two minutes until a worker has saved the facts of the networks in the store; see `cluster`."""
         self.begun().prepared(_PREPARED_SECONDS)
 
     def extract(

@@ -68,7 +68,7 @@ class ExtractionTask:
         return ExtractionJob(self, before)
 
     def require_same(self, met: Met) -> None:
-        """Raise a NodeError if a worker can't see images that the driver sees, or has other fingerprints."""
+        """Raise a NodeError if a worker can't see the driver's images, or has other fingerprints than the driver."""
         if not met.sees_images and any(map(is_seen, self.sample)):
             first = self.sample[0].file
             raise NodeError(f"{first}: this node does not see the image, or sees another one at this path")
@@ -231,7 +231,7 @@ class ExtractionJob:
         self._in_use().stop(unit)
 
     def share(self, unit: int) -> None:
-        """From now on, write the features of a unit every few seconds, for a second worker that has the same unit."""
+        """From now on, write the features of a unit every few seconds, because a second worker has the same unit."""
         self._in_use().share(unit)
 
     def close(self) -> None:

@@ -51,13 +51,16 @@ def alive(nodes: Sequence[dict[str, Any]], here: str, config: ClusterConfig) -> 
 
 
 def why_alone(config: ClusterConfig, started: bool) -> str:
-    """Return the message that no node can have a worker. `started` tells whether a node could have one before."""
+    """Return the message that no node can have a worker. `started` tells whether the cluster had a worker before."""
     lacking = f"has the CPUs for a worker (--ray-cpus {config.ray_cpus}, --ray-gpus {config.ray_gpus:g})"
     return f"--ray {config.ray}: {'all nodes with workers died, and no other' if started else 'no node'} {lacking}"
 
 
 class Reference:
-    """The first worker's report on a task, for comparison with others, and the batch sizes that workers have found."""
+    """The first worker's report on a task, and the batch sizes that workers found.
+
+    The reports of later workers are compared with the first report.
+    """
 
     def __init__(self, task: Task) -> None:
         self.batch_sizes: dict[str, int] = {}  # by `Built.kind`
@@ -98,7 +101,7 @@ class Reference:
 
 
 def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
-    """Describe how a node's fingerprint, `there`, differs from the driver's, `here`, and what the user can do."""
+    """Describe how the fingerprint `there` of a node differs from the driver's, `here`, and what the user can do."""
     differences = here.differences(there)
     its = "; ".join(f"{name} {str(values['there'])[:40]}" for name, values in differences.items())
     own = "; ".join(f"{name} {str(values['asked'])[:40]}" for name, values in differences.items())

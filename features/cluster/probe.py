@@ -32,7 +32,7 @@ class NodeMemoryError(NodeError):
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """Raise a NodeMemoryError in place of an error that reports a lack of memory, of the machine or of a GPU."""
+    """Raise a NodeMemoryError in place of an error that says that the machine or a GPU lacks memory."""
     try:
         yield
     except Exception as error:

@@ -103,7 +103,7 @@ class Sharing:
     def in_order(self) -> Iterator[Piece]:
         """Do the same as `run`, but yield the units in the order of their items.
 
-        The field `unread` must return no positions.
+        The function in the field `unread` must return no positions.
         """
         held: dict[int, Piece] = {}
         for piece in self.run():

@@ -165,7 +165,7 @@ class UnitStream:
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """From now on, write the features of a unit every few seconds, for a second worker that has the same unit."""
+        """From now on, write the features of a unit every few seconds, because a second worker has the same unit."""
         if unit := self._units.get(number):
             unit.shared = True
 

@@ -29,7 +29,7 @@ class UnitJob(ABC):
 
     @abstractmethod
     def meet(self) -> Any:
-        """Check that this node can do the task. Return the argument for `Task.require_same` on the driver."""
+        """Check that this node can do the task. The driver passes the result to `Task.require_same`."""
 
     @abstractmethod
     def do(self, items: Any) -> Any:

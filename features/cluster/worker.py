@@ -67,7 +67,7 @@ class Job(Protocol):
     """The work of a worker for one task. `Worker` has methods of the same names, which call these methods."""
 
     def meet(self) -> Any:
-        """Check that this node can do the task. Return the argument for `Task.require_same` on the driver."""
+        """Check that this node can do the task. The driver passes the result to `Task.require_same`."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the network, if there is one. `batch_sizes` holds the batch sizes of other workers, by `Built.kind`."""

@@ -67,7 +67,10 @@ def damaged_networks(root: Path) -> list[Damage]:
 
 
 def network_digest(folder: Path) -> str:
-    """Return the hexadecimal SHA-256 of the network in `folder`; `a file is missing` if a file is missing."""
+    """Return the hexadecimal SHA-256 of the network in `folder`.
+
+    If one of the network's files is missing, return the text `a file is missing`.
+    """
     digest = hashlib.sha256()
     for name in ("model.xml", "model.bin"):
         try:

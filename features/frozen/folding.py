@@ -79,7 +79,7 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 
 
 def _is_plain(convolution: keras.Layer) -> bool:
-    """Return whether `convolution` has no activation, and no other weights than kernels and bias. LoRA adds others."""
+    """Return whether `convolution` has no activation, and only kernels and bias as weights. LoRA adds other weights."""
     count = (2 if isinstance(convolution, keras.layers.SeparableConv2D) else 1) + convolution.use_bias
     return convolution.activation is keras.activations.linear and len(convolution.weights) == count
 
@@ -103,9 +103,9 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """Return the means of the input channels of each convolution in reduced precision, by the convolution's name.
+    """Return the means of each convolution's input channels, float64 [channels], by the name of the convolution.
 
-    The means are float64 [channels].
+    Convolutions that compute in float32 are left out.
     """
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:

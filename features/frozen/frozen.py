@@ -171,9 +171,10 @@ def traced(
 def traced_model(
     model: keras.Model, batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Trace `model` into a TensorFlow function: uint8 [B, H, W, 3] to a list of the model's outputs.
+    """Trace `model` into a TensorFlow function.
 
-    For `batch_size` and `compiled`, see `traced`.
+    The function maps pixels, uint8 [B, H, W, 3], to a list of the model's outputs. For `batch_size` and `compiled`, see
+    `traced`.
     """
     # Weights stay variables: each step of TensorFlow's graph optimizer would copy constants.
     signature = tf.TensorSpec((batch_size, *model.input_shape[1:]), tf.uint8)
@@ -199,7 +200,7 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
 
 
 def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
-    """Fold batch normalisation in `model`: the model of `backbone`, or the lower part of that model."""
+    """Fold batch normalisation in `model`, which is the model of `backbone` or the lower part of that model."""
     grey = np.full((1, backbone.image_size, backbone.image_size, 3), 127, np.uint8)
     return fold_batchnorm(model, backbone.rescale(grey))
 

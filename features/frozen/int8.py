@@ -106,7 +106,10 @@ def quantise(
 
 
 def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarray, list[str]]:
-    """Decode `images`. Return the pixels, uint8 [n, size, size, 3], and digests of the images that can be decoded."""
+    """Decode `images`. Return the pixels and the digests of the images that can be decoded.
+
+    The pixels are uint8 [n, size, size, 3].
+    """
     parts = list(decoded_batches(images, config, 32))
     none = np.empty((0, config.size, config.size, 3), np.uint8)
     digests = [images[position].digest for positions, _ in parts for position in positions]

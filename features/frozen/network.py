@@ -1,6 +1,6 @@
-"""Networks. A network is a backbone with its cuts and settings. These decide the network's fast form and its stores.
+"""Networks: backbones with their cuts and settings.
 
-This module imports no TensorFlow.
+The cuts and settings decide a network's fast form and its stores. This module imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. The settings of decoding don't change it."""
+        """Return the place of the converted network in the store. Settings of decoding do not change the place."""
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}

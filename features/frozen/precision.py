@@ -21,7 +21,7 @@ _CHOICES: Mapping[Any, Precision] = {"float32": "float32", "bfloat16": "bfloat16
 
 @dataclass(frozen=True)
 class Verdict:
-    """The precision that `auto` stands for in a store, and the machine whose timing decided it."""
+    """The precision that `auto` stands for in a store, and the machine that was timed to choose the precision."""
 
     precision: Precision
     machine: Mapping[str, Any] = field(default_factory=dict)  # see `_machine`; empty if an earlier version timed it

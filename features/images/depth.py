@@ -58,9 +58,9 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
 
 
 def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
-    """Decode a file with 16-bit samples. Return uint16 [H, W] or [H, W, C], and Pillow's mode for them, such as `RGB`.
+    """Decode a file with 16-bit samples. Return the samples and their Pillow mode, such as `RGB`.
 
-    For `first`, see `open_image`.
+    The samples are uint16 [H, W] or [H, W, C]. For `first`, see `open_image`.
     """
     with open_image(data, first=first) as image:
         raw_mode = _raw_mode(image)
@@ -122,12 +122,12 @@ def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
 
 
 def _is_unscaled(image: ImageFile.ImageFile) -> bool:
-    """Return whether Pillow leaves samples as in the file. In most PGM files, Pillow scales the samples to 16 bits."""
+    """Return whether Pillow keeps a file's samples unchanged. Pillow scales samples of most PGM files to 16 bits."""
     return image.format != "PPM" or all(tile.codec_name == "raw" for tile in image.tile)
 
 
 def _given_bits(image: ImageFile.ImageFile, data: bytes) -> int:
-    """Return the number of bits in use that the header of a file states. If the header states no number, return 0."""
+    """Return how many bits of a sample are in use according to the file's header; 0 if the header states no number."""
     if image.format == "PNG":
         return significant_bits(data)
     if image.format != "TIFF":

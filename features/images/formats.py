@@ -154,7 +154,10 @@ def _format_of(data: bytes) -> str | None:
 
 
 def is_image(name: str | Path, prefix: bytes) -> bool:
-    """Return whether a file is an image, judged by the suffix of `name` or by `prefix`, its first `PREFIX_BYTES`."""
+    """Return whether `name` has the suffix of an image file, or `prefix` is the beginning of an image file.
+
+    `prefix` holds the first `PREFIX_BYTES` bytes of the file.
+    """
     return Path(name).suffix.lower() in IMAGE_SUFFIXES or bool(_format_of(prefix) or _foreign_format(prefix))
 
 

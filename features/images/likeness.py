@@ -69,7 +69,10 @@ def _warps(pixels: np.ndarray) -> np.ndarray:
 
 
 def _residual(values: np.ndarray, by: np.ndarray) -> float:
-    """Fit `values` [P] by the rows of `by` [R, P] with least squares. Return the sum of the squared residuals."""
+    """Fit `values` [P] by a weighted sum of the rows of `by` [R, P], with least squares.
+
+    Return the sum of the squared residuals.
+    """
     products = by @ by.T  # only R x R, so the fit is fast; singular if the background is zero
     fit, *_ = np.linalg.lstsq(products, by @ values, rcond=None)
     return float(((values - fit @ by) ** 2).sum())

@@ -52,7 +52,7 @@ def imagenet_top() -> ImageNetTop:
 def _arrays(name: str) -> dict[str, np.ndarray]:
     """Return the arrays of an `.npz` file by name.
 
-    If the file also has an array `<name>/scale`, the array `<name>` is multiplied by these scales.
+    If the file has an array `<name>` and an array `<name>/scale`, their product is returned under `<name>`.
     """
     with np.load(io.BytesIO(_content(name))) as file:
         scales = {key.removesuffix("/scale"): file[key] for key in file if key.endswith("/scale")}

@@ -140,9 +140,9 @@ def _codes(images: Sequence[ImageFile]) -> list[int]:
 
 
 def narrow(field: str, column: np.ndarray) -> np.ndarray:
-    """Return a column of `Images`, int [N], in the dtype of its field, or as int64 if a number does not fit.
+    """Return `column`, int [N], in the dtype of the field `field`, which is a key of `NUMBERS`.
 
-    `field` is a key of `NUMBERS`.
+    If a number does not fit into this dtype, return `column` as int64.
     """
     bounds = np.iinfo(NUMBERS[field])
     fits = not len(column) or (bounds.min <= column.min() and column.max() <= bounds.max)

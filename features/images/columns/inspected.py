@@ -287,7 +287,7 @@ class _Found:
         return Inspected(self._files, images, of_image, rejects, [position for position, _ in self._rejects])
 
     def _paths(self, positions: np.ndarray) -> Paths:
-        """Return the paths of the files at `positions`. If these are all files, nothing is copied."""
+        """Return the paths of the files at `positions`. Nothing is copied if `positions` are those of all files."""
         return self._files if np.array_equal(positions, np.arange(len(self._files))) else self._files[positions]
 
     def _into_columns(self) -> None:

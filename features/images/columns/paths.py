@@ -123,7 +123,10 @@ class Paths(Sequence[str]):
         return self.with_folders([root + one for one in self.folders])
 
     def by_folder(self) -> dict[str, np.ndarray]:
-        """Return a mapping from each folder that has paths to the positions of these paths, int64 [n], ascending."""
+        """Return a mapping from folders to the positions of their paths, int64 [n], ascending.
+
+        Folders without paths are left out.
+        """
         order = np.argsort(self.folder_of, kind="stable")
         used, starts = np.unique(self.folder_of[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []

@@ -1,4 +1,4 @@
-"""Makes a `tf.data.Dataset` from an iterator that yields its rows in portions."""
+"""Makes a `tf.data.Dataset` from an iterator that yields several rows at a time."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Reading objects in object storage by fsspec. The services' own libraries find credentials and endpoints."""
+"""Reading objects in object storage with fsspec. The services' own libraries find credentials and endpoints."""
 
 import errno
 import hashlib

@@ -72,7 +72,7 @@ def bytes_of(image: ImageFile) -> bytes:
 
 
 def reference_of(image: ImageFile) -> bytes:
-    """Return bytes that tell `read_references` which file to read. For a local file, they are its path."""
+    """Return bytes that tell `read_references` which file to read. For a local file, the bytes are the file's path."""
     path = os.fsencode(image.file)
     if is_local(image.file):
         return path
@@ -145,7 +145,10 @@ def why_unreadable(error: OSError) -> Fault:
 
 
 def page_digest(digest: str, page: int) -> str:
-    """Return a page's digest: the file's `digest` for page 1, a SHA-256 of `digest` and `page` for any other page."""
+    """Return the digest of a page: the file's `digest` for page 1.
+
+    For any other page, return a SHA-256 of `digest` and `page`.
+    """
     return digest if page == 1 else hashlib.sha256(f"{digest} page {page}".encode()).hexdigest()
 
 

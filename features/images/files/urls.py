@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class _Reader(Protocol):
-    """A module, such as `objects`, that reads objects by a library. Its functions raise the errors of this library."""
+    """A module, such as `objects`, that reads objects with a library. Its functions raise the library's errors."""
 
     def version_of(self, url: str) -> Version: ...
     def read(self, url: str, most: int) -> bytes: ...
