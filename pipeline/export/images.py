@@ -1,4 +1,4 @@
-"""Find the images that an export of a run needs: val images for the comparison, training images to calibrate int8."""
+"""Find the images that an export of a run needs: val images to compare answers, training images to calibrate int8."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -89,7 +89,10 @@ class FinetuneModel:
                 shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
-        """Set the model and the optimizer to the latest state in `folder`. The folder of epoch 0 has no such state."""
+        """Set the model and the optimizer to the latest state in `folder`.
+
+        The folder of epoch 0 has no latest state.
+        """
         if (folder / _EARLIER_LATEST).exists():
             load_state(self.model, folder / _EARLIER_LATEST)
         else:

@@ -36,7 +36,7 @@ def total_memory() -> int:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Yield the limit and the use, in bytes, of each control group around this process that has a limit."""
+    """Yield two numbers of bytes for each control group of this process that has a limit: the limit and the use."""
     for folder, most, used, cached in _groups():
         try:
             limit = (folder / most).read_text().strip()

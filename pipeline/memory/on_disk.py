@@ -74,7 +74,10 @@ class FeaturesOnDisk:
         return len(self._rows)
 
     def __getitem__(self, rows: Rows) -> np.ndarray:
-        """Read `rows`, float32 [n, D]. Raises StoreError if a file is cut off, and OSError if a file can't be read."""
+        """Read the features of the examples at `rows`, float32 [n, D].
+
+        Raises StoreError if a file is cut off, and OSError if a file can't be read.
+        """
         places = _as_array(self.take(rows)._rows)
         order = np.argsort(places, kind="stable")
         found = np.empty((len(places), self.shape[1]), np.float32)

@@ -1,4 +1,4 @@
-"""A `.keras` file. The file holds only layers of Keras, so Keras loads it in its safe mode."""
+"""A `.keras` file. The file holds only layers of Keras, so Keras can load the file in its safe mode."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _in_float16(weights: bytes) -> bytes:
-    """Return a weights file in which float32 arrays are float16."""
+    """Return the weights file `weights`, with its float32 arrays converted to float16."""
     buffer = io.BytesIO()
     with h5py.File(io.BytesIO(weights)) as old, h5py.File(buffer, "w") as new:
 

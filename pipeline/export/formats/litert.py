@@ -84,7 +84,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _converted(deployable: "Deployable", precision: str) -> bytes:
-    """Return the bytes of a LiteRT model made from `deployable`. If `precision` is float16, its weights are, too."""
+    """Return the bytes of a LiteRT model made from `deployable`. The weights are float16 if `precision` is float16."""
     from headstart.features.tensorflow import tf
     from headstart.pipeline.export.formats.keras_file import half
 

@@ -70,7 +70,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _name(model: Any) -> None:
-    """Name all operations by their places in the graph, so the same model gives the same file."""
+    """Name all operations by their places in the graph, so that the same model always gives the same file."""
     model.set_friendly_name("classifier")
     for at, operation in enumerate(model.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{at}")
