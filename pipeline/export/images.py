@@ -67,7 +67,7 @@ def find_images(run: Run, places: Places) -> RunImages:
 
 
 def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.ndarray]:
-    """Yield the pixels of `images` in batches, uint8 [b, S, S, 3]. Raises DataError if an image can't be decoded."""
+    """Yield the pixels of `images` in batches (uint8 [b, S, S, 3]). Raises DataError if an image can't be decoded."""
     from headstart.features.images.batches import decoded_batches, why_undecodable
 
     seen = 0

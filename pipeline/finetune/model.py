@@ -107,7 +107,10 @@ class FinetuneModel:
             raise RunError(f"{file}: has weights that are not finite; {ANEW}")
 
     def classifier(self) -> keras.Model:
-        """Join the trained backbone and the head into a float32 model from pixels, uint8 [B, H, W, 3], to logits."""
+        """Join the trained backbone and the head into one float32 model.
+
+        The model maps pixels (uint8 [B, H, W, 3]) to logits.
+        """
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model

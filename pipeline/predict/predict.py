@@ -139,7 +139,7 @@ class Predicting:
         console.print(self.clock.line())
 
     def failure(self) -> DataError | None:
-        """Return an error if too many files were rejected, else None. The caller raises it at the end."""
+        """Return an error if too many files were rejected, else None. The caller raises the error at the end."""
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None

@@ -35,7 +35,7 @@ def write(deployable: Deployable, path: Path, precision: str, calibration: np.nd
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    """Load the model. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C])."""
     from headstart.features.tensorflow import keras
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)

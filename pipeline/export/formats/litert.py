@@ -65,7 +65,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model in LiteRT. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    """Load the model in LiteRT. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C])."""
     interpreter = package("ai_edge_litert.interpreter", _EXTRA).Interpreter(str(path), num_threads=cpu_count())
     run = interpreter.get_signature_runner(_SIGNATURE)
     return lambda batch: np.array(run(**{_INPUT: batch})[_OUTPUT])

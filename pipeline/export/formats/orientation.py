@@ -101,7 +101,7 @@ def _bytes(text: "tf.Tensor", place: "tf.Tensor | int", count: "tf.Tensor | int"
 
 
 def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
-    """Join bytes into integers, int64 [...]. `parts` holds the bytes of each integer, int32 [..., 2 or 4].
+    """Join bytes into integers (int64 [...]). `parts` holds the bytes of each integer (int32 [..., 2 or 4]).
 
     `little` is true if the lowest byte of an integer comes first.
     """
