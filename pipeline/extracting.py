@@ -38,7 +38,7 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier` is the time in seconds that extractions without compaction took before; see `compact_by_itself`."""
+        """`earlier`: the seconds that earlier extractions without compaction took; see `compact_by_itself`."""
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))

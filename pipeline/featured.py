@@ -92,7 +92,7 @@ class FeaturedExamples:
         return read_features(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
-        """Return the key of each cut's fingerprint, a SHA-256, by the name of the cut."""
+        """Return a dict from the names of the cuts to the keys of their fingerprints. A key is a SHA-256."""
         return {name: store.key for name, store in zip(cut_names(list(self.stores)), self.stores.values(), strict=True)}
 
     def fields(self) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Return the key of each cut's fingerprint, by the cut's name. If `bits` is given, it is used by all networks."""
+    """Return a dict from cut names to fingerprint keys. If `bits` is given, it replaces the setting of all networks."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}

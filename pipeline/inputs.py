@@ -57,7 +57,10 @@ def train_dataset(
 
 
 def eval_dataset(examples: Sequence[Example], images: ImageConfig, batch_size: int) -> tf.data.Dataset:
-    """Make a dataset of batches (pixels uint8 [b, H, W, 3], labels int64 [b]), in the order of `examples`."""
+    """Make a dataset of batches, in the order of `examples`.
+
+    A batch is a pair: pixels (uint8 [b, H, W, 3]) and labels (int64 [b]).
+    """
     return decoded_dataset(tf.data.Dataset.from_tensor_slices(_columns(examples, images)), images, batch_size)
 
 
@@ -129,7 +132,7 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces into pieces of at least `buffer_bytes` of rows. The last may be smaller.
+    """Join consecutive pieces until their rows take at least `buffer_bytes`. The last piece may be smaller.
 
     For pieces, see `_shuffled`.
     """
@@ -187,7 +190,7 @@ def require_unchanged_files(examples: Sequence[Example]) -> None:
 
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
-    """Return the columns that `decoded_dataset` takes, with the labels, int64 [N], as the last column."""
+    """Return the columns of a dataset for `decoded_dataset`. The last column has the labels, int64 [N]."""
     return *file_columns(Examples.of(examples).images, images), _labels(examples)
 
 

@@ -14,7 +14,7 @@ class Bfloat16Dense(keras.layers.Layer):
         self.dense = dense
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Map inputs, float32 [B, D], to outputs, float32 [B, units]."""
+        """Map inputs (float32 [B, D]) to outputs (float32 [B, units])."""
         if not training:
             return self.dense(inputs)
         reduced = (keras.ops.cast(factor, "bfloat16") for factor in (inputs, self.dense.kernel))

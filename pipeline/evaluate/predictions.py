@@ -35,7 +35,10 @@ class Predictions:
 
 
 def read_predictions(run: Run, stem: str) -> Predictions:
-    """Read `predictions-<stem>.csv` of `run`. Raises RunError if it is missing or damaged, or has other classes."""
+    """Read the file `predictions-<stem>.csv` of `run`.
+
+    Raises RunError if the file is missing or damaged, or if its classes are not the classes of `run`.
+    """
     names, file = run.class_names(), run.predictions_file(stem)
     if not file.is_file():
         raise RunError(f"{run.path}: has no {file.name}; `headstart evaluate {run.path} --split {stem}` writes it")
@@ -54,7 +57,7 @@ def read_predictions(run: Run, stem: str) -> Predictions:
 
 
 def _logits(rows: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the logits, [N, 1 or classes], of each model that has columns in `rows`."""
+    """Return the logits (float64 [N, 1 or classes]) of each model that has columns in `rows`."""
     units = class_names[1:] if len(class_names) == 2 else class_names
     models = [model for model in MODELS if f"{model}:{units[0]}" in rows[0]]
     return {model: np.array([[float(row[f"{model}:{unit}"]) for unit in units] for row in rows]) for model in models}

@@ -1,4 +1,4 @@
-"""Find the scored images that the head saw in training, either as equal files or as near-duplicates."""
+"""Find the scored images that the head saw in training, either as copies or as near-duplicates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

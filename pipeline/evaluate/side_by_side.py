@@ -29,7 +29,7 @@ class Compared:
     settings: dict[str, Any]  # the run's settings in which the runs differ
 
     def cells(self) -> dict[str, str]:
-        """Return the text of each cell in this model's column, by the name of the row."""
+        """Return the texts of this model's column, as a dict from the name of each row to the text."""
         low, high = self.accuracy_interval
         return {
             "model": self.model,
@@ -73,7 +73,7 @@ class SideBySide:
 
 
 def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, scored: str) -> None:
-    """Write a page to `path` that shows the result of the function `comparison`; see there for the arguments."""
+    """Write a page to `path` with the HTML from `comparison`. For the other arguments, see `comparison`."""
     title = f"{len({side.run for side in sides})} runs on {scored}"
     write_html(path, title, [f"<h1>{escaped(title)}</h1>", *comparison(sides, test, scored)])
 

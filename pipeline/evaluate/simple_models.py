@@ -1,4 +1,4 @@
-"""Put an accuracy of `evaluate` in context: simple models on the same images, and advice for few images."""
+"""Help to judge an accuracy of `evaluate`: score simple models on the same images, and give advice for few images."""
 
 from collections.abc import Sequence
 
@@ -40,9 +40,10 @@ def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 
 
 def advised_folds(run: Run, cached: FeaturedExamples, taken: Taken) -> str:
-    """Return a line that advises cross-validation, if few images of the run's own val or test split were scored.
+    """Return a line that advises cross-validation, or an empty string.
 
-    Otherwise, return an empty string.
+    The line is returned if few images of the run's own val or test split were scored, and if no class is too rare for
+    three folds.
     """
     if taken.elsewhere or taken.split not in ("val", "test") or len(taken.examples) >= _FEW:
         return ""

@@ -18,7 +18,7 @@ _NAME_LENGTH = 60  # characters of a folder's name within a file's name
 
 @dataclass(frozen=True)
 class Taken:
-    """The examples of a split of the run's own data, or of other data."""
+    """The examples to score: a split of the run's own data, or of other data."""
 
     split: str
     examples: Examples  # labels are indices into the run's class names
@@ -80,9 +80,9 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`, with another file name if `run` holds predictions on other data under the same file name.
+    """Return `taken` with a file name that `run` does not use for other data.
 
-    The field `mark` changes the file name.
+    If `run` uses the name of `taken` for other data, the field `mark` of the result changes the name.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

@@ -27,7 +27,7 @@ from headstart.pipeline.runs import Run
 
 @dataclass(frozen=True)
 class ExportResult:
-    """An export that is close enough to its run."""
+    """A finished export, whose answers are close enough to the answers of its run."""
 
     format: str
     precision: str

@@ -1,4 +1,4 @@
-"""The folder of an export: the model, and beside it labels, the preprocessing, an example and a model card."""
+"""The folder of an export. The folder holds the model, the labels, the preprocessing, an example and a model card."""
 
 import json
 import re

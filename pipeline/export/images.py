@@ -1,4 +1,4 @@
-"""Find the images that an export of a run needs: val images for the comparison, training images to calibrate int8."""
+"""Find the images that an export of a run needs: val images to compare answers, training images to calibrate int8."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ def find_images(run: Run, places: Places) -> RunImages:
 
 
 def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.ndarray]:
-    """Yield the pixels of `images` in batches, uint8 [b, S, S, 3]. Raises DataError if an image can't be decoded."""
+    """Yield the pixels of `images` in batches (uint8 [b, S, S, 3]). Raises DataError if an image can't be decoded."""
     from headstart.features.images.batches import decoded_batches, why_undecodable
 
     seen = 0

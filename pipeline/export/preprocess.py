@@ -126,9 +126,9 @@ def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
 
 
 def _by_rows(x: np.ndarray, blend: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Turn `x`, uint8 [H, W, 4], into uint8 [H, W, 3] with `blend`. To save memory, `blend` gets a few rows at a time.
+    """Turn `x`, uint8 [H, W, 4], into uint8 [H, W, 3] with `blend`.
 
-    `blend` gets the rows as uint16.
+    To save memory, `blend` gets only a few rows at a time. The rows are uint16.
     """
     found = np.empty((*x.shape[:2], 3), np.uint8)
     for at in range(0, len(x), _ROWS):

@@ -46,7 +46,7 @@ class Source:
 
     @property
     def temperature(self) -> float:
-        """The temperature of the calibration. Logits are divided by it. Without a calibration, it is 1."""
+        """The number by which logits are divided: the temperature of the calibration, or 1 without a calibration."""
         return self.calibration.temperature if self.calibration else 1.0
 
     @property
@@ -206,7 +206,10 @@ def _width(networks: Sequence[Network]) -> int:
 
 
 def _outputs(frozen: FrozenBackbone, pixels: np.ndarray) -> list[np.ndarray]:
-    """Return the output of a network at each cut, float32 [N, D], for `pixels`, uint8 [N, S, S, 3]."""
+    """Return the outputs of a network for `pixels`, one array per cut.
+
+    `pixels` is uint8 [N, S, S, 3]. Each array is float32 [N, D].
+    """
     step = frozen.images_per_pass
     parts = [frozen(pixels[at : at + step]) for at in range(0, len(pixels), step)]
     return [np.concatenate([part[cut] for part in parts]) for cut in frozen.cuts]

@@ -43,7 +43,7 @@ class Course:
 
     @property
     def nearest(self) -> int:
-        """Return the number of the best epoch apart from epoch 0."""
+        """Return the number of the best epoch after epoch 0."""
         return self.best_of(range(1, len(self.figures)))
 
     def best_of(self, epochs: Sequence[int]) -> int:
@@ -59,7 +59,7 @@ class Course:
         return f"no epoch after epoch {self.best} was better" if self.best else "no epoch was better than the head"
 
     def value(self, epoch: int) -> str:
-        """Return the figure `choose_by` after `epoch`, as text."""
+        """Return a figure of the epoch `epoch` as text: the figure that `choose_by` names."""
         return f"{self.figures[epoch][self.choose_by]:.4f}"
 
     def line(self, row: Mapping[str, float], epochs: int) -> str:
@@ -75,7 +75,7 @@ class Course:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text, in minutes, or in seconds if it is under 90 seconds."""
+    """Return a duration as text: in seconds if it is under 90 seconds, else in minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 

@@ -176,7 +176,10 @@ class _Keeper:
         logs.update({f"val_{name}": value for name, value in figures.items()})
 
     def keep(self, _: int, logs: dict[str, float]) -> None:
-        """Keep the state after an epoch whose metrics are `logs`. Raises DataError if an image file changed."""
+        """Keep the state after an epoch. `logs` holds the metrics of the epoch.
+
+        Raises DataError if an image file changed.
+        """
         require_unchanged_files(self._examples())
         course, previous = self.course, _kept(self.state)
         course.figures.append({name: logs[f"val_{name}"] for name in course.figures[0]})
@@ -194,7 +197,7 @@ class _Keeper:
         self.built.model.stop_training = course.stops(self.config.patience)
 
     def _examples(self) -> Sequence[Example]:
-        """Return the examples whose files each epoch reads. If the model takes cached maps, no files are read."""
+        """Return the examples whose files each epoch reads. There are none if the model takes cached maps."""
         cached = self.built.cached
         return [*cached.of("train"), *cached.of("val")] if self.built.map_cut is None else []
 

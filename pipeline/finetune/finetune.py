@@ -117,7 +117,7 @@ def _write(
     trained: Trained,
     settings: dict[str, Any],
 ) -> None:
-    """Write the classifier, its history, metrics, calibration and `settings` into the run."""
+    """Write the classifier into the run, with its history, metrics, calibration and settings."""
     from headstart.pipeline.classifier import save_for_inference
 
     forget_calibration(run, "finetuned")  # if a kill follows, a missing calibration is better than a wrong one

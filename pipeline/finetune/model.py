@@ -89,7 +89,10 @@ class FinetuneModel:
                 shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
-        """Set the model and the optimizer to the latest state in `folder`. The folder of epoch 0 has no such state."""
+        """Set the model and the optimizer to the latest state in `folder`.
+
+        The folder of epoch 0 has no latest state.
+        """
         if (folder / _EARLIER_LATEST).exists():
             load_state(self.model, folder / _EARLIER_LATEST)
         else:
@@ -104,7 +107,10 @@ class FinetuneModel:
             raise RunError(f"{file}: has weights that are not finite; {ANEW}")
 
     def classifier(self) -> keras.Model:
-        """Join the trained backbone and the head into a float32 model from pixels, uint8 [B, H, W, 3], to logits."""
+        """Join the trained backbone and the head into one float32 model.
+
+        The model maps pixels (uint8 [B, H, W, 3]) to logits.
+        """
         network = self.cached.network
         if network.backbone.precision != "float32":
             trained = network.backbone.model

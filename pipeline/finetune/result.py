@@ -87,7 +87,10 @@ class FinetuneResult:
             yield f"the last epoch was the best: more epochs may help: {self._more()}"
 
     def _no_gain(self) -> Iterator[str]:
-        """Yield the lines if no epoch was better than the head: the nearest epoch, and a command to try."""
+        """Yield the lines for a fine-tuning in which no epoch was better than the head.
+
+        The lines name the best epoch after epoch 0, and a command to try.
+        """
         course, nearest = self.course, self.course.nearest
         yield (
             f"val {course.choose_by} decided: no epoch was better than the head, {course.value(0)}; the nearest was "

@@ -21,7 +21,7 @@ _VALUES = {"choose_by": CHOICES, "class_weight": ("none", "balanced")}  # withou
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of a call of `finetune`, and the saved state that the call continues or begins."""
+    """The settings of a call of `finetune`, and the state of the fine-tuning that the call continues or begins."""
 
     state: FinetuneState
     start: Start | None  # the content of the state's `start.json`; None to begin anew

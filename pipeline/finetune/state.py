@@ -138,16 +138,16 @@ class FinetuneState:
             self.folder = folder
 
     def drop(self) -> None:
-        """Remove the state's folder, `start.json` first. If the removal is cut off, what is left is ignored."""
+        """Remove the state's folder. `start.json` goes first, because without it the other files are ignored."""
         if not self._start_file.is_dir():
             self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def write_epochs(folder: Path, rows: list[dict[str, float]], seconds: float) -> None:
-    """Write `rows`, the metrics of each epoch, and `seconds`, the training time, into `folder`.
+    """Write the metrics of each epoch (`rows`) and the training time (`seconds`) into `folder`.
 
-    `folder` comes from `FinetuneState.keep`.
+    `folder` is a folder that `FinetuneState.keep` yields.
     """
     if rows:
         write_csv(folder / _HISTORY, list(rows[0]), ([row[name] for name in rows[0]] for row in rows))

@@ -147,7 +147,7 @@ def _validate(head: keras.Model, val: LabelledFeatures, choose_by: ChooseBy) -> 
 
 
 def logits_of(head: keras.Model, labelled: LabelledFeatures) -> np.ndarray:
-    """Return the logits of `head`, float32 [N, 1 or C], for the examples of `labelled`."""
+    """Return the logits (float32 [N, 1 or C]) of `head` for the examples of `labelled`."""
     return np.concatenate([logits for _, logits in _passed(head, labelled)])
 
 
@@ -162,7 +162,7 @@ def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[sli
 
 
 def on_val(row: Row) -> dict[str, float]:
-    """Return the figures on val in `row`, the metrics of an epoch. Their names lose the prefix `val_`."""
+    """Return the figures on val in `row`, which holds the metrics of an epoch. Names lose the prefix `val_`."""
     return {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
 
 

@@ -185,7 +185,10 @@ def _digest(source: str, folder: Path | None = None) -> str:
 
 
 def _beside(source: str, folder: Path) -> dict[str, str]:
-    """Map names to sources, for the modules and packages in `folder` that `source` imports, directly or indirectly."""
+    """Find the modules and packages in `folder` that `source` imports, directly or indirectly.
+
+    Returns a dict from the name of each module or package to its source.
+    """
     found: dict[str, str] = {}
     left = [source]
     while left:
@@ -271,7 +274,10 @@ def _probabilities(output: Any) -> str:
 
 
 def _code_in(config: Any) -> str:
-    """Return the name of the first layer or function in a serialised model that does not belong to Keras, or ""."""
+    """Return the name of the first layer or function in `config` that does not belong to Keras.
+
+    `config` is a serialised model. If all layers and functions belong to Keras, return "".
+    """
     if isinstance(config, dict):
         name = str(config.get("class_name", ""))
         if name == "__lambda__" or (name == "Lambda" and config.get("module") == "keras.layers"):

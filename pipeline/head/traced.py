@@ -1,4 +1,4 @@
-"""Whether a model can be trained: TensorFlow can make a graph of it, and each of its weights has a gradient."""
+"""Check that a model can be trained: TensorFlow can make a graph of it, and each of its weights has a gradient."""
 
 from __future__ import annotations
 

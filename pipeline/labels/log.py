@@ -47,7 +47,7 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy of a list, as the list was before the first change.
+    """Return the path of a list's copy, which was made before the first change to the list.
 
     `log` is the path of the log.
     """

@@ -1,4 +1,4 @@
-"""Move the images of a folder to other classes or to the folder `.aside`, and back. No other file is overwritten."""
+"""Move the images of a folder to other classes or to the folder `.aside`, and back. No file is overwritten."""
 
 import os
 import stat

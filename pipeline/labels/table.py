@@ -77,7 +77,7 @@ def read_table(path: Path) -> list[Row]:
 
 
 def _records(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the other records of a CSV file. Raises DataError if it can't be read as CSV."""
+    """Return the header and the other records of a CSV file. Raises DataError if the file can't be read as CSV."""
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: is no regular file; name the file that --csv wrote")

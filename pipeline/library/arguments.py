@@ -46,9 +46,9 @@ def switch(name: str, value: Any) -> bool:
 
 
 def without_numpy(value: Any) -> Any:
-    """Return `value` with NumPy numbers and arrays converted to Python numbers and lists.
+    """Return `value` with Python numbers in place of NumPy numbers, and with lists in place of NumPy arrays.
 
-    A list or tuple becomes a list with converted elements.
+    Lists and tuples become lists whose elements are converted in the same way.
     """
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

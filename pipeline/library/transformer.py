@@ -113,7 +113,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         return {**options, **{name: value for name, value in own.items() if name != "options" and value is not None}}
 
     def _require_same(self, networks: list[Network]) -> None:
-        """Raise an OptionError if `networks` would give other features than the features at `fit`."""
+        """Raise an OptionError if `networks` would give other features than the networks that `fit` used."""
         now = fingerprints_of(networks, _ANY_BITS)
         if changed := [name for name, key in self.fingerprints_.items() if now.get(name) != key]:
             raise OptionError(

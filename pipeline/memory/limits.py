@@ -36,7 +36,10 @@ def total_memory() -> int:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Yield the limit and the use, in bytes, of each control group around this process that has a limit."""
+    """For each control group around this process, yield its limit and its use in bytes.
+
+    Groups without a limit are left out.
+    """
     for folder, most, used, cached in _groups():
         try:
             limit = (folder / most).read_text().strip()

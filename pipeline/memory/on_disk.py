@@ -1,4 +1,4 @@
-"""Features in scratch files, for features that do not fit in memory. Rows are read when they are needed."""
+"""Scratch files for features that do not fit in memory. Rows are read when they are needed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ class FeaturesOnDisk:
         return len(self._rows)
 
     def __getitem__(self, rows: Rows) -> np.ndarray:
-        """Read `rows`, float32 [n, D]. Raises StoreError if a file is cut off, and OSError if a file can't be read."""
+        """Read the features of the examples at `rows`, float32 [n, D].
+
+        Raises StoreError if a file is cut off, and OSError if a file can't be read.
+        """
         places = _as_array(self.take(rows)._rows)
         order = np.argsort(places, kind="stable")
         found = np.empty((len(places), self.shape[1]), np.float32)
@@ -99,7 +102,7 @@ class FeaturesOnDisk:
         return FeaturesOnDisk([self._files[number] for number in numbers], self._rows)
 
     def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> FeaturesOnDisk:
-        """Apply `function` to all features. Write the results to another scratch file, and return them.
+        """Apply `function` to all features. Return the results, which are written to another scratch file.
 
         `function` maps float32 [n, D] to float32 [n, K].
         """
@@ -109,7 +112,7 @@ class FeaturesOnDisk:
         return FeaturesOnDisk.write(self._files[0].path.parent.parent, len(self), [part])
 
     def touch(self) -> None:
-        """Set the time of the files' last use to now. Other hosts remove files that were not used for a day."""
+        """Mark the files as used now. Other hosts remove files that were not used for a day."""
         for file in self._files:
             os.utime(file.descriptor)
 
@@ -152,7 +155,7 @@ def batches(features: Features, order: np.ndarray, size: int) -> Iterator[np.nda
 
 
 class _Folder:
-    """A scratch folder in `parent`. It is removed with the last reference to this object, or when the process ends."""
+    """A scratch folder in `parent`, removed with the last reference to this object or at the end of the process."""
 
     def __init__(self, parent: Path) -> None:
         stack = ExitStack()

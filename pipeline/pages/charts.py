@@ -25,7 +25,10 @@ _BINS, _WIDTH, _HEIGHT = 24, 240, 60
 
 
 def stacked_bar(counts: Sequence[int], longest: int) -> str:
-    """Return an SVG bar with a part for each of `counts`, side by side. The full width means a count of `longest`."""
+    """Return an SVG bar with a part for each of `counts`, side by side.
+
+    If the counts sum to `longest`, the bar has the full width.
+    """
     parts, start = [], 0.0
     for number, count in enumerate(counts):
         width = 100 * count / max(1, longest)

@@ -20,7 +20,7 @@ def printable(value: object) -> str:
 
 
 def shortened(text: str, most: int = 28) -> str:
-    """Return `text` with at most `most` characters. If it is longer, its middle is left out."""
+    """Return `text` with at most `most` characters. The middle of a longer text is left out."""
     half = (most - 1) // 2
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
@@ -31,7 +31,7 @@ def escaped(value: object) -> str:
 
 
 def isolated(value: object) -> str:
-    """Escape a name for HTML. Right-to-left text in the name then does not reorder the text around it."""
+    """Escape a name for HTML, so that right-to-left text in the name does not reorder the text around it."""
     return f"<bdi>{escaped(value)}</bdi>"
 
 

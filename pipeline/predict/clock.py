@@ -6,7 +6,13 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Counts the seconds since it was made, by kind of work: `start`, `network`, and `images` for the rest."""
+    """Counts the seconds since it was made, by kind of work.
+
+    The kinds are:
+    - `start`: starting TensorFlow.
+    - `network`: loading networks.
+    - `images`: everything else.
+    """
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -14,7 +20,7 @@ class Clock:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Count the seconds of the block as `kind`: `start` to start TensorFlow, or `network` to load a network."""
+        """Count the seconds of the `with` block as `kind`, which is `start` or `network`."""
         began = time.perf_counter()
         try:
             yield

@@ -134,7 +134,7 @@ class Layout:
         return {"path": item.path, "label": label, "probability": probability, **top, **every, **self.judged(item)}
 
     def json(self, item: Item) -> dict[str, Any]:
-        """Return the JSON object of a prediction or a reject, as in a file. The object also names the model."""
+        """Return the JSON object of a prediction or a reject, for a line of a file. The object names the model."""
         if isinstance(item, Reject):
             return {"path": item.path, "rejected": item.reason, "detail": item.detail, "model": self.model}
         return {**self.prediction(item), "model": self.model}

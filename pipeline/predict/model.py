@@ -189,7 +189,7 @@ class _Classifier:
             yield from zip(positions, logits, distances(self._reference, features), strict=True)
 
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split `rows`, the outputs for M images, into features, [M, D], and logits. Without a reference, D is 0."""
+        """Split the outputs for M images into features [M, D] and logits [M, 1 or C]. Without a reference, D is 0."""
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
         require_width(self._run, "finetuned", self._reference, features.shape[1:])
@@ -263,7 +263,7 @@ def _known(
 
 
 def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageConfig, view: View | None) -> Rows:
-    """Yield pairs: the position of each image that can be decoded, and the outputs at all cuts, float32 [D]."""
+    """Yield a pair for each image that can be decoded: its position, and its outputs at all cuts (float32 [D])."""
     from headstart.features.images.batches import decoded_batches
 
     for positions, outputs in frozen.stream(decoded_batches(images, config, frozen.images_per_pass, view)):

@@ -61,7 +61,7 @@ class Loaded:
 
 
 def distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
-    """Return the distance of each row of `features`, float32 [M, D], from `reference`.
+    """Return the distance of each row of `features` (float32 [M, D]) from `reference`.
 
     If `reference` is None, all distances are None.
     """

@@ -33,7 +33,7 @@ def require_pyarrow() -> None:
 
 
 def parts_folder(output: Path) -> Path:
-    """Return the folder for the parts of the Parquet file `output`. They are joined at the end."""
+    """Return the folder for the parts of the Parquet file `output`. The parts are joined at the end."""
     return output.with_name(f"{output.name}.parts")
 
 
@@ -180,7 +180,7 @@ def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
 def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
     """Add the paths in `file` to `done`.
 
-    Raises DataError if the file is damaged, or if it has other columns or the answers of another model.
+    Raises DataError if the file is damaged, has other columns, or holds the answers of another model.
     """
     for batch in _batches(file, schema, columns=["path", "model"]):
         if any(name != model for name in batch.column("model").to_pylist()):

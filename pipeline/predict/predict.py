@@ -50,7 +50,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """The predictions, in the order of the given paths, and the rejected files. The files of a folder are sorted."""
+    """The predictions, and the rejected files.
+
+    The predictions have the order of the given paths. The files of a given folder are sorted.
+    """
 
     predictions: list[Prediction]
     rejects: list[Reject]
@@ -136,7 +139,7 @@ class Predicting:
         console.print(self.clock.line())
 
     def failure(self) -> DataError | None:
-        """Return an error if too many files were rejected, else None. The caller raises it at the end."""
+        """Return an error if too many files were rejected, else None. The caller raises the error at the end."""
         found = self.predicted + len(self.rejects)
         problem = too_many_rejects(self.rejects, found, self.config.max_rejects)
         return DataError(f"{problem}; the others were classified") if problem else None
@@ -197,7 +200,7 @@ def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, c
 
 
 def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
-    """Return two limits: the largest number of pixels that an image may have, and which pages of a file are read."""
+    """Return two settings: how many pixels an image may have, and which pages of a file are read."""
     features, extraction = run.configs()
     return config.max_pixels or extraction.max_pixels, features.pages
 

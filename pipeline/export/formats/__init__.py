@@ -1,1 +1,1 @@
-"""The formats of exports, a module each. Its functions are `write`, `load` and `metadata`."""
+"""The formats of exports. Each format is a module with the functions `write`, `load` and `metadata`."""

@@ -1,4 +1,4 @@
-"""A `.keras` file. The file holds only layers of Keras, so Keras loads it in its safe mode."""
+"""A `.keras` file. The file holds only layers of Keras, so Keras can load the file in its safe mode."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def write(deployable: Deployable, path: Path, precision: str, calibration: np.nd
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    """Load the model. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C])."""
     from headstart.features.tensorflow import keras
 
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -55,7 +55,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _in_float16(weights: bytes) -> bytes:
-    """Return a weights file in which float32 arrays are float16."""
+    """Return the weights file `weights`, with its float32 arrays converted to float16."""
     buffer = io.BytesIO()
     with h5py.File(io.BytesIO(weights)) as old, h5py.File(buffer, "w") as new:
 

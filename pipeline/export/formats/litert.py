@@ -65,7 +65,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model in LiteRT. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    """Load the model in LiteRT. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C])."""
     interpreter = package("ai_edge_litert.interpreter", _EXTRA).Interpreter(str(path), num_threads=cpu_count())
     run = interpreter.get_signature_runner(_SIGNATURE)
     return lambda batch: np.array(run(**{_INPUT: batch})[_OUTPUT])
@@ -84,7 +84,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _converted(deployable: "Deployable", precision: str) -> bytes:
-    """Return the bytes of a LiteRT model made from `deployable`. If `precision` is float16, its weights are, too."""
+    """Return the bytes of a LiteRT model made from `deployable`. The weights are float16 if `precision` is float16."""
     from headstart.features.tensorflow import tf
     from headstart.pipeline.export.formats.keras_file import half
 

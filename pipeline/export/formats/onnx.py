@@ -56,7 +56,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model in ONNX Runtime. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    """Load the model in ONNX Runtime. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C])."""
     session = package("onnxruntime", _EXTRA).InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda batch: np.asarray(session.run([_OUTPUT], {_INPUT: batch})[0])
 
@@ -135,7 +135,7 @@ def _order(graph: Any) -> None:
 
 
 def _in_order(graph: Any) -> list[Any]:
-    """Return the nodes of `graph` that its outputs need. Each node comes after the nodes that it needs itself."""
+    """Return the nodes of `graph` that its outputs need. Each node comes after the nodes whose outputs it takes."""
     makers = {name: at for at, node in enumerate(graph.node) for name in node.output if name}
     found, waiting = dict[int, Any](), [makers[one.name] for one in graph.output]
     while waiting:
@@ -149,7 +149,7 @@ def _in_order(graph: Any) -> list[Any]:
 
 
 def _store_as_float16(model: Any, onnx: Any) -> None:
-    """Store the weights in `model` as float16, each followed by a cast to float32."""
+    """Store float32 weights in `model` as float16, except small ones. Each float16 weight gets a cast to float32."""
     from headstart.pipeline.export.formats.keras_file import half
 
     casts = []

@@ -51,9 +51,9 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model in OpenVINO. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C].
+    """Load the model in OpenVINO. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C]).
 
-    OpenVINO is told to compute in float32. By default, it chooses bfloat16 on some processors, which changes the
+    OpenVINO is told to compute in float32. By default, OpenVINO chooses bfloat16 on some processors, which changes the
     probabilities.
     """
     compiled = load_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -70,7 +70,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _name(model: Any) -> None:
-    """Name all operations by their places in the graph, so the same model gives the same file."""
+    """Name all operations by their places in the graph, so that the same model always gives the same file."""
     model.set_friendly_name("classifier")
     for at, operation in enumerate(model.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{at}")

@@ -20,7 +20,10 @@ _REMEDY = "save the image upright and without EXIF, or use preprocess.py"
 
 
 def orientation(data: "tf.Tensor") -> "tf.Tensor":
-    """Return the orientation of the JPEG with the bytes `data`, as int32, 1 to 8. Without an orientation, return 1."""
+    """Return the orientation of a JPEG, int32, from 1 to 8. Without an orientation, return 1.
+
+    `data` holds the bytes of the JPEG.
+    """
     from headstart.features.tensorflow import tf
 
     exif, xmp = _segments(data)
@@ -98,9 +101,9 @@ def _bytes(text: "tf.Tensor", place: "tf.Tensor | int", count: "tf.Tensor | int"
 
 
 def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
-    """Return the integers, int64 [...], that the bytes `parts`, int32 [..., 2 or 4], stand for.
+    """Join bytes into integers (int64 [...]). `parts` holds the bytes of each integer (int32 [..., 2 or 4]).
 
-    `little` says whether the lowest byte is the first.
+    `little` is true if the lowest byte of an integer comes first.
     """
     from headstart.features.tensorflow import tf
 
@@ -111,7 +114,10 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 
 @contextmanager
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
-    """Let operations made in the `with` block run only if `holds` is true. If not, the graph fails, and says `why`."""
+    """Make the graph fail if `holds` is false. The error message begins with `why`.
+
+    Operations that are made in the `with` block run only if `holds` is true.
+    """
     from headstart.features.tensorflow import tf
 
     said = f"{why}, so its orientation is not sure; {_REMEDY}"

@@ -9,7 +9,7 @@ from headstart.features.errors import ExportError
 
 
 def package(name: str, extra: str) -> Any:
-    """Import and return the module `name`. If this fails, raise an ExportError that names the `extra` to install."""
+    """Import and return the module `name`. If the import fails, raise an ExportError that says to install `extra`."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -56,7 +56,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 
 
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """Load the model. The result maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]."""
+    """Load the model. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C])."""
     from headstart.features.tensorflow import tf
 
     loaded = tf.saved_model.load(str(path))

@@ -78,7 +78,7 @@ class PredictTask:
 
 
 class PredictJob(UnitJob):
-    """Classifies files. A unit is a list of pairs: an absolute path, and whether it must be an image."""
+    """Classifies files. A unit is a list of pairs: an absolute path, and whether the file must be an image."""
 
     def __init__(self, task: PredictTask) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ def _unread(items: Sequence[Item]) -> list[str]:
 def _file(path: str, files: Container[str]) -> str:
     """Return the file in `files` that holds the image at `path`.
 
-    `path` is the path of the file, or this path, `#`, and the number of a page.
+    `path` is the path of the file. For a page of the file, `#` and the number of the page follow.
     """
     return path if path in files else path.rpartition("#")[0]
 
