@@ -81,9 +81,9 @@ def check(
 
 
 def _stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root`, except stores of maps and of augmented views. If there are none, return [].
+    """Open the stores in `root`, but not those of maps or augmented views. Return an empty list if there are none.
 
-    Raises StoreError if `root` is not a folder.
+    Raises StoreError if `root` exists, but is not a folder.
     """
     if root.exists() and not root.is_dir():
         raise StoreError(f"--store {root}: not a folder")

@@ -166,7 +166,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return `encoding`, but `utf-8-sig` for UTF-8. A CSV file is then read without its byte order mark."""
+    """Return the encoding for reading a CSV file: `utf-8-sig` for UTF-8, to skip a byte order mark, else `encoding`."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

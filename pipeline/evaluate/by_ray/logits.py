@@ -33,7 +33,7 @@ _LARGEST = 1 << 14  # images in a unit
 
 @dataclass(frozen=True)
 class LogitsTask:
-    """The task of computing the logits of images by the fine-tuned classifier of a run. All paths are absolute."""
+    """The task of computing the logits of images with a run's fine-tuned classifier. All paths are absolute."""
 
     run: Path
     config: FeatureConfig  # of the run's network
