@@ -85,7 +85,7 @@ class _Command(TyperCommand):
     alone: Mapping[str, str] = {}  # options that may be given without a value, each with the value it then has
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`. An empty argument is an error. It usually comes from a shell variable without a value."""
+        """Parse `args`. An empty argument is an error, and usually comes from a shell variable without a value."""
         pairs = zip(args, [*args[1:], "--"], strict=False)
         args = [f"{one}={self.alone[one]}" if one in self.alone and then[:1] == "-" else one for one, then in pairs]
         for number, argument in enumerate(args):

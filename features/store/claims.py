@@ -80,7 +80,10 @@ class Claims:
             return Claim.DONE
 
     def others(self) -> bool:
-        """Return whether another process has a claim that is not void; see `take`. If that is unknown, return True."""
+        """Return whether another process has a claim that is not void; see `take`.
+
+        If the claims can't be listed, return True.
+        """
         with self._lock:
             try:
                 names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]

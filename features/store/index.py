@@ -236,7 +236,10 @@ class Index:
         return Index(self.folder, [one for segment in self.segments if (one := _left(segment, left)).in_use.any()])
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Return a mask (bool [N]) of the `digests` (`DIGEST` [N]) that are in any shard. Errors: `Segment.find`."""
+        """Return a mask of the digests that are in any shard, bool [N].
+
+        `digests` are `DIGEST` [N]. Errors: see `Segment.find`.
+        """
         found = np.zeros(len(digests), bool)
         for segment in self.segments:
             for positions, _, _ in segment.find(digests):

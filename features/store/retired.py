@@ -61,7 +61,7 @@ def has_retired(folder: Path) -> bool:
 def remove_retired(folder: Path) -> None:
     """Remove the retired shards of `folder`, and their markers.
 
-    If a folder has the name of a retired shard, this folder stays, and so does its marker.
+    A folder that has the name of a retired shard is not removed, and neither is its marker.
     """
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)

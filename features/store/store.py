@@ -117,7 +117,7 @@ class FeatureStore:
         return hex_digests(self._refreshed().digests())
 
     def missing(self, digests: Collection[str]) -> list[str]:
-        """Return those of `digests` that have no features yet, each once, in the given order. All are hexadecimal."""
+        """Return those of `digests` (hexadecimal) that have no features yet, each once, in the given order."""
         asked = list(dict.fromkeys(digests))
         return [asked[position] for position in np.flatnonzero(self.lacking(raw_digests(asked)))]
 

@@ -95,7 +95,7 @@ class ShardWriter(Generic[Key]):
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
     def require_writable(self) -> None:
-        """Raise a StoreError if the folder of a store that lacks features can't be written to."""
+        """Raise a StoreError if a store lacks features and its folder can't be written to."""
         for part in self._parts.values():
             if part.lacking:
                 with writable(part.store.root), suppress(FileNotFoundError):  # `write` tells that a folder is gone

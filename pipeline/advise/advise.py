@@ -120,7 +120,7 @@ def _judged(
 
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
-    """Return the features of the images in `found`, float32 [N, D]. They are read from `store`."""
+    """Return the features of the images in `found`, float32 [N, D]. `store` holds the features."""
     return store.read(found.examples.digests).astype(np.float32, copy=False)
 
 

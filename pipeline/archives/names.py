@@ -122,7 +122,7 @@ def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str]
 
 
 class Paths(NamedTuple):
-    """The names in an archive as relative paths, and notes for the user on unusual names."""
+    """The names in an archive, as relative paths, and notes to the user about unusual names."""
 
     names: list[str]
     notes: list[str]

@@ -65,7 +65,7 @@ class CheckResult(Scan):
 
     @property
     def sizes(self) -> dict[str, list[float]]:
-        """Map `width` and `height` to their minimum, median and maximum, in pixels before any EXIF rotation.
+        """Map `width` and `height` to their minimum, median and maximum, in pixels, before any EXIF rotation.
 
         If there are no examples, the dict is empty.
         """

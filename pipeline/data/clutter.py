@@ -34,7 +34,7 @@ _SCAN_MEMORY_OR_CURVES = re.compile(r"[0-9a-f]{16}\.npz|events\.out\.tfevents\..
 
 
 def clutter_kind(name: str) -> str | None:
-    """Return the kind of clutter to which the name of a file or folder belongs. Return None if it may be data."""
+    """Return the kind of clutter of a file or folder called `name`. Return None if the name can belong to data."""
     kind = _KINDS.get(name.lower())
     if kind or name[:1] != "." or name in (".", ".."):
         return kind
@@ -73,7 +73,7 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
-    """Return the raw files of cameras that have an image file with the same stem, such as IMG_1.CR2 with IMG_1.JPG.
+    """Return the names of raw photographs that also exist as an image file, such as IMG_1.CR2 beside IMG_1.JPG.
 
     `names` are the names of all files in one folder.
     """

@@ -79,10 +79,7 @@ class DataConfig:
             raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")
 
     def _unfit(self, kind: Kind) -> list[str]:
-        """Return the names of the changed settings that mean nothing for this `kind` of data.
-
-        A changed setting is a setting to which the user gave another value than the default.
-        """
+        """Return the names of the settings that the user changed although they mean nothing for this `kind` of data."""
         default = DataConfig()
         given = [name for name in _FOREIGN[kind] if getattr(self, name) != getattr(default, name)]
         harmless = {("layout", "none"), ("label_column", _LABELS)}  # the latter stands in runs of earlier versions

@@ -92,7 +92,7 @@ class Examples(Sequence[Example]):
         return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
 
     def together(self) -> list[str]:
-        """Return `Example.together` of each example."""
+        """Return the value of `Example.together` for each example."""
         return [group or digest for group, digest in zip(self.groups, HexDigests(self.digests), strict=True)]
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject
 
 
 def _items(files: Files, seen: Inspected) -> Items:
-    """Return the images in `seen` as items to be split. Their labels, groups and splits come from `files`."""
+    """Return the images in `seen` as items to be split. Labels, groups and splits come from `files`."""
     reading, at = files.reading, seen.of_image
     number = {name: number for number, name in enumerate(reading.class_names)}
     labels = Coded.of(reading.labels)

@@ -114,7 +114,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return pairs: a place, and the images in this place. A place is (split, label). Images may be in no place."""
+        """Return pairs: a place (split, label), and the images in this place. Some images may be in no place."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out folders with subfolders that have the names of all folders beside them. Return the other images."""
+        """Return `images` without each folder whose subfolders have the same names as its sibling folders."""
         folders = images.folders
         repeated = {
             name

@@ -64,7 +64,7 @@ def require_readable(folder: Path, listing: Listing) -> None:
 
 
 def is_clutter_folder(folder: Path) -> bool:
-    """Whether `folder` is clutter, not data: its name is one of clutter, or it is a store or a run of headstart."""
+    """Whether `folder` is clutter: it has a name that marks clutter, or it is a store or a run of headstart."""
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
@@ -80,7 +80,7 @@ def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:
 
 @dataclass(frozen=True)
 class _Visit:
-    """A folder that was entered. Paths are relative to the top."""
+    """A folder that was entered. Paths are relative to the folder in which the walk began."""
 
     path: str
     files: list[str] | None  # None if the folder can't be read

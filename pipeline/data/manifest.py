@@ -166,7 +166,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return the encoding for reading a CSV file: `utf-8-sig` for UTF-8, to skip a byte order mark, else `encoding`."""
+    """Return `encoding`, or `utf-8-sig` if `encoding` is UTF-8. `utf-8-sig` skips the byte order mark of a CSV file."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

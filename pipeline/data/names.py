@@ -174,7 +174,10 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError inside the `with` block if the list `found` does not grow for a second of processor time."""
+    """Raise a _StuckError inside the `with` block if the list `found` does not grow for a second of processor time.
+
+    In any thread but the main thread, do nothing.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return

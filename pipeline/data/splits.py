@@ -183,7 +183,7 @@ class _Groups:
         return found
 
     def held(self, items: Items) -> list[str]:
-        """Return, for each group, the split that most of its items already have. Return "" if no item has a split."""
+        """Return, for each group, the split that most of its items have already. A group without splits gets ""."""
         first = SPLITS[::-1]  # in a tie
         counts = np.stack(
             [np.add.reduceat(items.splits.is_(split)[self.order].astype(np.int64), self.starts) for split in first]

@@ -103,9 +103,9 @@ class ImageTree:
 
 
 def is_chain(images: ImageTree) -> bool:
-    """Whether a folder is a chain: it directly holds no image, and one subfolder that is flat or again a chain.
+    """Whether a folder is a chain: it holds no image itself, and only one subfolder, which is flat or a chain, too.
 
-    For example, `cats/` is a chain if all of its images are in `cats/images/`.
+    For example, `cats/` is a chain if all of its images are in `cats/images/`. For flat, see `ImageTree.is_flat`.
     """
     folders = images.folders
     if len(images.loose) or len(folders) != 1:

@@ -69,7 +69,10 @@ class Coded(Sequence[Value], Generic[Value]):
         return map(self.values.__getitem__, self.codes.tolist())
 
     def positions(self) -> dict[Value, np.ndarray]:
-        """Return the positions of the rows with each value, int64 [n], ascending. Values without rows are left out."""
+        """Return, for each value, the positions of the rows that have this value: int64 [n], ascending.
+
+        Values without rows are left out.
+        """
         order = np.argsort(self.codes, kind="stable")
         codes, starts = np.unique(self.codes[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []
