@@ -108,7 +108,7 @@ class FrozenClassifier:
     head: keras.Model
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 [b, 1 or C], of `pixels`, uint8 [b, size, size, 3]."""
+        """Return the logits of `pixels`, float32 [b, 1 or C]. The pixels are uint8 [b, size, size, 3]."""
         return self._of_features(self.backbone(pixels))
 
     def logits(

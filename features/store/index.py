@@ -198,7 +198,7 @@ class Index:
 
     @functools.cached_property
     def shards(self) -> dict[str, int]:
-        """A dict from the name of each shard to its number of digests. It is sorted by name."""
+        """A dict from the name of each shard to its number of digests, sorted by name."""
         names, lengths = names_in_use(self.segments)
         return dict(sorted(zip(names, lengths.tolist(), strict=True)))
 

@@ -38,7 +38,10 @@ class Portions:
 
 
 def portion_size(images: int) -> int:
-    """Return the average number of images per portion for `images` images in all. The result is a power of 2."""
+    """Return the average number of images in a portion. It is a power of 2.
+
+    `images` is the total number of images.
+    """
     largest = np.clip(images / _MOST_PORTIONS, LARGEST_PORTION, _LARGEST_OF_ALL)
     return 1 << int(np.log2(np.clip(images / _FEWEST_PORTIONS, _SMALLEST_PORTION, largest)))
 

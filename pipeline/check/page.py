@@ -84,7 +84,7 @@ class _Images:
 
 
 def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
-    """Return HTML that shows findings one below the other. If each finding is a single image, they are side by side.
+    """Return HTML that shows findings one below the other, or side by side if each finding is a single image.
 
     `groups` holds the images of each finding.
     """

@@ -28,7 +28,7 @@ class ImageTree:
 
     @classmethod
     def of(cls, paths: Paths, images: np.ndarray) -> "ImageTree":
-        """Make the tree of `images`, int64 [n], which are positions in `paths`."""
+        """Make the tree of some images. `images`, int64 [n], are the positions of the images in `paths`."""
         top = cls(paths)
         for folder, at in paths[images].by_folder().items():
             tree = top
@@ -103,7 +103,7 @@ class ImageTree:
 
 
 def is_chain(images: ImageTree) -> bool:
-    """Whether a folder is a chain: it holds no image itself, and only one subfolder, which is flat or a chain, too.
+    """Whether a folder is a chain: it holds no image itself, and only one subfolder, which is flat or again a chain.
 
     For example, `cats/` is a chain if all of its images are in `cats/images/`. For flat, see `ImageTree.is_flat`.
     """

@@ -1,4 +1,4 @@
-"""Compute logits of a fine-tuned classifier on a cluster. Workers get units of images, and return their logits."""
+"""Compute logits of a fine-tuned classifier on a cluster. Workers get units of images, and return the logits."""
 
 from __future__ import annotations
 
