@@ -61,7 +61,10 @@ class TerminatedError(KeyboardInterrupt):
 
 
 def stop_at_sigterm() -> None:
-    """From now on, raise `TerminatedError` at SIGTERM. SIGTERM ends forked child processes without this error."""
+    """From now on, raise `TerminatedError` at SIGTERM. SIGTERM ends forked child processes without this error.
+
+    Do nothing outside the main thread, or if SIGTERM has another handler than the default.
+    """
     here = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:
