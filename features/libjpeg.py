@@ -51,7 +51,10 @@ def own_standard_error() -> None:
 
 
 def silence_libjpeg() -> None:
-    """If `own_standard_error` was called, keep libjpeg's warnings off standard error until the process ends."""
+    """Keep libjpeg's warnings off standard error until the process ends.
+
+    This function has no effect unless `own_standard_error` was called before.
+    """
     if _owned:
         _start_filter()
 

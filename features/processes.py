@@ -16,7 +16,7 @@ _PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def this_process() -> str:
-    """Return the identity of this process: a text of its host, its ID, and its start time in ms since 1970."""
+    """Return the identity of this process: a text with the host, the process ID, and the start time (ms since 1970)."""
     return f"{host()}-{os.getpid()}-{_started(os.getpid())}"
 
 
@@ -41,7 +41,7 @@ def has_ended(process: str) -> bool | None:
 
 
 def host() -> str:
-    """Return this host's name. On Linux, the number of the PID namespace follows, as containers may share a name."""
+    """Return this host's name. On Linux, add the number of the PID namespace, as containers may share a name."""
     name = socket.gethostname()
     return f"{name}+{_PID_NAMESPACE.stat().st_ino}" if _PID_NAMESPACE.exists() else name
 
@@ -57,11 +57,14 @@ def _started(pid: int) -> int | None:
 
 
 class TerminatedError(KeyboardInterrupt):
-    """SIGTERM came. The command ends as after Ctrl-C, so that it removes what is half written."""
+    """Raised when SIGTERM comes. The command then removes its unfinished files and ends, as after Ctrl-C."""
 
 
 def stop_at_sigterm() -> None:
-    """From now on, raise `TerminatedError` when SIGTERM comes. It ends forked child processes without this error."""
+    """From now on, raise `TerminatedError` at SIGTERM. SIGTERM ends forked child processes without this error.
+
+    Do nothing outside the main thread, or if SIGTERM has another handler than the default.
+    """
     here = os.getpid()
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -67,7 +67,7 @@ def with_features(model: keras.Model) -> keras.Model:
 
 
 def _joined(features: Sequence[Any]) -> Any:
-    """Return the features of all cuts as one tensor. `features` are tensors [B, D], joined along their last axis."""
+    """Join `features` along the last axis, and return one tensor. `features` holds a tensor [B, D] for each cut."""
     return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)
 
 
@@ -108,7 +108,7 @@ class FrozenClassifier:
     head: keras.Model
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 [b, 1 or C], of `pixels`, uint8 [b, size, size, 3]."""
+        """Return the logits of `pixels`, float32 [b, 1 or C]. The pixels are uint8 [b, size, size, 3]."""
         return self._of_features(self.backbone(pixels))
 
     def logits(
@@ -172,7 +172,7 @@ def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
 
 
 def trained_layers(backbone: Backbone, from_layer: int) -> list[keras.Layer]:
-    """Return the layers of `backbone` from index `from_layer` on. In place of a nested model, return its layers."""
+    """Return the layers of `backbone` from index `from_layer` on. A nested model is replaced by its layers."""
     return list(nested_layers(backbone.model.operations[from_layer:]))
 
 

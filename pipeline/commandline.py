@@ -68,7 +68,7 @@ class Fallible(Protocol):
     """A result that can make its command exit with an error."""
 
     def failure(self) -> HeadstartError | None:
-        """Return the error to raise after the result is shown, or None."""
+        """Return the error to raise after the result is shown. Return None if the command succeeded."""
 
 
 @runtime_checkable
@@ -85,7 +85,7 @@ class _Command(TyperCommand):
     alone: Mapping[str, str] = {}  # options that may be given without a value, each with the value it then has
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`. An empty argument is an error. It usually comes from a shell variable without a value."""
+        """Parse `args`. An empty argument is an error, and usually comes from a shell variable without a value."""
         pairs = zip(args, [*args[1:], "--"], strict=False)
         args = [f"{one}={self.alone[one]}" if one in self.alone and then[:1] == "-" else one for one, then in pairs]
         for number, argument in enumerate(args):
@@ -100,7 +100,7 @@ class _Command(TyperCommand):
 
 
 def _command_class(configs: Iterable[Any]) -> type[_Command]:
-    """Return the class of a command with the options of `configs`, in which some options need no value."""
+    """Return a subclass of `_Command` that knows which options of `configs` may be given without a value."""
     options = [one for config in configs for one in fields(config) if "alone" in one.metadata]
     return type("_CommandOf", (_Command,), {"alone": {_flag(one): one.metadata["alone"] for one in options}})
 
@@ -260,7 +260,7 @@ def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: 
 
 
 def _explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the message for an error that the user can fix. Any other error is a bug: raise it."""
+    """Return the exit code and the message for an error that the user can fix. Raise any other error: it is a bug."""
     line = " ".join(str(error).split())
     if isinstance(error, HeadstartError):
         return (2 if isinstance(error, OptionError) else 1), line

@@ -80,7 +80,10 @@ class Claims:
             return Claim.DONE
 
     def others(self) -> bool:
-        """Return whether another process has a claim that is not void; see `take`. If claims can't be listed, True."""
+        """Return whether another process has a claim that is not void; see `take`.
+
+        If the claims can't be listed, return True.
+        """
         with self._lock:
             try:
                 names = [name for name in os.listdir(self._folder) if _NAME.fullmatch(name)]
@@ -90,7 +93,7 @@ class Claims:
             return any(portion not in self._held and not self._is_void(portion) for portion in claimed)
 
     def renew(self) -> None:
-        """Renew each claim of this process that was not renewed for a minute."""
+        """Renew those claims of this process that were last renewed more than a minute ago."""
         with self._lock:
             now = time.monotonic()
             for portion, renewed in self._held.items():
@@ -134,7 +137,7 @@ class Claims:
         remove_void_claims(self._folder.parent)
 
     def _claim(self, portion: str) -> Claim:
-        """Claim a portion, if no other process has a claim on it that is not void. Return the answer of `take`."""
+        """Claim a portion, unless another process has a claim on it that is not void. Return an answer; see `take`."""
         file, found = self._file(portion, "claimed"), Claim.MINE
         for _ in range(3):
             try:
@@ -222,7 +225,7 @@ def _is_left(claim: Path) -> bool:
 
 
 def _has_ended(claim: Path) -> bool:
-    """Return True if this host knows that the process of a claim has ended, otherwise False."""
+    """Return whether this host knows that the process of a claim has ended."""
     status = claim.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST:  # opening a pipe might never end
         return False

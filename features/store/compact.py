@@ -117,7 +117,7 @@ def _removals_named(store: FeatureStore) -> Iterator[None]:
 
 
 def _small_shards(store: FeatureStore, large: int) -> list[Path]:
-    """List the shards of at most half of `large` bytes, the smallest first."""
+    """List the shards that have at most `large` / 2 bytes, the smallest first."""
     sizes = {shard: shard.lstat().st_size for shard in store.shards()}
     return sorted((shard for shard, size in sizes.items() if size <= large // 2), key=sizes.__getitem__)
 

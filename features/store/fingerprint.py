@@ -39,12 +39,12 @@ class Fingerprint:
 
     @cached_property
     def key(self) -> str:
-        """The SHA-256 of all fields that are not None, in hexadecimal."""
+        """The hash of all fields that are not None: a SHA-256 in hexadecimal."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     @property
     def folder_name(self) -> str:
-        """The name of the folder, inside a store, for the features with this fingerprint."""
+        """The name of the folder, in any store, that holds the features with this fingerprint."""
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:

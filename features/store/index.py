@@ -18,7 +18,7 @@ _AT_ONCE = 1 << 18  # digests that a merge of segments holds in memory
 
 @dataclass(frozen=True)
 class Slab:
-    """Rows of one shard, which are read together."""
+    """Some rows of one shard. The rows are read together."""
 
     shard: Path
     rows: np.ndarray  # int32 [n], ascending
@@ -63,7 +63,7 @@ class Segment:
 
     @classmethod
     def of(cls, shards: Mapping[str, np.ndarray]) -> Segment:
-        """Make a segment of shards. `shards` maps the name of each shard to its digests, `DIGEST` [n]."""
+        """Make a segment from shards. `shards` maps the name of each shard to its digests, `DIGEST` [n]."""
         lengths = np.array([len(digests) for digests in shards.values()], np.int64)
         numbers = np.arange(len(shards), dtype=np.int32).repeat(lengths)
         rows = np.concatenate([np.arange(length, dtype=np.int32) for length in lengths])
@@ -126,7 +126,7 @@ class Segment:
         return bool(found.all())
 
     def counts(self) -> np.ndarray:
-        """Return, for each shard, the number of its entries, int64 [shards]. Errors: see `find`."""
+        """Return the number of entries of each shard, int64 [shards]. Errors: see `find`."""
         starts = range(0, len(self.entries.digests), _AT_ONCE)
         parts = (np.bincount(self.cut(start, start + _AT_ONCE).shards, minlength=len(self.names)) for start in starts)
         return sum(parts, np.zeros(len(self.names), np.int64))
@@ -179,7 +179,7 @@ def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Ent
 
 
 def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
-    """Return two things: the names of the shards in use, and the number of digests in each, int64 [shards]."""
+    """Return two things about the shards in use: their names, and their numbers of digests (int64 [shards])."""
     names = [name for segment in segments for name, used in zip(segment.names, segment.in_use, strict=True) if used]
     return names, np.concatenate([np.empty(0, np.int64), *(segment.lengths[segment.in_use] for segment in segments)])
 
@@ -198,7 +198,7 @@ class Index:
 
     @functools.cached_property
     def shards(self) -> dict[str, int]:
-        """A dict from the name of each shard to its number of digests. It is sorted by name."""
+        """A dict from the name of each shard to its number of digests, sorted by name."""
         names, lengths = names_in_use(self.segments)
         return dict(sorted(zip(names, lengths.tolist(), strict=True)))
 
@@ -236,7 +236,10 @@ class Index:
         return Index(self.folder, [one for segment in self.segments if (one := _left(segment, left)).in_use.any()])
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Return which of `digests`, `DIGEST` [N], are in any shard, bool [N]. Errors: see `Segment.find`."""
+        """Return a mask of the digests that are in any shard, bool [N].
+
+        `digests` are `DIGEST` [N]. Errors: see `Segment.find`.
+        """
         found = np.zeros(len(digests), bool)
         for segment in self.segments:
             for positions, _, _ in segment.find(digests):

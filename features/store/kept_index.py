@@ -41,7 +41,7 @@ _TRIES = 3
 
 
 def index_folders(entries: Iterable[str]) -> frozenset[str]:
-    """Return those of `entries` that have the form of a segment's name. `entries` are all names in a store's folder."""
+    """Return the names that have the form of a segment's name. `entries` are all names in a store's folder."""
     return frozenset(name for name in entries if name.startswith("index-"))
 
 
@@ -209,7 +209,7 @@ class IndexCheck:
         self._wrong: set[Path] = set()
 
     def compare(self, shard: str, digests: np.ndarray) -> None:
-        """Compare the kept index with the shard that is called `shard` and holds `digests`, `DIGEST` [n]."""
+        """Compare the kept index with one shard, given by its name `shard` and its `digests`, `DIGEST` [n]."""
         for place, segment in self._segments.items():
             if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
                 self._wrong.add(place)
@@ -258,7 +258,7 @@ def read_segment(place: Path) -> Segment | None:
 
 
 def _mapped(file: Path, dtype: np.dtype[np.generic]) -> np.ndarray:
-    """Map the array [n] of `dtype` in `file` into memory. If `file` holds anything else, raise a ValueError."""
+    """Map the array in `file` into memory. Raise a ValueError unless `file` holds an array [n] of `dtype`."""
     if not stat.S_ISREG(file.lstat().st_mode):
         raise ValueError("no regular file")
     values: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -31,7 +31,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Damage:
-    """A file or folder of a store that can't be used, and the reason."""
+    """An unusable file or folder of a store, and the reason why it is unusable."""
 
     path: str
     reason: str

@@ -26,7 +26,7 @@ class Portions:
     starts: np.ndarray  # int64 [portions + 1]: portion b has the digests at `starts[b]` up to `starts[b + 1] - 1`
 
     def positions(self, portion: int) -> np.ndarray:
-        """Return the positions in `self.digests` of the digests of one portion, int64 [n].
+        """Return the positions of a portion's digests in `self.digests`, int64 [n].
 
         `portion` is the number of the portion.
         """
@@ -38,7 +38,10 @@ class Portions:
 
 
 def portion_size(images: int) -> int:
-    """Return the average number of images in a portion, a power of 2. `images` is the number of all images."""
+    """Return the average number of images in a portion. It is a power of 2.
+
+    `images` is the total number of images.
+    """
     largest = np.clip(images / _MOST_PORTIONS, LARGEST_PORTION, _LARGEST_OF_ALL)
     return 1 << int(np.log2(np.clip(images / _FEWEST_PORTIONS, _SMALLEST_PORTION, largest)))
 

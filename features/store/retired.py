@@ -31,7 +31,7 @@ def entries_of(folder: Path) -> list[str]:
 
 
 def in_use(entries: Collection[str]) -> list[str]:
-    """Return the names of finished shards that are not retired, sorted. `entries` are all names in a store's folder."""
+    """Return the sorted names of finished shards that are not retired. `entries` are all names in a store's folder."""
     retired = {_shard_of(name) for name in entries if name.endswith((".retired", ".removing"))}
     return sorted(name for name in entries if SHARD_NAME.fullmatch(name) and name not in retired)
 
@@ -59,7 +59,10 @@ def has_retired(folder: Path) -> bool:
 
 
 def remove_retired(folder: Path) -> None:
-    """Remove the retired shards of `folder`, and their markers. A folder in place of a shard stays, and is not used."""
+    """Remove the retired shards of `folder`, and their markers.
+
+    A folder that has the name of a retired shard is not removed, and neither is its marker.
+    """
     for name in filter(_shard_of, os.listdir(folder)):
         marker, shard = folder / name, folder / _shard_of(name)
         if shard.is_dir() and not shard.is_symlink():
@@ -79,9 +82,9 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """Return the name of the shard that the file `name` marks as retired or as being removed.
+    """Return the name of the shard that a marker marks as retired or as being removed.
 
-    If the file is no such marker, return an empty string.
+    `name` is the name of any file. If the file is no marker, return an empty string.
     """
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

@@ -165,7 +165,7 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None.
+    """Return the errno of `error` if this errno is in `_SYSTEM_ERRORS`. Otherwise, return None.
 
     HDF5 often gives the errno only in the message of the error.
     """

@@ -50,7 +50,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """If the system does not allow the block to write, raise a StoreError. The message names the store `root`."""
+    """Raise a StoreError if the system does not let the `with` block write. The message names the store `root`."""
     try:
         yield
     except OSError as error:
@@ -90,7 +90,7 @@ class FeatureStore:
     def open(cls, folder: Path) -> "FeatureStore":
         """Open the store in `folder`.
 
-        A `fingerprint.json` that is missing, damaged, or belongs to another folder raises a StoreError.
+        Raises StoreError if `fingerprint.json` is missing or damaged, or belongs to another folder.
         """
         path = folder / "fingerprint.json"
         try:
@@ -117,7 +117,7 @@ class FeatureStore:
         return hex_digests(self._refreshed().digests())
 
     def missing(self, digests: Collection[str]) -> list[str]:
-        """Return those of `digests` (hexadecimal) that have no features yet, each once, in the order given."""
+        """Return those of `digests` (hexadecimal) that have no features yet, each once, in the given order."""
         asked = list(dict.fromkeys(digests))
         return [asked[position] for position in np.flatnonzero(self.lacking(raw_digests(asked)))]
 
@@ -259,7 +259,7 @@ class FeatureStore:
         self.keep_index()
 
     def keep_index(self) -> None:
-        """Bring the kept index up to date if the store is large. Other threads can use the store meanwhile."""
+        """Bring the kept index up to date if the store is large. Other threads can use the store during the update."""
         with suppress(OSError):  # without it, opening the store takes longer
             keep_index(self.folder, self.form)
 

@@ -43,7 +43,7 @@ class _Collected:
         return len(self.digests) >= images or sum(part.nbytes for part in self.features) >= SHARD_BYTES
 
     def taken(self) -> tuple[FeatureStore, list[str], list[np.ndarray]]:
-        """Return three things: the store, the collected digests, and their features. Then begin an empty collection."""
+        """Empty the collection. Return three things: the store, the digests that were collected, and their features."""
         digests, features = self.digests, self.features
         self.digests, self.features = [], []
         return self.store, digests, features
@@ -95,7 +95,7 @@ class ShardWriter(Generic[Key]):
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
     def require_writable(self) -> None:
-        """Raise a StoreError if the folder of a store that lacks features can't be written to."""
+        """Raise a StoreError if a store lacks features and its folder can't be written to."""
         for part in self._parts.values():
             if part.lacking:
                 with writable(part.store.root), suppress(FileNotFoundError):  # `write` tells that a folder is gone
@@ -104,7 +104,7 @@ class ShardWriter(Generic[Key]):
     def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
         """Prepare to collect the features of further `digests`, too.
 
-        For `at_once` and the result, bool [N], see `still_lacking`.
+        The argument `at_once` and the result, bool [N], have the same meaning as in `still_lacking`.
         """
         names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
         for part in self._parts.values():
@@ -167,7 +167,7 @@ class ShardWriter(Generic[Key]):
         self._writing = self._thread.submit(write_all)
 
     def wait(self) -> None:
-        """Wait until all shards are written. If they could not be written, raise the error."""
+        """Wait until all shards are written. If writing has failed, raise the error."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()

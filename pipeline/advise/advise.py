@@ -120,7 +120,7 @@ def _judged(
 
 
 def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
-    """Read the features that `store` holds of the images in `found`, float32 [N, D]."""
+    """Return the features of the images in `found`, float32 [N, D]. `store` holds the features."""
     return store.read(found.examples.digests).astype(np.float32, copy=False)
 
 
@@ -135,13 +135,13 @@ def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: in
 
 
 def _depth(fingerprint: Fingerprint) -> int:
-    """Return a number that grows with the depth of the cut. Only numbers for cuts of one network can be compared."""
+    """Return a number that grows with the depth of the cut. Numbers of different networks can't be compared."""
     blocks = list(outline(fingerprint.backbone).cuts) if fingerprint.backbone in BACKBONES else []
     return blocks.index(fingerprint.cut) if fingerprint.cut in blocks else fingerprint.shape[0]
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether the cut of `fingerprint` is the last cut of a network of the zoo. This is the default cut."""
+    """Return whether the cut of `fingerprint` is the last cut, and so the default cut, of a network of the zoo."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 

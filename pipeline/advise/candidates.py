@@ -112,9 +112,9 @@ def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[Feat
 def _extracted(
     scanned: Scan, tried: Sequence[str], config: FeatureConfig, extraction: ExtractionConfig
 ) -> tuple[Examples, list[FeatureStore]]:
-    """Extract the features of the networks to try. Return the examples that could be decoded, and the stores.
+    """Extract the features of some networks. Return the examples that could be decoded, and the stores.
 
-    `tried` holds the names of these networks.
+    `tried` holds the names of the networks.
     """
     configs = [_of_one(name, replace(config, views=0)) for name in dict.fromkeys(tried)]
     networks = [network for one in configs for network in networks_for(scanned, one, extraction)]

@@ -15,7 +15,10 @@ _UNSURE = 0.5  # with a lower confidence, a default cut is preferred
 
 @dataclass(frozen=True)
 class Best:
-    """The candidate that `choose` chose, and how sure the choice is. Candidates are given by their index."""
+    """The candidate that `choose` chose, and how sure the choice is.
+
+    A candidate is given by its index in the argument `judged` of `choose`.
+    """
 
     row: int  # the index of this candidate
     confidence: float  # the chance that the accuracy of `row` is within `NEAR` of the best; see `_confidence`

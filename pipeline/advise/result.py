@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Candidate:
-    """How well a candidate tells the classes apart. It is judged on images of train and val that were held out."""
+    """How well a candidate tells the classes apart. The candidate is judged on held-out images of train and val."""
 
     backbone: str  # a name of a network, or the path of a `.keras` file
     cut: str

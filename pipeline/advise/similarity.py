@@ -1,4 +1,4 @@
-"""Measure how much images differ from ImageNet's, by features and class probabilities of EfficientNet-Lite0."""
+"""Use features and class probabilities of EfficientNet-Lite0 to measure how much images differ from ImageNet's."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -62,7 +62,10 @@ def can_compare(store: FeatureStore) -> bool:
 
 
 def compare_with_imagenet(features: np.ndarray) -> Similarity:
-    """Compare images with ImageNet's. `features`, float32 [N, 1280], come from a store with `can_compare(store)`."""
+    """Compare images with ImageNet's.
+
+    `features` are float32 [N, 1280]. They must come from a store for which `can_compare` returns True.
+    """
     top = imagenet_top()
     chances = probabilities(top.logits(features))
     entropy = -(chances * np.log(np.maximum(chances, np.finfo(np.float64).tiny))).sum(axis=1)

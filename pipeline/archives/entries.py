@@ -73,7 +73,7 @@ class Entry:
 def message_of(error: Exception) -> str:
     """Return the message of `error` in one line.
 
-    A library's message may quote bytes of the archive. Only its first characters are returned.
+    Only the first characters are returned, because a library's message may quote bytes of the archive.
     """
     if isinstance(error, HeadstartError):
         return str(error)

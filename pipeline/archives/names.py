@@ -122,7 +122,7 @@ def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str]
 
 
 class Paths(NamedTuple):
-    """The names in an archive as relative paths, and notes for the user on unusual names."""
+    """The names in an archive, as relative paths, and notes to the user about unusual names."""
 
     names: list[str]
     notes: list[str]
@@ -158,7 +158,7 @@ def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
 
 
 def _plain(path: str) -> str:
-    """Return a path without its empty parts and its parts `.`. A slash at the end, which marks a folder, stays."""
+    """Return a path without its empty parts and its `.` parts. The slash at the end of a folder's path stays."""
     root = match[0] if (match := _ROOT.match(path)) else ""
     parts = [part for part in path[len(root) :].split("/") if part not in ("", ".")]
     return root + "/".join(parts) + "/" * (path.endswith("/") and bool(parts))

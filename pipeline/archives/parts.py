@@ -63,7 +63,7 @@ class Part(io.RawIOBase):
 
 
 class OpenFiles:
-    """Opens files for reading, and keeps open the 32 files that were used last. Closing `stack` closes all of them."""
+    """Opens files for reading, and keeps open the 32 files that were used last. Closing `stack` closes these files."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._files: OrderedDict[Path, int] = OrderedDict()

@@ -39,7 +39,7 @@ def tar_entries(file: Part, archive: str) -> list[Entry]:
 def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar.
 
-    Raises DataError if a header is damaged, if the mark of the tar's end is missing, or if data follow this mark.
+    Raises DataError in three cases: a header is damaged, the tar has no end mark, or data follow the end mark.
     """
     before = -1
     file.seek(0)

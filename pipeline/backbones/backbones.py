@@ -34,7 +34,7 @@ class ListedBackbone:
 
 @dataclass(frozen=True)
 class BackbonesResult:
-    """The result of `headstart backbones`. If `detailed` is true, it describes one network."""
+    """The result of `headstart backbones`. If `detailed` is true, the result describes one network."""
 
     backbones: list[ListedBackbone]
     detailed: bool

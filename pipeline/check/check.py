@@ -81,9 +81,9 @@ def check(
 
 
 def _stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root`, except stores of maps and of augmented views. If there are none, return [].
+    """Open the stores in `root`, except stores of maps and of augmented views.
 
-    Raises StoreError if `root` is not a folder.
+    Return an empty list if `root` has no other stores. Raises StoreError if `root` exists, but is not a folder.
     """
     if root.exists() and not root.is_dir():
         raise StoreError(f"--store {root}: not a folder")
@@ -105,7 +105,7 @@ def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str
 
 
 def _cut_number(store: FeatureStore) -> int:
-    """Return the depth of a store's cut: its index among the cuts of its network. Return -1 if the cut is unknown."""
+    """Return the index of a store's cut among all cuts of the network. Return -1 if the cut is unknown."""
     backbone, cut = store.fingerprint.backbone, store.fingerprint.cut
     cuts = list(outline(backbone).cuts) if backbone in BACKBONES else []
     return cuts.index(cut) if cut in cuts else -1

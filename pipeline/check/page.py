@@ -84,7 +84,10 @@ class _Images:
 
 
 def _findings(groups: Sequence[Sequence[Example]], images: _Images) -> str:
-    """Return HTML of the findings `groups`, one below the other. If each has a single image, they are side by side."""
+    """Return HTML that shows findings one below the other, or side by side if each finding is a single image.
+
+    `groups` holds the images of each finding.
+    """
     if all(len(group) == 1 for group in groups):
         return f"<div class=group>{images.figures(list(chain(*groups)))}</div>"
     return "".join(f"<div class=group>{images.figures(group[:FILES])}</div>{more(group, FILES)}" for group in groups)

@@ -65,7 +65,7 @@ class CheckResult(Scan):
 
     @property
     def sizes(self) -> dict[str, list[float]]:
-        """Map `width` and `height` to their minimum, median and maximum, in pixels before any EXIF rotation.
+        """Map `width` and `height` to their minimum, median and maximum, in pixels, before any EXIF rotation.
 
         If there are no examples, the dict is empty.
         """
@@ -82,7 +82,7 @@ class CheckResult(Scan):
         return max(counts), min(counts), max(counts) / min(counts) if min(counts) else None
 
     def facts(self) -> list[str]:
-        """Return lines of text on formats, sizes, imbalance, rejects, and on the search for near-duplicates."""
+        """Return lines of text about formats, sizes, imbalance, rejects and the search for near-duplicates."""
         lines = []
         if self.examples:
             sizes = (f"{name} {low:g} to {high:g}, median {mid:g}" for name, (low, mid, high) in self.sizes.items())
@@ -104,7 +104,7 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """Map the title of each kind of finding, such as leaks, to the findings. One finding is a list of examples.
+        """Return the findings of each kind, such as leaks, by the title of the kind. A finding is a list of examples.
 
         Kinds without findings are left out.
         """
@@ -189,9 +189,9 @@ class CheckResult(Scan):
         return table
 
     def failure(self) -> HeadstartError | None:
-        """Return an error that names the problems, leaks, conflicts and near-duplicates.
+        """Return an error that names everything that is wrong: problems, leaks, conflicts and near-duplicates.
 
-        If there are none, or if `--allow` is set, return None.
+        Return None if nothing is wrong, or if `--allow` is set.
         """
         near = len(self.near_duplicates or [])
         advice = "`headstart prepare --group near-duplicates` keeps such together, `--drop-duplicates` leaves them out"

@@ -73,7 +73,10 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
-    """Return the cameras' raw files beside an image file of the same name, such as IMG_1.CR2 beside IMG_1.JPG."""
+    """Return the names of raw photographs that also exist as an image file, such as IMG_1.CR2 beside IMG_1.JPG.
+
+    `names` are the names of all files in one folder.
+    """
     raw = [name for name in names if name.lower().endswith(_RAW_SUFFIXES)]
     pictures = {name.rpartition(".")[0] for name in names if has_image_suffix(name)} if raw else set()
     return {name for name in raw if name.rpartition(".")[0] in pictures}

@@ -79,7 +79,7 @@ class DataConfig:
             raise OptionError(f"--{option}: means nothing for a {_DESCRIBED[kind]}; leave it out")
 
     def _unfit(self, kind: Kind) -> list[str]:
-        """Return the names of the settings that the user changed, but that mean nothing for this `kind` of data."""
+        """Return the names of the settings that the user changed although they mean nothing for this `kind` of data."""
         default = DataConfig()
         given = [name for name in _FOREIGN[kind] if getattr(self, name) != getattr(default, name)]
         harmless = {("layout", "none"), ("label_column", _LABELS)}  # the latter stands in runs of earlier versions
@@ -87,12 +87,12 @@ class DataConfig:
 
     @property
     def column_of_labels(self) -> str:
-        """Return the name of the column that holds the labels in a list of images."""
+        """Return the name of the column in which a list of images has its labels."""
         return self.label_column or _LABELS
 
     @property
     def class_list(self) -> list[str]:
-        """Return the folder names in `self.classes`, a text with commas between the names, as a list."""
+        """Return a list of the folder names in `self.classes`. In `self.classes`, the names are separated by commas."""
         return [name.strip() for name in self.classes.split(",") if name.strip()]
 
 

@@ -17,7 +17,7 @@ def repeated(examples: Iterable[Example], key: Callable[[Example], Hashable]) ->
 
 
 def same_image(examples: Iterable[Example]) -> list[list[Example]]:
-    """Group the examples whose files are equal byte for byte. A file without a copy is left out."""
+    """Group the examples whose files are equal byte for byte. Examples whose files have no copy are left out."""
     every = Examples.of(examples)
     _, number = numbered(every.digests)
     copied = np.bincount(number)[number] > 1 if len(number) else np.zeros(0, bool)

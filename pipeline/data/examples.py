@@ -51,7 +51,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
-    """A sequence of examples, in columns. A slice, or a selection by positions or a mask, is `Examples`, too."""
+    """A sequence of examples, in columns. Slices are `Examples`, too, and so are selections by positions or a mask."""
 
     images: Images
     labels: np.ndarray  # int32 [N]
@@ -60,7 +60,7 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> "Examples":
-        """Make columns of `examples`, in their order. If they are columns already, they are returned unchanged."""
+        """Make columns of `examples`, in the same order. If `examples` are columns already, return them unchanged."""
         if isinstance(examples, Examples):
             return examples
         rows = list(examples)
@@ -92,7 +92,7 @@ class Examples(Sequence[Example]):
         return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
 
     def together(self) -> list[str]:
-        """Return the group of each example, or the digest if it has no group; see `Example.together`."""
+        """Return the value of `Example.together` for each example."""
         return [group or digest for group, digest in zip(self.groups, HexDigests(self.digests), strict=True)]
 
     def __len__(self) -> int:
@@ -195,7 +195,7 @@ def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject
 
 
 def _items(files: Files, seen: Inspected) -> Items:
-    """Return the images in `seen` as items to be split. Their labels, groups and splits come from `files`."""
+    """Return the images in `seen` as items to be split. Labels, groups and splits come from `files`."""
     reading, at = files.reading, seen.of_image
     number = {name: number for number, name in enumerate(reading.class_names)}
     labels = Coded.of(reading.labels)
@@ -233,7 +233,7 @@ def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]
 
 
 def _listed_in_vain(path: str) -> Reject:
-    """Return the reject for a `path` that a manifest names, although the file is missing or is no image."""
+    """Return the reject for `path`. The path is named in a manifest, but the file is missing or is no image."""
     if is_url(path) or os.path.lexists(path):
         return Reject(path, NO_IMAGE.reason, NO_IMAGE.detail)
     return Reject(path, "vanished", "no such file")

@@ -114,7 +114,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return pairs: a place, which is (split, label), and the images in this place. Images can be left out."""
+        """Return pairs: a place (split, label), and the images in this place. Some images may be in no place."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -179,7 +179,7 @@ class _Reader:
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> Labels:
-        """Return the images of each label in `images`, a split or data set. If `quiet`, add nothing to `lines`."""
+        """Return the images of each label. `images` is a split or data set. If `quiet`, add nothing to `self.lines`."""
         if self.classes:
             return self._named_classes(images)
         images = self._below_wrappers(images)
@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without folders of masks. Raises DataError if a folder may hold masks or be a class."""
+        """Return `images` without folders of masks. Raises DataError if a folder may be either masks or a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Return `images` without any folder whose subfolders have the names of all folders beside it."""
+        """Return `images` without each folder whose subfolders have the same names as its sibling folders."""
         folders = images.folders
         repeated = {
             name

@@ -56,7 +56,7 @@ def class_folders(data: Path) -> list[tuple[str, Path]]:
 
 
 def count_strays(data: Path, class_folders: Sequence[Path]) -> int:
-    """Count the files of a data folder that lie outside its class folders, except `rejects.csv`."""
+    """Count the files of a data folder that lie outside its class folders. `rejects.csv` is not counted."""
     known = {*class_folders, data / REJECTS, *(data / split for split in SPLITS)}
     parents = {data, *(folder.parent for folder in class_folders)}
     strays = [entry for parent in parents for entry in parent.iterdir() if entry not in known]

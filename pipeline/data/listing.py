@@ -54,7 +54,7 @@ def files_below(folder: Path, recursive: bool = True) -> list[Path]:
 
 
 def require_readable(folder: Path, listing: Listing) -> None:
-    """If folders below `folder` could not be read, raise a DataError that names them. `listing` lists `folder`."""
+    """Raise a DataError if folders below `folder` could not be read. `listing` is the listing of `folder`."""
     if listing.unreadable:
         first = ", ".join(listing.unreadable[:3]) + (", ..." if len(listing.unreadable) > 3 else "")
         raise DataError(
@@ -64,7 +64,7 @@ def require_readable(folder: Path, listing: Listing) -> None:
 
 
 def is_clutter_folder(folder: Path) -> bool:
-    """Whether `folder` is clutter, and no part of a data set: by its name, or as a store or run of headstart."""
+    """Whether `folder` is clutter: it has a name that marks clutter, or it is a store or a run of headstart."""
     return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
@@ -80,7 +80,7 @@ def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:
 
 @dataclass(frozen=True)
 class _Visit:
-    """A folder that was entered. Paths are relative to the top."""
+    """A folder that was entered. Paths are relative to the folder in which the walk began."""
 
     path: str
     files: list[str] | None  # None if the folder can't be read

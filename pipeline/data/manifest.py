@@ -166,7 +166,7 @@ def csv_delimiter(header: str) -> str:
 
 
 def csv_encoding(encoding: str) -> str:
-    """Return `encoding`, but `utf-8-sig` for UTF-8. A CSV file is then read without its byte order mark."""
+    """Return `encoding`, or `utf-8-sig` if `encoding` is UTF-8. `utf-8-sig` skips the byte order mark of a CSV file."""
     return "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
 
 

@@ -93,7 +93,10 @@ def is_mask_folder(name: str) -> bool:
 
 
 def stem_of_image(stem: str) -> str:
-    """Return the stem of an image's file name from `stem`, the stem of its mask's file name: `1` from `1_mask`."""
+    """Return the stem of an image's file name, such as `1`.
+
+    `stem` is the stem of the file name of the image's mask, such as `1_mask`.
+    """
     return _OF_MASK.sub("", stem)
 
 
@@ -171,7 +174,10 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError inside the `with` block if the list `found` does not grow for a second of processor time."""
+    """Raise a _StuckError inside the `with` block if the list `found` does not grow for a second of processor time.
+
+    In any thread but the main thread, do nothing.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return
@@ -221,12 +227,12 @@ def perhaps_labels(names: Sequence[str]) -> set[str]:
 
 
 def says_nothing(name: str) -> bool:
-    """Whether the name of a folder says nothing about the images in it, such as `images` or `train`."""
+    """Whether a folder's name says nothing about the images in the folder. Examples are `images` and `train`."""
     return bool(_NOTHING.fullmatch(name) or splits_in_words([name]))
 
 
 def as_label(name: str) -> str:
-    """Return the class name for `name`, the name of a folder: the same text, in Unicode's normal form NFC."""
+    """Return the class name for a folder called `name`: the same text, in Unicode's normal form NFC."""
     return unicodedata.normalize("NFC", name)
 
 

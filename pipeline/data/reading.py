@@ -87,7 +87,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Return the `paths` with a label in `reading`, or all if none has one. The others count in `ignored` as `kind`."""
+    """Leave out files without a label, and count them in `ignored[kind]`. If no file has a label, keep all files."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -218,7 +218,7 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
-    """Read tars of samples. If no `.cls` or `.json` has a label, find labels in the names, as in a folder."""
+    """Read tars of samples. If no `.cls` or `.json` has a label, find labels in file names, as for a folder."""
     there = shards.tars_of(data)
     tars = there.paths
     splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
@@ -254,7 +254,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
 def _labelled_by_names(
     names: Sequence[str], data: Path, config: DataConfig, reading: Reading, labelled: bool
 ) -> Reading:
-    """Return `reading` with labels, and perhaps splits, from `names`, the names of files in tars; see `read_names`."""
+    """Find labels, and perhaps splits, in file names. Return `reading` with these labels and splits."""
     try:
         inside = read_names(names, str(data), replace(config, group="", label_column=""), labelled=labelled)
     except DataError as error:
@@ -289,7 +289,7 @@ def _without_row(file: Path, names: Sequence[str]) -> list[str]:
 
 
 def _taken(reading: Reading, kept: np.ndarray) -> Reading:
-    """Return the reading of only some files. `kept`, bool [N], is True for these files."""
+    """Return `reading` for only those files for which `kept`, bool [N], is True."""
     return replace(
         reading,
         splits=Coded.of(reading.splits)[kept],

@@ -95,7 +95,7 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return each pair (class, split) that would have no group without the group at position `at`.
+        """Return each pair (class, split) whose only group is the group at position `at`.
 
         Only pairs in `due` are returned; see `fill`.
         """

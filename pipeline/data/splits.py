@@ -130,7 +130,7 @@ def _rank(items: Items, seed: int) -> np.ndarray:
 
 
 def _assign_each(items: Items, rank: np.ndarray, fractions: Mapping[str, float]) -> list[str]:
-    """Assign splits as `assign` does, but much faster. All images must differ, and have neither group nor split."""
+    """Assign splits as `assign` does, but much faster. No image may have a copy, a group or a split."""
     order = np.lexsort((rank, items.labels))
     labels, starts, counts = np.unique(items.labels[order], return_index=True, return_counts=True)
     sizes = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
@@ -183,7 +183,7 @@ class _Groups:
         return found
 
     def held(self, items: Items) -> list[str]:
-        """Return, for each group, the split that most of its items already have, or "" if no item has a split."""
+        """Return, for each group, the split that most of its items have already. A group without splits gets ""."""
         first = SPLITS[::-1]  # in a tie
         counts = np.stack(
             [np.add.reduceat(items.splits.is_(split)[self.order].astype(np.int64), self.starts) for split in first]
@@ -233,7 +233,7 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
 
 
 def _asked(fractions: Mapping[str, float]) -> list[str]:
-    """Return the splits that get images: train, and val and test if their fractions are above 0, in this order."""
+    """Return the splits that get images: train, then val and test. Val and test need a fraction above 0."""
     return [split for split in SPLITS if split == "train" or fractions.get(split)]
 
 
@@ -292,7 +292,7 @@ def _hash(digest: str, seed: int) -> str:
 
 
 def split_of(digest: str, seed: int, val: float = VAL_FRACTION, test: float = TEST_FRACTION) -> str:
-    """Return the split that versions before 0.2 drew for an image, by the fractions `val` and `test` of all images."""
+    """Return the split that versions before 0.2 drew for an image. `val` and `test` are fractions of all images."""
     draw = int(_hash(digest, seed)[:13], 16) / 16**13  # in [0, 1)
     if draw < test:
         return "test"

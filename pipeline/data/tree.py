@@ -28,7 +28,7 @@ class ImageTree:
 
     @classmethod
     def of(cls, paths: Paths, images: np.ndarray) -> "ImageTree":
-        """Make the tree of `images`, int64 [n], which are positions in `paths`."""
+        """Make the tree of some images. `images`, int64 [n], are the positions of the images in `paths`."""
         top = cls(paths)
         for folder, at in paths[images].by_folder().items():
             tree = top
@@ -44,7 +44,7 @@ class ImageTree:
 
     @cached_property
     def folders(self) -> "dict[str, ImageTree]":
-        """The tree of each subfolder that holds images, by the name of the subfolder. Names are sorted."""
+        """The subfolders that hold images: a dict from the name of the subfolder to its tree, sorted by name."""
         return {name: self.inside[name] for name in sorted(self.inside) if self.inside[name].count}
 
     def walk(self, above: Parts = ()) -> "Iterator[tuple[Parts, ImageTree]]":
@@ -70,7 +70,10 @@ class ImageTree:
 
     @cached_property
     def is_numbered(self) -> bool:
-        """Whether all file names are numbers. If so, equal names in two folders don't show that the files match."""
+        """Whether all file names are numbers, such as `17.jpg`.
+
+        Equal numbers in two folders don't show that the files belong together.
+        """
         return all(stem.isdigit() for stem in self.stems)
 
     def without(self, folders: Collection[Parts]) -> "ImageTree":
@@ -100,7 +103,10 @@ class ImageTree:
 
 
 def is_chain(images: ImageTree) -> bool:
-    """Whether nearly all images lie at the end of a chain of single subfolders, such as `cats/images/` in `cats/`."""
+    """Whether a folder is a chain: it holds no image itself, and only one subfolder, which is flat or again a chain.
+
+    For example, `cats/` is a chain if all of its images are in `cats/images/`. For flat, see `ImageTree.is_flat`.
+    """
     folders = images.folders
     if len(images.loose) or len(folders) != 1:
         return False

@@ -141,7 +141,7 @@ def _resolution(file: Path) -> int | None:
 
 
 def _file_system(folder: Path) -> str:
-    """Return the type of the file system that holds `folder`, such as `ext4` or `nfs4`, or `unknown`."""
+    """Return the type of the file system of `folder`, such as `ext4`. Return `unknown` if the type is not known."""
     with suppress(OSError, ValueError):
         mounts = psutil.disk_partitions(all=True)
         holds = [one for one in mounts if folder.resolve().is_relative_to(one.mountpoint)]

@@ -18,7 +18,7 @@ def versions() -> dict[str, str | None]:
 
 
 def unmet() -> Iterator[str]:
-    """Yield a line for each package that headstart needs, if the package is missing or has an unfit version."""
+    """Yield a line for each package that headstart needs and that is missing or has an unfit version."""
     for need in _requirements(""):
         found = _version(need.name)
         if found is None:

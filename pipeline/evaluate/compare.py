@@ -107,7 +107,7 @@ def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[st
 
 
 def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """Return the settings of each run, but only settings in which the runs differ."""
+    """Return, for each run, its values of the settings in which the runs differ."""
     found = {run: _flat(run) for run in runs}
     names = sorted({name for settings in found.values() for name in settings})
     differing = [name for name in names if any(one.get(name) != found[runs[0]].get(name) for one in found.values())]
@@ -136,7 +136,7 @@ def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Return the settings that may explain why runs differ. They have names such as `head.epochs`."""
+    """Return the settings that may explain why runs differ. A setting has a name such as `head.epochs`."""
     config, unchanged = run.config(), run.metrics().get("finetune", {}).get("best_epoch") == 0
     return {
         f"{part}.{name}": value

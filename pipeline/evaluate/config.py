@@ -49,7 +49,7 @@ class ThresholdConfig:
 
     @property
     def flag(self) -> str:
-        """Return the option that sets the threshold, such as `--cost`. Return "" if no option does."""
+        """Return the option that sets the threshold, such as `--cost`. Return "" if no option sets the threshold."""
         return next(iter(self._given()), "")
 
     def costs(self) -> tuple[float, float]:
@@ -93,7 +93,7 @@ class FoldsConfig:
         return self.repeats or _REPEATS
 
     def require_alone(self, split: AskedSplit, sort: Sort, threshold: ThresholdConfig, by_ray: ClusterConfig) -> None:
-        """Raise an OptionError if other options of `evaluate` were given that have no effect on cross-validation."""
+        """Raise an OptionError if the user gave options of `evaluate` that have no effect on cross-validation."""
         given = {"--split": split != "auto", "--sort": sort != "data", **{threshold.flag: bool(threshold.flag)}}
         given |= {"--positive": bool(threshold.positive), "--ray": bool(by_ray.ray)}
         if others := [flag for flag, is_given in given.items() if is_given]:

@@ -110,7 +110,10 @@ class CrossValidated:
         return np.concatenate([one.predicted for one in self.repeats]), np.tile(self.labels, len(self.repeats))
 
     def _confusion(self) -> list[list[int]] | None:
-        """Return the confusion counts of all repeats, as [true class][predicted class]. None for over 100 classes."""
+        """Return the confusion counts of all repeats, as [true class][predicted class].
+
+        Return None if there are over 100 classes.
+        """
         count = len(self.class_names)
         if count > MOST_CONFUSED:
             return None

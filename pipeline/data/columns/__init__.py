@@ -1,1 +1,1 @@
-"""The images of a data set with their labels, splits and groups. They are a few arrays, not one object per image."""
+"""The images of a data set with their labels, splits and groups, in a few arrays. No image is an object of its own."""

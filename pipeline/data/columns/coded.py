@@ -1,4 +1,4 @@
-"""A column with few different values. It holds the list of these values, and a number for each row."""
+"""A column with few different values. It holds a list of the values and, for each row, an index into this list."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Coded(Sequence[Value], Generic[Value]):
 
     @classmethod
     def of(cls, values: Iterable[Value]) -> Coded[Value]:
-        """Make a column of `values`. If `values` is a column, it is returned unchanged."""
+        """Make a column of `values`. If `values` is a column already, it is returned unchanged."""
         if isinstance(values, Coded):
             return values
         code_of: dict[Value, int] = {}
@@ -69,7 +69,10 @@ class Coded(Sequence[Value], Generic[Value]):
         return map(self.values.__getitem__, self.codes.tolist())
 
     def positions(self) -> dict[Value, np.ndarray]:
-        """Map each value that occurs to the positions of its rows, int64 [n], ascending."""
+        """Return, for each value, the positions of the rows that have this value: int64 [n], ascending.
+
+        Values without rows are left out.
+        """
         order = np.argsort(self.codes, kind="stable")
         codes, starts = np.unique(self.codes[order], return_index=True)
         parts = np.split(order, starts[1:]) if len(order) else []

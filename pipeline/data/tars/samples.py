@@ -91,7 +91,7 @@ def require_field(data: Path, field: str, tars: Iterable[TarImages]) -> None:
 
 
 def hold_samples(names: Iterable[str]) -> bool:
-    """Return whether files with these `names` are samples: an image lies beside a `.cls` or `.json` with its key."""
+    """Return whether any of `names` is an image beside a `.cls` or `.json` with the same key."""
     beside, images = set[str](), set[str]()
     for name in names:
         key, suffix = _key_of(name)
@@ -100,7 +100,10 @@ def hold_samples(names: Iterable[str]) -> bool:
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """Return the key and the suffix of a sample's file. For `a/1.left.jpg`, these are `a/1` and `left.jpg`."""
+    """Return the key and the suffix of a sample's file. For example, `a/1.left.jpg` has the key `a/1`.
+
+    The suffix is all that follows the key and a dot, such as `left.jpg`. It is returned in lower case.
+    """
     folder, file = os.path.split(name)
     stem, _, suffix = file.partition(".")
     return os.path.join(folder, stem), suffix.lower()
@@ -115,7 +118,7 @@ def _why_unusable(entry: Entry) -> str:
 
 
 def _has_twice(tar: str, name: str) -> DataError:
-    """Return the error for `name`, a file that `tar` has twice."""
+    """Return the error to raise if `tar` holds the file `name` twice."""
     return DataError(f"{tar}: has {name} twice, so labels are not clear; give each sample its own key, with `tar -c`")
 
 

@@ -76,7 +76,7 @@ def tars_of(data: Path) -> Tars:
 
 
 def is_tar(name: str) -> bool:
-    """Return whether `name` is the name of a tar. It may be a compressed tar, and the suffix may be in capitals."""
+    """Return whether `name` is the name of a tar. The tar may be compressed, and the suffix may be in capitals."""
     return name.lower().endswith((SUFFIX, *_PACKED))
 
 
@@ -179,7 +179,7 @@ def _of_pattern(data: Path) -> list[str]:
 
 
 def _tars_in(data: Path) -> Iterator[str]:
-    """Yield the tars that match `data`, a pattern. Raises DataError for a range that runs backwards: `{5..2}`."""
+    """Yield the tars that match the pattern `data`. Raises DataError if a range runs backwards, such as `{5..2}`."""
     for braces in _BRACES.finditer(str(data)):
         between = _RANGE.fullmatch(braces[1])
         if between and int(between[1]) > int(between[2]):

@@ -1,4 +1,4 @@
-"""Compute logits of a fine-tuned classifier on a cluster. Workers get units of images, and return their logits."""
+"""Compute logits of a fine-tuned classifier on a cluster. Workers get units of images, and return the logits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LARGEST = 1 << 14  # images in a unit
 
 @dataclass(frozen=True)
 class LogitsTask:
-    """The task of computing the logits of images by the fine-tuned classifier of a run. All paths are absolute."""
+    """The task of computing the logits of images with a run's fine-tuned classifier. All paths are absolute."""
 
     run: Path
     config: FeatureConfig  # of the run's network
