@@ -92,7 +92,7 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _weights_of(name: str, weights: str, rescale: str) -> str:
-    """Return `name` for a `.keras` file, which holds its own weights, and `weights` for any other backbone.
+    """Return where the weights of a backbone are: in `name` if it is a `.keras` file, otherwise in `weights`.
 
     If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.
     """

@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Candidate:
-    """How well a candidate tells the classes apart. The candidate is judged on held-out images of train and val."""
+    """How well the features of a network at a cut tell the classes apart, in cross-validation on train and val."""
 
     backbone: str  # a name of a network, or the path of a `.keras` file
     cut: str

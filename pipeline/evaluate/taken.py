@@ -58,8 +58,8 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
     Args:
         data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own
             if their training images include at least half of the run's training images.
-        split: the split `auto` means `all` if the data are not the run's own and have no splits. In all other cases,
-            `auto` means `test`.
+        split: a split, `all` or `auto`. With `auto`, all examples are taken if the data are not the run's own and have
+            no splits. In all other cases, `auto` takes those of test.
 
     Raises:
         DataError: there are no examples, or the data have a class that the run does not know.

@@ -24,7 +24,7 @@ class Course:
     def of(
         cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
     ) -> Course:
-        """Return the course of epoch 0, with the figures `before`, and of the epochs in `history`.
+        """Return a course: epoch 0 has the figures in `before`, and the later epochs have those in `history`.
 
         `history` has a row of metrics for each finished epoch. None in `before` stands for NaN, which JSON lacks.
         """

@@ -56,7 +56,7 @@ class Model(Protocol):
         """Return everything that decides the logits, as JSON values."""
 
     def loaded(self) -> Loaded:
-        """Prepare the model for fast forward passes, and return it as a function of pixels."""
+        """Prepare the model for fast forward passes. The result is called with pixels."""
 
 
 @dataclass(frozen=True)

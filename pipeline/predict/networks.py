@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready for fast forward passes, as a function of pixels in memory."""
+    """A model that is ready for fast forward passes. It is called with pixels, and reads no files."""
 
     images: Sequence[ImageConfig]  # how a file becomes the pixels of each network
     networks: Sequence[FrozenBackbone]

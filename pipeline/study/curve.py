@@ -102,7 +102,7 @@ def _each(
 ) -> None:
     """Call `fit` in threads for each of `places`, and call `advance` with each result.
 
-    A place is a pair: the number of a size, and the number of a draw of images. After Ctrl-C or an error, the calls
+    A place is a pair of indices: which size, and which draw of images of this size. After Ctrl-C or an error, the calls
     that have not begun are dropped.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:

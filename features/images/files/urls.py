@@ -77,9 +77,8 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
     If `most` is given, only the first `most` bytes are read, and the version in the pair is `version`.
 
-    If `most` is None, all bytes are returned. They come from the disk if `fetched` kept them. If the size of the object
-    has changed, the version in the pair is the present version. If not, the version in the pair is `version`, with the
-    number of bytes added if `version` lacks it.
+    If `most` is None, all bytes are returned. They come from the disk if `fetched` kept them. The version in the pair
+    is then `version` with the number of these bytes, or the present version if the size of the object has changed.
 
     Raises UnreadableError if the object can't be read or is too large.
     """
