@@ -62,7 +62,7 @@ def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[s
 
 
 def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alpha: float) -> dict[str, Any]:
-    threshold = calibration.set_threshold(alpha)
+    threshold = calibration.threshold_of_sets(alpha)
     if threshold is None:
         return {"alpha": alpha, "coverage": None, "mean_size": None}
     inside = chances >= threshold

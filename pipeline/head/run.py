@@ -28,7 +28,7 @@ from headstart.pipeline.head.own import OwnHead
 from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.memory.limits import rows_in_memory
-from headstart.pipeline.runs import Run, list_digests, new_run, require_free, versions, write_calibration
+from headstart.pipeline.runs import Run, example_digests, new_run, require_free, versions, write_calibration
 from headstart.pipeline.scoring.calibration import calibrate
 from headstart.pipeline.scoring.choosing import ChooseBy, as_json, titled
 from headstart.pipeline.scoring.folds import stratified
@@ -264,7 +264,7 @@ def _write(run: Run, cached: FeaturedExamples, head: HeadConfig, trained: Traine
         weights_digest=weights_digest(cached.networks),
         fingerprints=cached.fingerprints(),
         reading=asdict(cached.read_as),
-        examples=list_digests(cached.examples, cached.class_names),
+        examples=example_digests(cached.examples, cached.class_names),
         versions=versions(),
         **others,
     )

@@ -30,12 +30,12 @@ def require_inside(data: Path, name: str, where: str) -> None:
         raise DataError(f"{where}: {name!r} is not the path of a file in {data}")
     if os.path.realpath(path) != path:
         raise DataError(f"{where}: {name} is a link or lies in a linked folder; change its label by hand")
-    above = existing_folder(data, name)
+    above = nearest_existing(data, name)
     if not os.path.isdir(above):
         raise DataError(f"{where}: {above} is no folder, so {name} can't lie in it; move it elsewhere")
 
 
-def existing_folder(data: Path, name: str) -> str:
+def nearest_existing(data: Path, name: str) -> str:
     """Return the nearest path above `name` that exists. `name` is relative to `data`. The result may be a file."""
     above = os.path.dirname(os.path.join(data, name))
     while not os.path.lexists(above):
@@ -118,7 +118,7 @@ def require_writable(data: Path, names: Iterable[str]) -> None:
 
     `names` are paths relative to `data`.
     """
-    for folder in sorted({existing_folder(data, name) for name in names}):
+    for folder in sorted({nearest_existing(data, name) for name in names}):
         if reason := unwritable(folder):
             raise DataError(f"{folder}: images can't be moved there or away ({reason}); make the folder writable")
 

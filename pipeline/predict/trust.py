@@ -90,7 +90,7 @@ def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
             raise OptionError(f"--conformal {config.conformal}: {what}")
         console.print(f"{what}. Probabilities are as the model gives them, and no image is flagged as unlike")
         return Trust(abstain=config.abstain)
-    threshold = calibration.set_threshold(config.conformal) if config.conformal else None
+    threshold = calibration.threshold_of_sets(config.conformal) if config.conformal else None
     if config.conformal and threshold is None:
         count = len(calibration.true_probabilities)
         raise OptionError(

@@ -8,15 +8,15 @@ from headstart.pipeline.runs.calibration import (
     write_calibration,
 )
 from headstart.pipeline.runs.files import read_csv, read_json, write_csv
-from headstart.pipeline.runs.making import list_digests, new_run, require_free, require_unchanged, versions
+from headstart.pipeline.runs.making import example_digests, new_run, require_free, require_unchanged, versions
 from headstart.pipeline.runs.run import HISTORY_COLUMNS, PHASES, Run, require_finite
 
 __all__ = [
     "HISTORY_COLUMNS",
     "PHASES",
     "Run",
+    "example_digests",
     "forget_calibration",
-    "list_digests",
     "new_run",
     "origin_of_reference",
     "read_calibration",

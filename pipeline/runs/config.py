@@ -37,7 +37,7 @@ class RunConfig:
     head: dict[str, Any]  # the fields of `HeadConfig`
     weights_digest: str  # the digests of all networks' weights, joined by `+`
     fingerprints: dict[str, str]  # from the name of a cut to the key of its fingerprint
-    examples: dict[str, str]  # see `list_digests`
+    examples: dict[str, str]  # see `example_digests`
     versions: dict[str, str] = field(default_factory=dict)
     reading: dict[str, Any] | None = None  # the fields of `DataConfig`; None in runs of versions before 0.2
     finetune: dict[str, Any] | None = None  # the fields of `FinetuneConfig`, and more

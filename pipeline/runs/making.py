@@ -55,7 +55,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}
 
 
-def list_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
+def example_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
     """Return hashes by which a later call can tell whether the data have changed.
 
     Each split that occurs is a key; its value is the SHA-256 of the split's (digest, label) pairs. The value of the key
@@ -81,7 +81,7 @@ def _hash_of_lines(examples: Examples) -> str:
 
 def require_unchanged(run: Run, examples: Sequence[Example], class_names: Sequence[str], splits: Sequence[str]) -> None:
     """Raise RunError if the classes, or the examples of `splits`, differ from the data that the run was trained on."""
-    then, now = run.config()["examples"], list_digests(examples, class_names)
+    then, now = run.config()["examples"], example_digests(examples, class_names)
     changed = [name for name in ("classes", *splits) if then.get(name) != now.get(name)]
     if changed:
         raise RunError(

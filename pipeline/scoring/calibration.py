@@ -40,7 +40,7 @@ class Calibration:
         """
         return probabilities(logits / self.temperature)
 
-    def set_threshold(self, alpha: float) -> float | None:
+    def threshold_of_sets(self, alpha: float) -> float | None:
         """Return the threshold for sets of labels: an image's set holds each label with at least this probability.
 
         The probability that a set lacks the true label is at most `alpha`. The method is split conformal prediction
@@ -59,7 +59,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = N
     temperature = fit_temperature(logits, labels)
     found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])
     kept = min(len(found), MOST_KEPT)
-    # Of more than `MOST_KEPT` images, these ranks are kept. `set_threshold` is then never higher than with all images.
+    # Of more than `MOST_KEPT` images, these ranks are kept. `threshold_of_sets` is never higher than with all images.
     ranks = np.arange(1, kept + 1) * (len(found) + 1) // (kept + 1)
     return Calibration(temperature, found[ranks - 1].tolist(), distance)
 

@@ -66,7 +66,7 @@ class Nearest:
         near = [(self._examples[row], float(far)) for row, far in zip(found.rows[0], found.distances[0], strict=True)]
         return [{"label": one.label, "distance": far, "image": f"training/{one.digest}.jpg"} for one, far in near]
 
-    def row_of(self, features: np.ndarray, row: int) -> bool:
+    def is_nearest(self, features: np.ndarray, row: int) -> bool:
         """Return whether training image number `row` is the nearest one to `features` (float32 [D]), up to rounding."""
         found = self._neighbours.nearest(features[np.newaxis], len(self._examples))
         own = found.distances[0][list(found.rows[0]).index(row)]
@@ -139,7 +139,7 @@ def _nearest(served: ServedRun, places: Places) -> Nearest | None:
     found = Nearest(examples, reference.features, data)
     drawn = np.linspace(0, len(examples) - 1, min(_CHECKED, len(examples))).astype(int).tolist()
     computed = ((_features(served, examples[row], data), row) for row in drawn)
-    checks = [found.row_of(features, row) for features, row in computed if features is not None]
+    checks = [found.is_nearest(features, row) for features, row in computed if features is not None]
     return found if checks and all(checks) else None
 
 

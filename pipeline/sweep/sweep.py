@@ -25,7 +25,7 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.memory.limits import rows_in_memory
-from headstart.pipeline.runs import Run, list_digests, require_free
+from headstart.pipeline.runs import Run, example_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
 from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
@@ -143,14 +143,14 @@ def _cache(
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the study's search space.
 
-    Returns the examples and the scan's `list_digests`. Raises OptionError if the study has other data or settings.
+    Returns the examples and the scan's `example_digests`. Raises OptionError if the study has other data or settings.
     """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
 
     def require(scanned: Scan, networks: list[Network]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data, needs_val=not config.folds)
-        seen.update(list_digests(scanned.examples, scanned.class_names))
+        seen.update(example_digests(scanned.examples, scanned.class_names))
         identity = {  # The test split is left out: no trial sees it, so it may change while a study is filled.
             **{f"features at {name}": key for name, key in fingerprints_of(networks).items()},
             **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen.get("val", "")},
@@ -168,7 +168,7 @@ def _cache(
     cached = cache_features(data, every, extraction, seed, require, reading, by_ray=by_ray)
     require_trainable(cached.examples, cached.class_names, data, needs_val=not config.folds)
     # Some scanned examples may be unreadable in this start, and readable in another.
-    used = list_digests(cached.examples, cached.class_names)
+    used = example_digests(cached.examples, cached.class_names)
     readable = {f"examples of {name} that could be read": used.get(name, "") for name in ("train", "val")}
     study.require_same(readable, "examples used")
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
@@ -285,10 +285,10 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val differ from `then`, a result of `list_digests`."""
+    """Return a check that raises DataError if classes, train or val differ from `then`, which `example_digests` made."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
-        now = list_digests(scanned.examples, scanned.class_names)
+        now = example_digests(scanned.examples, scanned.class_names)
         changed = [name for name in ("classes", "train", "val") if now.get(name) != then.get(name)]
         if changed:
             raise DataError(

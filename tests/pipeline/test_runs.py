@@ -7,7 +7,7 @@ import pytest
 from headstart.features.errors import RunError
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.examples import Example
-from headstart.pipeline.runs import HISTORY_COLUMNS, Run, list_digests, new_run
+from headstart.pipeline.runs import HISTORY_COLUMNS, Run, example_digests, new_run
 
 
 def example(number: int, label: int = 0, split: str = "train") -> Example:
@@ -116,12 +116,12 @@ def test_a_run_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None
 
 def test_digests_of_the_example_list_ignore_names_and_order() -> None:
     names = ["cat", "dog"]
-    digests = list_digests([example(1), example(2, 1), example(3, 1, "val")], names)
+    digests = example_digests([example(1), example(2, 1), example(3, 1, "val")], names)
     assert set(digests) == {"classes", "train", "val"}
-    assert list_digests([example(3, 1, "val"), example(2, 1), example(1)], names) == digests
-    assert list_digests([example(1), example(2, 0), example(3, 1, "val")], names)["train"] != digests["train"]
-    assert list_digests([example(1), example(3, 1, "val")], names)["train"] != digests["train"]
-    assert list_digests([example(1)], ["cat", "fox"])["classes"] != digests["classes"]
+    assert example_digests([example(3, 1, "val"), example(2, 1), example(1)], names) == digests
+    assert example_digests([example(1), example(2, 0), example(3, 1, "val")], names)["train"] != digests["train"]
+    assert example_digests([example(1), example(3, 1, "val")], names)["train"] != digests["train"]
+    assert example_digests([example(1)], ["cat", "fox"])["classes"] != digests["classes"]
 
 
 def test_what_training_needs_to_be_repeated_is_recorded(trained_run: Path) -> None:
@@ -147,7 +147,7 @@ def test_further_columns_of_the_history_follow_the_fixed_ones(tmp_path: Path) ->
 
 def test_class_names_that_are_not_utf_8(trained_run: Path, tmp_path: Path) -> None:
     names = [os.fsdecode(b"caf\xe9"), "tea"]
-    assert set(list_digests([example(1)], names)) == {"classes", "train"}
+    assert set(example_digests([example(1)], names)) == {"classes", "train"}
     with new_run(tmp_path / "r", overwrite=False) as run:
         run.write_config(**Run.open(trained_run).config() | {"class_names": names})
         run.write_examples([example(1)], names)

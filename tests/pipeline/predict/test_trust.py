@@ -61,7 +61,7 @@ def test_options_add_fields(headstart, run: Path, cats: list[Path]) -> None:
     assert [one["probabilities"] for one in found] == [one["probabilities"] for one in plain]
     kept = read_calibration(Run.open(run), "head")
     assert kept
-    threshold = kept.set_threshold(0.3)
+    threshold = kept.threshold_of_sets(0.3)
     for one in found:
         assert one["unsure"] == (one["probability"] < 1)
         assert one["labels"] == [

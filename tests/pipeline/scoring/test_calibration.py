@@ -51,7 +51,7 @@ def test_sets_hold_the_true_label_as_often_as_asked(classes: int, alpha: float) 
     for seed in range(10):
         logits, labels = drawn(1000, classes, 2.0, seed)
         kept = calibrate(logits[:500], labels[:500])
-        threshold = kept.set_threshold(alpha)
+        threshold = kept.threshold_of_sets(alpha)
         assert threshold is not None
         chances = kept.probabilities(logits[500:])
         covered.append((chances[np.arange(500), labels[500:]] >= threshold).mean())
@@ -60,9 +60,9 @@ def test_sets_hold_the_true_label_as_often_as_asked(classes: int, alpha: float) 
 
 def test_sets_need_enough_val_images() -> None:
     kept = Calibration(1.0, [0.1 * rank for rank in range(1, 10)])
-    assert kept.set_threshold(0.09) is None
-    assert kept.set_threshold(0.1) == 0.1
-    assert kept.set_threshold(0.35) == pytest.approx(0.3)
+    assert kept.threshold_of_sets(0.09) is None
+    assert kept.threshold_of_sets(0.1) == 0.1
+    assert kept.threshold_of_sets(0.35) == pytest.approx(0.3)
 
 
 def test_of_many_val_images_only_some_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_of_many_val_images_only_some_are_kept(monkeypatch: pytest.MonkeyPatch) 
     few = calibrate(logits, labels)
     assert len(few.true_probabilities) == 200
     for alpha in (0.01, 0.05, 0.1, 0.5):
-        threshold, exact = few.set_threshold(alpha), full.set_threshold(alpha)
+        threshold, exact = few.threshold_of_sets(alpha), full.set_threshold(alpha)
         assert threshold is not None
         assert exact is not None
         assert exact - 0.02 < threshold <= exact
