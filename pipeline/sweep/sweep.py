@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val differ from `then`, which `example_digests` made."""
+    """Return a check. It raises DataError if classes, train or val differ from `then`, made by `example_digests`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = example_digests(scanned.examples, scanned.class_names)
