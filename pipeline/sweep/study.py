@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,7 +48,7 @@ class Study:
             raise _unwritable(path, error) from error
         with self.locked():
             self.optuna = self._open()
-        self._worker = _Worker(path)
+            self._worker = _Worker(path)
 
     def __reduce__(self) -> tuple[type["Study"], tuple[Path, Space, Sampler, int]]:
         return Study, (self.path, self.space, self.sampler, self.seed)  # worker processes open the study again
@@ -241,12 +242,14 @@ class _Worker:
     """
 
     def __init__(self, study: Path) -> None:
+        for left in study.parent.glob(f".{escape(study.name)}.*.worker"):
+            self.ended(study, left.name.split(".")[-2])
         self.name = uuid.uuid4().hex
         weakref.finalize(self, _release, _locked_file(study, f"{self.name}.worker"))
 
     @staticmethod
     def ended(study: Path, name: str) -> bool:
-        """Return whether the process of the worker `name` has ended. `study` is the path of the study."""
+        """Return whether the process of the worker `name` has ended. If so, its file beside `study` is removed."""
         with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:
             try:
                 lock(file, wait=False)

@@ -50,13 +50,17 @@ class ForeignWorker(CountedWorker):
     """On one of two nodes, its features differ in the last bits, as those of another processor."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network."""
+        """Build the network, and wait for the other node to have built it, so that both have work."""
         built = super().build(batch_sizes)
-        first = Path(os.environ["COUNTED"] + ".first")
+        first, second = (Path(f"{os.environ['COUNTED']}.{which}") for which in ("first", "second"))
         try:
             first.touch(exist_ok=False)
         except FileExistsError:
             built.features[""][0] = np.nextafter(built.features[""][0], np.float32(np.inf))
+            second.touch()
+        end = time.monotonic() + 60
+        while not second.exists() and time.monotonic() < end:
+            time.sleep(0.1)
         return built
 
 

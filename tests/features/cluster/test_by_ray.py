@@ -207,7 +207,8 @@ def test_nodes_whose_last_bits_differ(
     assert (alone["extracted"], len(alone["nodes"])) == (IMAGES, 1)
     assert "refused node" in told
     assert "--ray-mixed" in told
-    (tmp_path / "counts.first").unlink()
+    for which in ("first", "second"):
+        (tmp_path / f"counts.{which}").unlink()
     (tmp_path / "store").rename(tmp_path / "old")
     both = extracted(noise, tmp_path, ray_mixed=True).fields()
     assert (both["extracted"], len(both["nodes"])) == (IMAGES, 2)

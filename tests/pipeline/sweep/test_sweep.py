@@ -126,6 +126,17 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
     assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
 
 
+def test_files_of_killed_workers_are_removed_when_the_study_is_opened(tmp_path: Path, space: Space) -> None:
+    left = tmp_path / ".study.db.0123456789abcdef.worker"
+    left.touch()
+    studies = [Study(tmp_path / "study.db", space, "random", 0)]
+    (alive,) = tmp_path.glob(".study.db.*.worker")
+    assert alive != left
+    studies.append(Study(tmp_path / "study.db", space, "random", 0))
+    files = list(tmp_path.glob(".study.db.*.worker"))
+    assert (alive in files, len(files)) == (True, len(studies))
+
+
 @pytest.mark.parametrize("sampler", ["random", pytest.param("grid", marks=pytest.mark.slow)])
 def test_no_head_is_tried_twice(space: Space, tmp_path: Path, sampler: str) -> None:
     study = Study(tmp_path / "study.db", space, sampler, 1)
