@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 1.0
 _OPEN, _TRIED, _ELSEWHERE = range(3)
+_SHARDS_OF_SHARED = 200  # at least, of a set that processes share: a killed process loses the shard in hand
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,8 @@ class _Extraction:
         """Claim the open portions one by one. For each, yield the positions of its images without features, int64 [n].
 
         The portions keep their order until another process turns out to have one of them. The remaining portions are
-        then taken in a random order, so that two processes seldom want the same portion. For `again`, see
-        `Claims.take`.
+        then taken in a random order, so that two processes seldom want the same portion. Shards of a small set become
+        smaller. For `again`, see `Claims.take`.
         """
         waiting, self._open = deque(self._open), []
         drawn = False
@@ -227,6 +228,7 @@ class _Extraction:
                 mine = claim in (Claim.MINE, Claim.TAKEN_OVER)
                 if not mine and not drawn:
                     waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
+                    self.writer.limit_shards(len(self.missing) // _SHARDS_OF_SHARED)
                 if claim == Claim.BUSY:
                     self._open.append(portion)
                     continue

@@ -104,7 +104,7 @@ def test_a_killed_run_loses_nothing(headstart, start, few: Path, tmp_path: Path)
 def test_a_run_killed_many_times_loses_nothing(
     headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    lose_nothing(headstart, start, many, tmp_path, kills=10)
+    lose_nothing(headstart, start, many, tmp_path, kills=5)
     assert vectors(tmp_path / "store") == undisturbed
 
 
@@ -171,7 +171,7 @@ def test_several_processes_share_the_work(
     assert all(one["extracted"] + one["cached"] == MANY for one in done)
     assert headstart("store", "verify", store)["bad"] == 0
     assert sum(len(read) for read in (h5py.File(file)["digest"] for file in store.glob("*/shard-*.h5"))) == MANY
-    assert finished(counts) <= MANY + 2 * SHARD_IMAGES + 4 * BATCH  # those of the killed process are lost
+    assert finished(counts) <= MANY + 4 * BATCH  # those of the killed process that no shard had yet
     assert vectors(store) == undisturbed
     assert not list(store.rglob("claims"))
 

@@ -82,6 +82,10 @@ class ShardWriter(Generic[Key]):
         """The folder of the first store."""
         return next(iter(self._parts.values())).store.folder
 
+    def limit_shards(self, images: int) -> None:
+        """From now on, a shard is full with `images` images or as many as before, whichever is less."""
+        self._images = min(self._images, max(images, 1))
+
     def lacking(self) -> set[str]:
         """Return the digests that had no features in at least one store when the stores were last searched.
 

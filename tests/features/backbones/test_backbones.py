@@ -17,11 +17,17 @@ from headstart.features.errors import OptionError, WeightsError
 
 SIZE = 96  # the smallest that every network takes is 75
 QUICK = ("inception_v3", "mobilenet_v3_small", "efficientnet_lite0")
+SMALLEST = ("mobilenet_v2", "vgg16")  # each of a family
+FAMILIES = (*SMALLEST, "densenet121", "resnet50", "resnet50_v2", "xception", "nasnet_mobile", "convnext_tiny",
+            "inception_v3", "inception_resnet_v2", "efficientnet_v2_b0", "mobilenet", "mobilenet_v3_large",
+            "efficientnet_b0")  # fmt: skip
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in BACKBONES],
+    params=[
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in sorted({*QUICK, *FAMILIES})
+    ],
 )
 def backbone(request: pytest.FixtureRequest):
     yield build_backbone(request.param, weights="random", image_size=SIZE)
@@ -43,12 +49,6 @@ def test_the_boundary_lies_below_its_cut(backbone) -> None:
     for cut in backbone.cuts():
         assert backbone.boundary([cut]) <= backbone.layer_index(cut.block)
     assert backbone.boundary([cut]) == outline(backbone.name).boundary
-
-
-SMALLEST = ("mobilenet_v2", "vgg16")  # each of a family
-FAMILIES = (*SMALLEST, "densenet121", "resnet50", "resnet50_v2", "xception", "nasnet_mobile", "convnext_tiny",
-            "inception_v3", "inception_resnet_v2", "efficientnet_v2_b0", "mobilenet", "mobilenet_v3_large",
-            "efficientnet_b0")  # fmt: skip
 
 
 @pytest.mark.parametrize(

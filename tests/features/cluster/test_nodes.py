@@ -110,6 +110,15 @@ def test_an_address_that_is_none(address: str) -> None:
     assert len(str(error.value)) < 600
 
 
+def test_a_cluster_that_asks_for_a_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    refused = subprocess.CompletedProcess([], 1, b"", b"ray.exceptions.AuthenticationError: InvalidAuthToken")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: refused)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(HeadstartError, match="asks for a token; set RAY_AUTH_MODE=token"), connected("auto"):
+        pass
+
+
 def test_a_node_with_other_settings_is_told() -> None:
     here = Fingerprint(
         "a", "0" * 64, "top", (8,), "float16", "bfloat16", {}, 64, "crop", "reject", 1, engine="openvino"

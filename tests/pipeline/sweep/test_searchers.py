@@ -24,13 +24,23 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's o
 ON_ONE = ClusterConfig(ray="auto", ray_cpus=1)
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """See `two_nodes`. Its workers leave a mark in the file that LETHAL names."""
+    mark = tmp_path_factory.mktemp("cluster") / "lethal"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("LETHAL", str(mark))
+        with two_ray_nodes() as ray:
+            yield ray, mark
+
+
 @pytest.fixture
-def two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def two_nodes(cluster: tuple[Any, Path]) -> Any:
     """A cluster of two nodes of one CPU, besides a head without any. This process is connected to it."""
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("LETHAL", str(tmp_path / "lethal"))
-    with two_ray_nodes() as ray:
-        yield ray
+    ray, mark = cluster
+    mark.unlink(missing_ok=True)
+    return ray
 
 
 @pytest.fixture
