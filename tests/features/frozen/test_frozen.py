@@ -48,11 +48,10 @@ FOLDED = (
     "xception",
     "efficientnet_v2_b0",
     "efficientnet_lite0",
-    "efficientnet_b0",
     "resnet50",
     "mobilenet_v2",
 )
-OTHERS = ("resnet50_v2", "densenet121", "convnext_tiny", "nasnet_mobile", "inception_resnet_v2", "vgg16")
+OTHERS = ("resnet50_v2", "convnext_tiny", "nasnet_mobile", "inception_resnet_v2")
 
 
 @pytest.fixture(
