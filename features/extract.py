@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 1.0
 _OPEN, _TRIED, _ELSEWHERE = range(3)
-_SHARDS_OF_SHARED = 200  # at least, of a set that processes share: a killed process loses the shard in hand
+_SHARDS_OF_SHARED = 128  # of a set that processes share: a kill loses a shard, and `MOST_SHARDS` leaves some room
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,11 @@ def extract_features(
     stores: Mapping[Cut, FeatureStore],
     config: ImageConfig,
     view: View | None = None,
+    part: bool = False,
 ) -> Extracted:
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
+
+    If `part` is true, `images` are one of many parts of a set, and shards are as large as for one process alone.
 
     One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`, and is
     called only if features are missing. Images that have all their features are not read. Processes that fill one store
@@ -104,8 +107,9 @@ def extract_features(
     if lacking := writer.lacking():
         work = cut_into_portions(digests, lacking)
         missing = every[first[np.isin(digests, work.digests.raw)]]
+        shard_of_shared = SHARD_IMAGES if part else len(digests) // _SHARDS_OF_SHARED
         del images, every, digests, first, lacking  # they have an entry per image, and extraction may take days
-        done = _extract_missing(missing, work, freeze, writer, config, view)
+        done = _extract_missing(missing, work, freeze, writer, config, view, shard_of_shared)
     for store in stores.values():
         store.update_merged()
     return done
@@ -118,6 +122,7 @@ def _extract_missing(
     writer: ShardWriter[Cut],
     config: ImageConfig,
     view: View | None,
+    shard_of_shared: int,
 ) -> Extracted:
     from headstart.features.images.batches import decoded_batches, why_all_undecodable
 
@@ -134,7 +139,7 @@ def _extract_missing(
     with ExitStack() as at_the_end, progress(description, len(missing)) as advance:
         at_the_end.callback(claims.release_all)
         at_the_end.callback(writer.close)  # also after Ctrl-C or an error: finished features are kept
-        return _Extraction(missing, work, writer, claims, config, view, advance).run(backbone)
+        return _Extraction(missing, work, writer, claims, config, view, shard_of_shared, advance).run(backbone)
 
 
 @dataclass
@@ -152,6 +157,7 @@ class _Extraction:
     claims: Claims
     config: ImageConfig
     view: View | None
+    shard_of_shared: int  # images in a shard, once another process turns out to extract the same images
     advance: Callable[[int], None]
 
     def __post_init__(self) -> None:
@@ -228,7 +234,7 @@ class _Extraction:
                 mine = claim in (Claim.MINE, Claim.TAKEN_OVER)
                 if not mine and not drawn:
                     waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
-                    self.writer.limit_shards(len(self.missing) // _SHARDS_OF_SHARED)
+                    self.writer.limit_shards(self.shard_of_shared)
                 if claim == Claim.BUSY:
                     self._open.append(portion)
                     continue

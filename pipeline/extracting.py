@@ -56,7 +56,7 @@ class Extractor:
         if self._cluster:
             done = self._cluster.extract(images, self.network, stores, view)
         else:
-            done = extract_features(images, self._freeze, stores, self.network.images, view)
+            done = extract_features(images, self._freeze, stores, self.network.images, view, part=not compact)
             backbone, store = self.network.backbone, self.network.extraction.store
             keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
         if compact and (done.extracted or self._earlier):

@@ -128,9 +128,9 @@ def _require_cluster(address: str) -> None:
     with suppress(subprocess.TimeoutExpired):
         done = subprocess.run(command, check=False, capture_output=True, timeout=_ANSWER_SECONDS)
         answered = done.returncode == 0
-        if b"AuthenticationError" in done.stderr:
-            remedy = "set RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token"
-            raise HeadstartError(f"--ray {address}: the cluster asks for a token; {remedy}")
+        if not answered and b"AuthenticationError" in done.stderr:
+            remedy = "set RAY_AUTH_MODE=token, with the cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            raise HeadstartError(f"--ray {address}: the cluster's token is missing or wrong; {remedy}")
     if not answered:
         what = f"no Ray cluster answers at {asked}" if asked else "no Ray cluster runs here"
         raise HeadstartError(

@@ -20,6 +20,7 @@ SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
+_TIMES_AS_LONG = 10  # as writing a small shard, extraction takes before the next one
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
@@ -71,7 +72,9 @@ class ShardWriter(Generic[Key]):
         }
         most = max(expected, *(len(part.lacking) for part in self._parts.values()))
         self._images = LARGER_SHARD_IMAGES if most > MANY_IMAGES else SHARD_IMAGES
+        self._few = self._images
         self._written = 0  # times that shards were written
+        self._wrote = 0.0  # seconds of the last writing
         self._since = self._listed = time.monotonic()
         self._took = 0.0  # seconds of the last listing
         self._thread = ThreadPoolExecutor(1)
@@ -83,8 +86,8 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def limit_shards(self, images: int) -> None:
-        """From now on, a shard is full with `images` images or as many as before, whichever is less."""
-        self._images = min(self._images, max(images, 1))
+        """Write shards of `images` images from now on, unless writing them would take over a tenth of the time."""
+        self._few = max(images, 1)
 
     def lacking(self) -> set[str]:
         """Return the digests that had no features in at least one store when the stores were last searched.
@@ -145,9 +148,9 @@ class ShardWriter(Generic[Key]):
         """
         for key, part in self._parts.items():
             part.add(digests, features[key])
-        return time.monotonic() - self._since > seconds or any(
-            part.is_full(self._images) for part in self._parts.values()
-        )
+        age = time.monotonic() - self._since
+        images = min(self._few, self._images) if age > _TIMES_AS_LONG * self._wrote else self._images
+        return age > seconds or any(part.is_full(images) for part in self._parts.values())
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards in a thread, which then calls `then`.
@@ -159,10 +162,12 @@ class ShardWriter(Generic[Key]):
         self._since = time.monotonic()
 
         def write_all() -> None:
+            start = time.monotonic()
             for store, digests, features in shards:
                 if digests:
                     store.write_shard(digests, np.concatenate(features))
             then()
+            self._wrote = time.monotonic() - start
             self._written += 1
             if self._written % _KEEP_EVERY == 0:
                 for store, _, _ in shards:

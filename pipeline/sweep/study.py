@@ -152,7 +152,7 @@ class Study:
     def die(self, trial: optuna.Trial) -> int:
         """Give the trial of a dead worker back to the study. Return how many workers have died with this trial's head.
 
-        If the result is `MOST_DEATHS`, the trial is not given back, but fails for good; see `fail`.
+        If the result is `MOST_DEATHS` or more, the trial is not given back, but fails for good; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
@@ -237,13 +237,13 @@ def remove_curves(folder: Path) -> None:
 class _Worker:
     """A locked file, by which other processes see that this process is alive.
 
-    The kernel releases the lock when the process ends. A process ID would not be enough, because the kernel may give
-    the same ID to a later process.
+    The kernel releases the lock when the process ends. A process ID could also be that of a later process.
     """
 
     def __init__(self, study: Path) -> None:
         for left in study.parent.glob(f".{escape(study.name)}.*.worker"):
-            self.ended(study, left.name.split(".")[-2])
+            with suppress(OSError):  # it is no file, or of somebody else
+                self.ended(study, left.name.split(".")[-2])
         self.name = uuid.uuid4().hex
         weakref.finalize(self, _release, _locked_file(study, f"{self.name}.worker"))
 

@@ -115,7 +115,7 @@ def test_a_cluster_that_asks_for_a_token_is_told(monkeypatch: pytest.MonkeyPatch
     refused = subprocess.CompletedProcess([], 1, b"", b"ray.exceptions.AuthenticationError: InvalidAuthToken")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: refused)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(HeadstartError, match="asks for a token; set RAY_AUTH_MODE=token"), connected("auto"):
+    with pytest.raises(HeadstartError, match="token is missing or wrong; set RAY_AUTH_MODE=token"), connected("auto"):
         pass
 
 

@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,15 @@ def study(tmp_path: Path) -> Study:
     return Study(tmp_path / "study.db", Space(read_choices(file), of_two()), "random", 0)
 
 
-def hold_a_node(ray: Any) -> Any:
-    """Take the CPU of a node, as another job."""
+@contextmanager
+def held_node(ray: Any) -> Iterator[None]:
+    """Within the block, take the CPU of a node, as another job."""
     holder = ray.remote(num_cpus=1)(type("Holder", (), {"hold": lambda self: os.getpid()})).remote()
     ray.get(holder.hold.remote())
-    return holder
+    try:
+        yield
+    finally:
+        ray.kill(holder)
 
 
 def folders() -> set[Path]:
@@ -65,14 +70,13 @@ def folders() -> set[Path]:
 @pytest.mark.timeout(120)
 def test_a_search_on_a_busy_cluster_ends_in_time(two_nodes: Any, study: Study, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(by_ray, "TrialWorker", SlowWorker)
-    held, before = hold_a_node(two_nodes), folders()
-    start = time.monotonic()
-    search_by_ray(study, material(), SweepConfig(trials=10_000, timeout=30.0), ON_ONE)
-    assert held is not None
-    assert time.monotonic() - start < 75  # the worker that waits for the CPU is not waited for
-    done = len(study.finished())
-    assert 0 < done < 100
-    del held
+    before = folders()
+    with held_node(two_nodes):
+        start = time.monotonic()
+        search_by_ray(study, material(), SweepConfig(trials=10_000, timeout=30.0), ON_ONE)
+        assert time.monotonic() - start < 75  # the worker that waits for the CPU is not waited for
+        done = len(study.finished())
+        assert 0 < done < 100
     time.sleep(3.0)
     assert len(study.finished()) == done
     assert folders() <= before
@@ -83,9 +87,8 @@ def test_a_grid_that_is_used_up_ends_on_a_busy_cluster(two_nodes: Any, tmp_path:
     file = tmp_path / "space.toml"
     file.write_text(SMALL_SPACE)
     study = Study(tmp_path / "grid.db", Space(read_choices(file), of_two()), "grid", 0)
-    held = hold_a_node(two_nodes)
-    search_by_ray(study, material(), SweepConfig(trials=10_000, sampler="grid"), ON_ONE)
-    assert held is not None
+    with held_node(two_nodes):
+        search_by_ray(study, material(), SweepConfig(trials=10_000, sampler="grid"), ON_ONE)
     assert len(study.finished()) == len(study._grid)
 
 

@@ -129,11 +129,12 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
 def test_files_of_killed_workers_are_removed_when_the_study_is_opened(tmp_path: Path, space: Space) -> None:
     left = tmp_path / ".study.db.0123456789abcdef.worker"
     left.touch()
+    (tmp_path / ".study.db.folder.worker").mkdir()
     studies = [Study(tmp_path / "study.db", space, "random", 0)]
-    (alive,) = tmp_path.glob(".study.db.*.worker")
+    (alive,) = (path for path in tmp_path.glob(".study.db.*.worker") if path.is_file())
     assert alive != left
     studies.append(Study(tmp_path / "study.db", space, "random", 0))
-    files = list(tmp_path.glob(".study.db.*.worker"))
+    files = [path for path in tmp_path.glob(".study.db.*.worker") if path.is_file()]
     assert (alive in files, len(files)) == (True, len(studies))
 
 
