@@ -20,7 +20,7 @@ SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
-_TIMES_AS_LONG = 10  # as writing a small shard, extraction takes before the next one
+_TIMES_AS_LONG = 2  # as writing a small shard, extraction takes before the next one: it never waits for the disk
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
@@ -86,7 +86,7 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def limit_shards(self, images: int) -> None:
-        """Write shards of `images` images from now on, unless writing them would take over a tenth of the time."""
+        """Write shards of `images` images from now on, unless extraction would wait for the disk."""
         self._few = max(images, 1)
 
     def lacking(self) -> set[str]:
