@@ -72,7 +72,7 @@ def test_of_many_val_images_only_some_are_kept(monkeypatch: pytest.MonkeyPatch) 
     few = calibrate(logits, labels)
     assert len(few.true_probabilities) == 200
     for alpha in (0.01, 0.05, 0.1, 0.5):
-        threshold, exact = few.threshold_of_sets(alpha), full.set_threshold(alpha)
+        threshold, exact = few.threshold_of_sets(alpha), full.threshold_of_sets(alpha)
         assert threshold is not None
         assert exact is not None
         assert exact - 0.02 < threshold <= exact
