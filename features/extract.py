@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _WAIT_SECONDS = 1.0
 _OPEN, _TRIED, _ELSEWHERE = range(3)
-_SHARDS_OF_SHARED = 128  # of a set that processes share: a kill loses a shard, and `MOST_SHARDS` leaves some room
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,13 @@ def extract_features(
     every = Images.of(images)
     first = first_positions(every.digests)
     digests = every.digests if len(first) == len(every) else every.digests[first]
-    writer = ShardWriter(stores, digests)
+    writer = ShardWriter(stores, digests, part=part)
     done = Extracted()
     if lacking := writer.lacking():
         work = cut_into_portions(digests, lacking)
         missing = every[first[np.isin(digests, work.digests.raw)]]
-        shard_of_shared = SHARD_IMAGES if part else len(digests) // _SHARDS_OF_SHARED
         del images, every, digests, first, lacking  # they have an entry per image, and extraction may take days
-        done = _extract_missing(missing, work, freeze, writer, config, view, shard_of_shared)
+        done = _extract_missing(missing, work, freeze, writer, config, view)
     for store in stores.values():
         store.update_merged()
     return done
@@ -122,7 +120,6 @@ def _extract_missing(
     writer: ShardWriter[Cut],
     config: ImageConfig,
     view: View | None,
-    shard_of_shared: int,
 ) -> Extracted:
     from headstart.features.images.batches import decoded_batches, why_all_undecodable
 
@@ -139,7 +136,7 @@ def _extract_missing(
     with ExitStack() as at_the_end, progress(description, len(missing)) as advance:
         at_the_end.callback(claims.release_all)
         at_the_end.callback(writer.close)  # also after Ctrl-C or an error: finished features are kept
-        return _Extraction(missing, work, writer, claims, config, view, shard_of_shared, advance).run(backbone)
+        return _Extraction(missing, work, writer, claims, config, view, advance).run(backbone)
 
 
 @dataclass
@@ -157,7 +154,6 @@ class _Extraction:
     claims: Claims
     config: ImageConfig
     view: View | None
-    shard_of_shared: int  # images in a shard, once another process turns out to extract the same images
     advance: Callable[[int], None]
 
     def __post_init__(self) -> None:
@@ -234,7 +230,7 @@ class _Extraction:
                 mine = claim in (Claim.MINE, Claim.TAKEN_OVER)
                 if not mine and not drawn:
                     waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
-                    self.writer.limit_shards(self.shard_of_shared)
+                    self.writer.keep_shards_small()
                 if claim == Claim.BUSY:
                     self._open.append(portion)
                     continue

@@ -20,6 +20,7 @@ SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
+_SHARDS_OF_SHARED = 128  # of a set that processes share: a kill loses a shard, and `MOST_SHARDS` leaves some room
 _TIMES_AS_LONG = 2  # as writing a small shard, extraction takes before the next one: it never waits for the disk
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
@@ -59,12 +60,16 @@ class ShardWriter(Generic[Key]):
     """
 
     def __init__(
-        self, stores: Mapping[Key, FeatureStore], digests: Sequence[str] | np.ndarray, expected: int = 0
+        self,
+        stores: Mapping[Key, FeatureStore],
+        digests: Sequence[str] | np.ndarray,
+        expected: int = 0,
+        part: bool = False,
     ) -> None:
         """Prepare to collect the features of `digests`.
 
         `expected` is the number of images that all processes together will extract. If `expected` is large, shards are
-        larger.
+        larger. If `part` is true, `digests` are one of many parts of a set, and `keep_shards_small` changes nothing.
         """
         raw = raw_digests(digests)
         self._parts = {
@@ -72,7 +77,8 @@ class ShardWriter(Generic[Key]):
         }
         most = max(expected, *(len(part.lacking) for part in self._parts.values()))
         self._images = LARGER_SHARD_IMAGES if most > MANY_IMAGES else SHARD_IMAGES
-        self._few = self._images
+        self._small_images = self._images if part else min(max(len(raw) // _SHARDS_OF_SHARED, 1), self._images)
+        self._keeps_small = False
         self._written = 0  # times that shards were written
         self._wrote = 0.0  # seconds of the last writing
         self._since = self._listed = time.monotonic()
@@ -85,9 +91,12 @@ class ShardWriter(Generic[Key]):
         """The folder of the first store."""
         return next(iter(self._parts.values())).store.folder
 
-    def limit_shards(self, images: int) -> None:
-        """Write shards of `images` images from now on, unless extraction would wait for the disk."""
-        self._few = max(images, 1)
+    def keep_shards_small(self) -> None:
+        """Write small shards from now on, because other processes fill the stores, too. A killed one then loses little.
+
+        A shard becomes larger where extraction would wait for the disk.
+        """
+        self._keeps_small = True
 
     def lacking(self) -> set[str]:
         """Return the digests that had no features in at least one store when the stores were last searched.
@@ -149,7 +158,8 @@ class ShardWriter(Generic[Key]):
         for key, part in self._parts.items():
             part.add(digests, features[key])
         age = time.monotonic() - self._since
-        images = min(self._few, self._images) if age > _TIMES_AS_LONG * self._wrote else self._images
+        small = self._keeps_small and age > _TIMES_AS_LONG * self._wrote
+        images = self._small_images if small else self._images
         return age > seconds or any(part.is_full(images) for part in self._parts.values())
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:

@@ -100,3 +100,15 @@ def test_the_kept_index_is_brought_up_to_date_while_a_store_is_filled(
     (place,) = store.folder.glob("index-*")
     assert len(np.load(place / "rows.npy")) == 3
     assert writer.still_lacking(names(*range(5)), at_once=True).tolist() == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize(("part", "full_after"), [(False, 2), (True, 3)])
+def test_shards_of_a_set_that_is_shared_are_small(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, part: bool, full_after: int
+) -> None:
+    for name, value in (("SHARD_IMAGES", 3), ("_SHARDS_OF_SHARED", 5), ("_TIMES_AS_LONG", 0)):
+        monkeypatch.setattr(module, name, value)
+    writer = ShardWriter({"cut": store}, names(*range(10)), part=part)
+    writer.keep_shards_small()
+    times = [writer.add(names(at), {"cut": features(store, 1)}) for at in range(3)]
+    assert times.index(True) + 1 == full_after
