@@ -125,7 +125,7 @@ def labels(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Find likely label errors outside the test split, by cached features. With --apply FILE, change labels by FILE."""
+    """Find likely label errors outside the test split. With --apply FILE, change labels as FILE says."""
     from headstart.pipeline.labels.labels import labels
 
     return labels(data, features, extraction, config, seed, reading)
@@ -201,7 +201,7 @@ def study(
 def finetune(
     run: RunArgument, config: FinetuneConfig, places: Places, overwrite: Overwrite = False, seed: int = 0
 ) -> Result:
-    """Phase 2: train the top of the backbone on raw images. A repeated call goes on where the last call ended."""
+    """Phase 2: train the top of the backbone on raw images. Repeat the command to go on after the last epoch."""
     from headstart.pipeline.finetune.finetune import finetune
 
     return finetune(run, config, overwrite, seed, places)
@@ -264,7 +264,7 @@ def predict(
     paths: Annotated[list[Path] | None, typer.Argument(metavar="PATH", help="Images and folders.")] = None,
     seed: int = 0,
 ) -> Result:
-    """Classify images, line by line or into a file."""
+    """Classify images. Print one line for each image, or write all answers into a file."""
     from headstart.pipeline.predict.predict import predict_to_file, predicting
 
     if config.output or by_ray.ray:
@@ -353,7 +353,7 @@ def explain(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Count the images that have features with the given settings. Show how the store's other features differ."""
+    """Count the images that have features with the given settings. Name the settings in which other features differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed, reading)

@@ -138,10 +138,11 @@ def on_gpu() -> bool:
 
 
 def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make TensorFlow's operations on a GPU deterministic. Without a GPU, do nothing.
+    """Make TensorFlow's operations on a GPU deterministic, except in the two cases below.
 
-    `layers` are the layers that will be trained. If they include depthwise or separable convolutions, do nothing,
-    because the training would fail.
+    - TensorFlow does not run on a GPU.
+    - One of `layers`, which will be trained, is a depthwise or separable convolution. The training of this layer would
+      fail.
     """
     if not on_gpu():
         return

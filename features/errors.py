@@ -35,7 +35,7 @@ class RunError(HeadstartError, ValueError):
 class ExportError(HeadstartError):
     """An export that can't be made or used.
 
-    Examples are a model that a format can't hold, and an export whose answers differ too much from its run's answers.
+    For example, a format can't hold the model, or the answers of the export and of the run differ too much.
     """
 
 

@@ -89,7 +89,8 @@ def extract_features(
 ) -> Extracted:
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
-    If `part` is true, `images` are one of many parts of a set, and shards are as large as for one process alone.
+    `part` is true if `images` are one of many parts of a set. If `part` is false, and other processes extract the same
+    images, the shards of a small set become smaller.
 
     One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`, and is
     called only if features are missing. Images that have all their features are not read. Processes that fill one store
@@ -144,8 +145,10 @@ class _Extraction:
     """The extraction of images that lack features. Other processes may extract the same images at the same time.
 
     Each process claims a portion of the images before it extracts the portion. In each round, this process extracts the
-    portions that it can claim. A portion stays open for the next round in two cases: another process is still
-    extracting the portion, or another process has finished the portion but left some of its images without features.
+    portions that it can claim. A portion is left for the next round in two cases:
+
+    - Another process is still extracting the portion.
+    - Another process has finished the portion, but some images of the portion have no features.
     """
 
     missing: Sequence[ImageFile]
@@ -166,7 +169,7 @@ class _Extraction:
     def run(self, backbone: FrozenBackbone) -> Extracted:
         """Extract round by round. In each round, this process extracts the portions that it can claim.
 
-        The last round is over when each image has features, or when this process has tried all images that have none.
+        The last round is over when each image has features or was tried by this process.
         """
         from headstart.features.images.batches import why_all_undecodable
 
@@ -215,11 +218,15 @@ class _Extraction:
         return extracted
 
     def _portions(self, again: bool) -> Iterator[np.ndarray]:
-        """Claim the open portions one by one. For each, yield the positions of its images without features, int64 [n].
+        """Claim the open portions. For each claimed portion, yield the positions of images without features, int64 [n].
 
-        The portions keep their order until another process turns out to have one of them. The remaining portions are
-        then taken in a random order, so that two processes seldom want the same portion. Shards of a small set become
-        smaller. For `again`, see `Claims.take`.
+        At first, the portions are claimed in their order. Two things change when this process finds a portion that
+        another process has claimed:
+
+        - The remaining portions are claimed in a random order, so that two processes seldom want the same portion.
+        - The shards of a small set become smaller.
+
+        For `again`, see `Claims.take`.
         """
         waiting, self._open = deque(self._open), []
         drawn = False
@@ -247,9 +254,10 @@ class _Extraction:
             self._error = error
 
     def _left(self, portion: int, at_once: bool) -> np.ndarray:
-        """Return the positions, int64 [n], of the images of a portion that still lack features.
+        """Return the positions, int64 [n], of images in a portion.
 
-        Images that this process has tried are left out. For `at_once`, see `ShardWriter.still_lacking`.
+        Images that have features, or that this process has tried, are left out. For `at_once`, see
+        `ShardWriter.still_lacking`.
         """
         positions = self.work.positions(portion)
         positions = positions[self._state[positions] == _OPEN]
@@ -265,9 +273,10 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions as done: all portions that were claimed before the portion `before`.
+        """Return a function that marks portions of this process as done.
 
-        If `before` is None, the function marks all portions that were claimed.
+        The function marks all portions that were claimed earlier than the portion with the number `before`. If `before`
+        is None, the function marks all portions that were claimed.
         """
         names = []
         while self._taken and self._taken[0] != before:

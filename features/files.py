@@ -113,9 +113,10 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """If an OSError in the block names one of `made`, such as a temporary path, let the error name `path`.
+    """If an OSError in the block names one of `made`, raise an OSError that names `path`.
 
-    In some folders, such as `/proc`, a new file raises a FileNotFoundError. This error becomes a PermissionError.
+    `made` are paths that the block makes, such as a temporary path. In some folders, such as `/proc`, Python raises a
+    FileNotFoundError when a new file is opened. This function then raises a PermissionError.
     """
     try:
         yield
@@ -141,8 +142,9 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    A file or folder that can't be removed, as on a read-only disk, stays. If an ended process had moved a folder away,
-    and had not put a new folder in its place, put the old folder back; see `folder_written_atomically`.
+    A file or folder that can't be removed, as on a read-only disk, stays. An ended process may have moved a folder
+    away without putting a new folder in its place. In this case, the old folder is put back; see
+    `folder_written_atomically`.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # `glob` takes longer, which a large store would feel
     removed = [folder / name for name in names if name.startswith(".") and _writer_ended(folder / name)]

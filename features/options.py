@@ -9,9 +9,11 @@ def option(default: Any, help: str, **more: Any) -> Any:
 
     Args:
         default: the default value of the field and of the option.
-        more: settings of the option. `flag` is the name of the option; by default, it is made from the name of the
-            field. `env` is the name of an environment variable. `alone` is the value if the user gives the option
-            without a value. For `metavar` and `parser`, see Typer.
+        more: settings of the option, by name:
+            flag: the name of the option. By default, it is made from the name of the field.
+            env: the name of an environment variable.
+            alone: the value that the option gets if the user gives only the option's name.
+            metavar, parser: see Typer.
     """
     return field(default=default, metadata={"help": help, **more})
 

@@ -40,7 +40,7 @@ def absolute_path(path: str, folder: Path) -> str:
 def require_no_url(flag: str, path: Path, instead: str = _STORE) -> None:
     """Raise an OptionError if `path`, the value of the option `flag`, was given as a URL.
 
-    `instead` ends the message. It says what the user can give instead of a URL.
+    `instead` is the end of the error message. It should say what the user can give in place of a URL.
     """
     if _COLLAPSED_URL.match(str(path)):
         raise OptionError(f"{flag} {path}: is a URL; {instead}")

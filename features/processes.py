@@ -1,6 +1,6 @@
-"""The identity of a process, and its end by SIGTERM. A process writes its identity into files.
+"""Identities of processes, and what a process does at SIGTERM.
 
-From the identity, other processes can tell whether the process has ended.
+A process writes its identity into files. From the identity, other processes can tell whether the process has ended.
 """
 
 import os

@@ -1,8 +1,8 @@
 """TensorFlow and Keras. The import of this module starts both, which takes seconds; see `device.start_tensorflow`.
 
-A module that uses TensorFlow or Keras at its top level imports them from here, so its own import takes seconds, too.
-Modules that every command needs import such a module only within functions. So a command that computes nothing, or ends
-with an error, does not start TensorFlow and Keras.
+A module that uses TensorFlow or Keras at its top level imports both from here. So the import of that module takes
+seconds, too. Some modules are used by every command. Such a module imports slow modules only within functions. So a
+command that computes nothing, or ends with an error, does not start TensorFlow and Keras.
 """
 
 from headstart.features.device import start_tensorflow

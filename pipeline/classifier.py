@@ -45,10 +45,11 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 def build_streamed(
     backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
 ) -> list[keras.Model]:
-    """Build a whole classifier from each of `tops`. `build_top` made them with the same `from_layer` and `cuts`.
+    """Build a whole classifier from each model in `tops`.
 
-    Each result maps pixels, uint8 [B, H, W, 3], to the output of its top. All results share one lower part: the layers
-    of `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
+    Each model in `tops` is a result of `build_top`, for the same `backbone`, `from_layer` and `cuts`. Each classifier
+    maps pixels, uint8 [B, H, W, 3], to the output of its top. All classifiers share one lower part: the layers of
+    `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
     below = frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)
@@ -108,7 +109,7 @@ class FrozenClassifier:
     head: keras.Model
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the logits of `pixels`, float32 [b, 1 or C]. The pixels are uint8 [b, size, size, 3]."""
+        """Map pixels, uint8 [b, size, size, 3], to logits, float32 [b, 1 or C]."""
         return self._of_features(self.backbone(pixels))
 
     def logits(
@@ -119,9 +120,9 @@ class FrozenClassifier:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Compute the logits of `images`. Stop early when `is_stopped` returns true.
 
-        Returns two arrays: the positions of the images that could be decoded, int64 [n], ascending, and the logits of
-        these images, float32 [n, 1 or C]. After each batch, `advance` is called with the number of images just
-        finished.
+        Returns two arrays. The first array, int64 [n], holds the positions of the images that could be decoded,
+        ascending. The second array, float32 [n, 1 or C], holds the logits of these images. After each batch, `advance`
+        is called with the number of images just finished.
         """
         from headstart.features.images.batches import decoded_batches
 
@@ -154,8 +155,8 @@ def freeze_split(run: Run, network: Network) -> FrozenClassifier:
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
     """Freeze the layers of `backbone` below index `from_layer`, and make all other layers trainable.
 
-    If `thaw_batchnorm` is false, the scale, shift and moving statistics of batch normalisation stay frozen. Dropout
-    layers of the backbone get the rate 0.
+    There is one exception: if `thaw_batchnorm` is false, the scale, shift and moving statistics of all batch
+    normalisation stay frozen. In any case, the dropout layers of `backbone` get the rate 0.
     """
     # Statistics of small batches from another domain would spoil the network (keras.io, "Transfer learning &
     # fine-tuning").

@@ -110,10 +110,10 @@ def command(
 ) -> Callable[[Callable[..., Result]], Callable[..., None]]:
     """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
-    If the type of a parameter of the function is a dataclass, each field of the dataclass becomes an option. But a
-    field that has the name of another parameter of the function gets its value from this parameter. For example, the
-    argument STORE of `store explain STORE` sets the field `store`. The option `--store` is then hidden, and accepts
-    only the value of STORE. Every command gets `--json` and `--seed`.
+    If the type of a parameter of the function is a dataclass, each field of the dataclass becomes an option. If
+    another parameter has the same name as a field, that parameter sets the field. For example, the argument STORE of
+    `store explain STORE` sets the field `store`. The option `--store` is then hidden, and accepts only the value of
+    STORE. Every command gets `--json` and `--seed`.
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
@@ -201,11 +201,11 @@ def _flag(field: Field[Any]) -> str:
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a command, made from the `values` that come from Typer.
+    """Turn `values`, which come from Typer, into the arguments of a command.
 
-    `configs` maps the names of some arguments to dataclasses. Typer gives a value for each field of a dataclass. These
-    values become one instance of the dataclass. All other values stay as they are. Raises OptionError if an option
-    contradicts an argument.
+    Some arguments are dataclasses. `configs` maps the name of each such argument to its dataclass. `values` has one
+    item for each field of the dataclass. These items become one instance of the dataclass. All other items stay as they
+    are. Raises OptionError if an option contradicts an argument.
     """
     arguments = dict(values)
     for name, config in configs.items():

@@ -42,7 +42,7 @@ class Backbone:
 
     @property
     def title(self) -> str:
-        """The backbone's name in fingerprints: `own` for every `.keras` file, and `name` for every other backbone."""
+        """The name in fingerprints: the text "own" for a `.keras` file, and the field `name` for any other backbone."""
         return OWN if is_own(self.name) else self.name
 
     @cached_property
@@ -100,9 +100,11 @@ class Backbone:
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
         """Return the indices, ascending, of the frozen operations whose outputs are needed to compute `cuts`.
 
-        The frozen operations are operation 0, which is the input, and all operations with indices below `from_layer`. A
-        cut at a frozen operation needs only the output of this operation. Any other cut needs each frozen output that
-        is read by an operation which is not frozen. A network that uses a layer twice raises an OptionError.
+        The frozen operations are operation 0, which is the input, and all operations with indices below `from_layer`.
+        The other operations form the top. A cut at a frozen operation needs only the output of this operation. A cut in
+        the top needs all outputs of frozen operations that the top reads to compute the cut.
+
+        Raises OptionError if the network uses a layer twice.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -122,8 +124,8 @@ class Backbone:
         """Apply the network in inference mode to symbolic `pixels`, uint8 [B, H, W, 3].
 
         Return one float32 tensor per cut: [B, D], averaged over space, or [B, h, w, D] for a map. If the network yields
-        tokens, the tokens of an image become one vector: their mean if the field `tokens` is `mean`, or the first token
-        if the field is `first`.
+        tokens, each image gets one vector. The field `tokens` decides which: `mean` is the mean of the image's tokens,
+        and `first` is the image's first token.
         """
         from headstart.features.tensorflow import keras
 

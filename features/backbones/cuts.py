@@ -95,14 +95,13 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    Without `--cut`, there is one set per backbone: the backbone's last cut. One more set holds the last cuts of all
-    backbones.
-
-    With `--cut`, each value of the option gives a set: the cuts that the value names; see `chosen_cuts`. If a name in
-    the value lacks a backbone, as `mixed8` does, the set also has the last cut of each backbone in which the value
-    names no cut.
-
-    If a value contains `all`, each single cut of all values is a set of its own, and the search may join sets.
+    - Without `--cut`, there is one set per backbone: the backbone's last cut. If there are several backbones, one more
+      set holds the last cuts of all backbones.
+    - If no value of `--cut` contains `all`, each value gives a set: the cuts that the value names; see `chosen_cuts`.
+      A value may contain a name without a backbone, such as `mixed8` in place of `backbone/mixed8`. The set of this
+      value also has the last cut of each backbone in which the value names no cut.
+    - If a value of `--cut` contains `all`, each single cut of all values is a set of its own. The search may join
+      sets only in this case.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -149,10 +148,11 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
     `config.weights` is one value for all backbones, or one value per backbone, joined by `+`. The path of an existing
-    file may contain a `+`. If there is not exactly one way to split `config.weights`, an OptionError is raised.
+    weights file may contain a `+`. If there is not exactly one way to split `config.weights`, an OptionError is raised.
 
-    A `.keras` file holds its own weights. If such a file is joined with networks of `BACKBONES`, `config.weights` has
-    no value for the file. In the result, the value of the file is `imagenet`.
+    A backbone that is a `.keras` file holds its own weights. If `.keras` files are joined with networks of
+    `BACKBONES`, `config.weights` has values for the networks of `BACKBONES` only. The result then has the value
+    `imagenet` for each `.keras` file.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights

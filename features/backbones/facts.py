@@ -102,8 +102,11 @@ class KnownBackbones:
     def save(self, facts: BackboneFacts, source: BackboneSource) -> None:
         """Save `facts` of a backbone that was just built. A failure to write is only printed.
 
-        If the weights file is missing, nothing is saved. If the weights file was changed after this object was made, or
-        in the two seconds before, nothing is saved either, because `facts` may describe the file's earlier content.
+        Nothing is saved in these cases:
+
+        - The weights file is missing.
+        - The weights file was changed after this `KnownBackbones` was made, or at most two seconds before it was made.
+          In this case, `facts` may describe the file's earlier content.
         """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():

@@ -134,13 +134,14 @@ def cut_indices(
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
 
-    A block has the name of its last layer. A name that Keras made up contains a number that differs between processes.
-    If `stable` is false, a block whose last layer has a made-up name gets another name. The first rule that applies
-    decides:
+    Keras makes up a name for a layer without one. A made-up name contains a number that differs between processes.
+
+    If `stable` is true, or the last layer of a block has no made-up name, the block has the name of its last layer. For
+    any other block, the first rule that applies decides:
 
     - If the block ends the network with an activation, the name is `TOP`.
-    - If the last two names in the block that Keras did not make up have a common start, the name is this start, such as
-      `block5`.
+    - Made-up names in the block are left out. If the last two of the remaining names have a common start, such as
+      `block5`, the block has this start as its name.
     - In all other cases, the name is `block` and the number of the block.
     """
     names: dict[str, int] = {}
@@ -271,10 +272,10 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """Return the words that all of `names` begin with, joined by `_`.
+    """Return the common start of `names`. A name consists of words that are joined by `_`.
 
-    If the result would be one of `names`, leave out its last word: `block5_sepconv3` and `block5_sepconv3_bn` give
-    `block5`.
+    The common start consists of the words that all names begin with. If a name has no other words, the last word is
+    left out: the common start of `block5_sepconv3` and `block5_sepconv3_bn` is `block5`.
     """
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]

@@ -27,8 +27,10 @@ def build_efficientnet_lite0(
     """Build EfficientNet-Lite0. The arguments are those of the builders in `keras.applications`.
 
     The model maps float32 [B, H, W, 3] in (-1, 1] to [B, H/32, W/32, 1280]. `weights` is `imagenet` for the shipped
-    weights, or None for Keras's initial weights. Any other value, or `include_top=True`, raises a ValueError. A missing
-    or damaged weights file raises a WeightsError.
+    weights, or None for Keras's initial weights.
+
+    Raises ValueError if `weights` has any other value, or if `include_top` is true. Raises WeightsError if the file of
+    the shipped weights is missing or damaged.
     """
     if include_top or weights not in ("imagenet", None):
         raise ValueError("EfficientNet-Lite0 has no top, and takes the weights `imagenet` or None")

@@ -33,8 +33,9 @@ def load_own(file: Path) -> OwnNetwork:
     """Load a functional or Sequential Keras model that maps images, [B, H, W, 3], to features.
 
     The model's output is a map [B, H, W, D], tokens [B, N, D] or vectors [B, D]. Keras's safe mode refuses layers that
-    would run code: Lambda layers, and classes that are not part of Keras. A file that is damaged or refused raises a
-    WeightsError. A model of another form raises an OptionError.
+    would run code: Lambda layers, and classes that are not part of Keras.
+
+    Raises WeightsError if the file is damaged or refused. Raises OptionError if the model has another form.
     """
     require_file(str(file), f"--backbone {file}")
     status = file.stat()
@@ -50,11 +51,12 @@ def _load(path: str, shown: str, *state: int) -> OwnNetwork:
 
 
 def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> keras.Model:
-    """Copy `model` with its weights, for square images of `size` pixels and for arithmetic in `precision`.
+    """Copy `model` with its weights, for square images and for arithmetic in `precision`.
 
-    `name` is the network's name in errors. A size that the network can't take raises an OptionError. If `model` takes
-    images of any size, it is tested on a batch of images. If the output for an image depends on the other images of the
-    batch, a WeightsError is raised.
+    `size` is the side of the images in pixels. `name` is the network's name in errors.
+
+    Raises OptionError if the network can't take images of this size. Raises WeightsError if `model` takes images of any
+    size, and the output for an image depends on the other images of its batch.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 
@@ -79,7 +81,7 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 def _functional(model: Any, shown: str) -> keras.Model:
     """Return a copy of `model` as a functional model with one input and one output.
 
-    A `model` that does not map square images, [B, H, W, 3], to a map, tokens or a vector raises an OptionError.
+    Raises OptionError unless the input is square images, [B, H, W, 3], and the output is a map, tokens or a vector.
     """
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:
@@ -134,7 +136,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
     """Copy `model`, and replace nested models by their layers.
 
     If nested models can't be replaced, for example because two layers have the same name, the copy keeps the nested
-    models. A model that Keras can't copy raises a WeightsError.
+    models. Raises WeightsError if Keras can't copy `model`.
     """
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
@@ -158,9 +160,10 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
 
 
 def _renamed(model: keras.Model) -> keras.Model:
-    """Copy `model`. Rename each layer whose name TensorFlow or `--cut` does not allow: `my block` becomes `my_block`.
+    """Copy `model`, and rename layers if TensorFlow or `--cut` does not allow their names.
 
-    If a nested model, or a layer of a nested model, has a name that is not allowed, a ValueError is raised.
+    For example, `my block` becomes `my_block`. A nested model and its layers can't be renamed. If one of their names is
+    not allowed, a ValueError is raised.
     """
     names = {operation.name for operation in model.operations}
 
@@ -190,8 +193,8 @@ def _renamed(model: keras.Model) -> keras.Model:
 def _plain(name: str) -> str:
     """Return a valid layer name that resembles `name`. The name `all` is not valid.
 
-    A valid name begins with a letter or digit, and consists of letters, digits, `_`, `.` and `-`. A long name is cut to
-    about 100 characters.
+    A valid name begins with a letter or digit, and consists of letters, digits, `_`, `.` and `-`. A long name is
+    shortened to about 100 characters.
     """
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"

@@ -55,10 +55,13 @@ class Used:
 
 
 def used_with(store: Path) -> list[Used]:
-    """Return the backbones and weights that were used with `store`, the latest last. Returned paths are absolute.
+    """Return the entries of `used.json`: the backbones and weights that were used with `store`.
 
-    If `used.json` can't be read, a line on the console says so, and the result is empty. A returned path may come from
-    another machine. So call `Used.is_at_hand` before you use the file at this path.
+    The entry that was added last comes last. If `used.json` can't be read, a line on the console says so, and the
+    result is empty.
+
+    Returned paths are absolute. A path may come from another machine. So call `Used.is_at_hand` before you use the file
+    at this path.
     """
     if (found := _read(_file(store))) is None:
         _tell_unreadable(_file(store))
@@ -87,7 +90,7 @@ def _tell_unreadable(file: Path) -> None:
 
 
 def remember(store: Path, used: Sequence[Used]) -> None:
-    """Add the entries `used` to `used.json` in `store`, each with its file's digest. A failure to write is ignored."""
+    """Add entries to `used.json` in `store`, and fill in their field `file_digest`. A failure to write is ignored."""
     before = used_with(store)
     known = {(one.file, one.digest): one.file_digest for one in before}
     now = [replace(one, file_digest=known.get((one.file, one.digest)) or file_digest(one.file)) for one in used]
@@ -101,12 +104,15 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set. These fields stay. The ImageNet weights, which are the
-    default, stay if they are on this machine or were used with the store. A line on the console says which options were
-    filled in.
+    `given` names the fields of `config` that the user set. The backbone, the weights and the rescaling are
+    changed only if the user did not set them. A line on the console says which options are changed.
 
-    If the store was used with several other weights, `needed` decides. With `needed`, an OptionError lists the weights.
-    Without `needed`, the weights of `config` stay.
+    If the user set no weights, the first rule that applies decides:
+
+    - The ImageNet weights, which are the default, stay if they are on this machine or were used with `store`.
+    - If exactly one entry of `used.json` for the backbone can be used, its weights are taken; see `_with_only`.
+    - If several entries can be used, and `needed` is true, an OptionError lists these entries.
+    - In all other cases, the ImageNet weights stay.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -133,7 +139,7 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
     - The default backbone was used with `store`.
     - No backbone, or more than one backbone, was used with `store`.
 
-    If `store` was used with other backbones only, a line on the console says which backbone is taken.
+    If `store` was used, but not with the default backbone, a line on the console says which backbone is taken.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
@@ -156,7 +162,7 @@ def _with_only(
     - If several entries can be used, and `needed` is true, raise an OptionError.
     - If several entries can be used, and `needed` is false, return `config` unchanged.
 
-    If `rescaled` is true, the user set the rescaling of `config`, and this rescaling stays.
+    `rescaled` tells whether the user set the rescaling of `config`. A rescaling that the user set stays.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())

@@ -44,7 +44,7 @@ def build_backbone(
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         known: facts about networks that were built before. The Keras model of a network with known facts is built only
             when the model is first used.
-        tokens: how tokens, [N, D], become one vector: `mean` takes their mean, and `first` the first token.
+        tokens: the vector of an image with tokens, [N, D]: `mean` is the tokens' mean, and `first` is the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
     settings = _settings(name, weights, rescale, image_size, weights_seed)
@@ -92,7 +92,7 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _weights_of(name: str, weights: str, rescale: str) -> str:
-    """Return where the weights of a backbone are: in `name` if it is a `.keras` file, otherwise in `weights`.
+    """Return `name` if it is the path of a `.keras` file, which holds its own weights. Otherwise, return `weights`.
 
     If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.
     """

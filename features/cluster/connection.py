@@ -40,8 +40,8 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
     """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
 
     If this process is already connected to Ray, the existing connection is used, and stays open. If no cluster answers
-    at `address`, a HeadstartError is raised within seconds. `object_bytes` is the size of the largest object that
-    `ray.put` will get. A local cluster gets enough memory for this object.
+    at `address`, a HeadstartError is raised within seconds. A local cluster has enough memory to store an
+    object of `object_bytes` bytes with `ray.put`.
     """
     ray = load_ray()
     if ray.is_initialized():
@@ -76,8 +76,8 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
 
     At the end of the context, `end` is called with the result of `begin`, and the connection is closed.
 
-    A local cluster takes seconds to start. So a thread starts the local cluster and calls `begin`, while the caller
-    goes on. The yielded function then waits until `begin` has returned, and raises the errors of `connected`.
+    If `address` is `local`, a thread starts the cluster, and calls `begin` and `end`. The caller need not wait for this
+    start, which takes seconds. The yielded function waits until `begin` has returned, and raises the thread's errors.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):

@@ -204,7 +204,7 @@ class Crew:
         return None
 
     def _faulty(self, member: Member, error: Any) -> None:
-        """If the member's node is at fault, refuse the node or the slot, or count a death. Otherwise, raise `error`."""
+        """Remove a member from the crew if its node is to blame for `error`. In all other cases, raise the error."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, NodeMemoryError) and member.step == "ready":
             self._died(member, str(cause))
@@ -245,7 +245,7 @@ class Crew:
             self._tell_refused(member, f"{_MOST_FAILURES} of its workers have died{said}")
 
     def _next(self, member: Member, answer: Any) -> None:
-        """Begin the next step of `member`, whose last step returned `answer`. An unfit node raises a NodeError."""
+        """Begin the next step of `member`, whose last step returned `answer`. Raise NodeError if the node is unfit."""
         task = self._task
         if member.step == "hello":
             if answer["headstart"] != version("headstart"):
@@ -275,7 +275,7 @@ class Crew:
                     member.take_step("build", self._reference.batch_sizes)
 
     def refuse(self, member: Member, reason: str, slot_alone: bool = False) -> None:
-        """Kill a member, and print why. Its node gets no new workers. If `slot_alone`, only its slot gets none."""
+        """Kill a member, and print why. Close its node to new workers or, if `slot_alone`, only its slot."""
         self._tell_refused(member, reason, slot_alone)
         self.lose(member)  # other workers of the node stay: each of them meets the fault by itself
 

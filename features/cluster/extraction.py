@@ -77,7 +77,9 @@ class Cluster:
         stores: Mapping[Cut, FeatureStore],
         view: View | None = None,
     ) -> Extracted:
-        """Extract the features of `images` that are missing in `stores`, as `extract_features` does.
+        """Extract the features of `images`, as `extract_features` does.
+
+        Images that have features in all `stores` are left out.
 
         A node that can't take part is left out, with a message. If no node can take part, a HeadstartError is raised.
         """
@@ -102,7 +104,7 @@ class Cluster:
 
 @contextmanager
 def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
-    """Hold a claim in each store, so that no other process compacts it. Yield a function that renews the claims."""
+    """Hold a claim in each store, so that no other process compacts the store. Yield a function to renew the claims."""
     claims = [Claims(store.folder) for store in stores]
 
     def renew() -> None:
@@ -140,9 +142,14 @@ def cluster(
 ) -> Iterator[Cluster | None]:
     """Connect to the cluster that `config` names, and yield it. At the end, kill the workers and disconnect.
 
-    If `config` names no cluster, yield None. Workers start at once, while the caller goes on. If the store of
-    `extraction` lacks the `BackboneFacts` of a network of `features`, a worker on this machine builds the networks, and
-    saves their facts in the store.
+    If `config` names no cluster, yield None. Workers start at once, while the caller goes on.
+
+    A worker on this machine builds the networks of `features`, and saves their `BackboneFacts` in the store, if all of
+    these conditions are met:
+
+    - `features` and `extraction` are given.
+    - The weights in `features` are one value, without a `+`.
+    - `may_build_here(features, extraction)` returns false.
     """
     if not config.ray:
         yield None

@@ -13,8 +13,8 @@ class Member:
     """The driver's record of one worker of the crew.
 
     A node has a numbered slot for each worker that it can run. A step is a call of the worker's method `hello`, `meet`
-    or `build`. A job, in this class, is a later call of another method, such as `extract`. Each job has a number, and a
-    key that the caller chooses.
+    or `build`. In this class, a job is a call that `give` makes, such as a call of `extract`. Each job has a number,
+    and a key that the caller chooses.
     """
 
     actor: Any

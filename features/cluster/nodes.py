@@ -71,18 +71,21 @@ class Reference:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
         If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs wait
-        for the batch size, for two minutes at most. `building` has a number for each worker with a GPU that builds its
-        network now: the seconds for which the worker has been building.
+        for the batch size, for two minutes at most.
+
+        Some workers with GPUs may be building their networks now. For each of these workers, `building` has the seconds
+        since the build began.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
         return free or not (on_gpu and self._task.tries_batch_sizes)
 
     def difference(self, name: str, built: Built) -> str:
-        """Describe how the features of a worker on the node `name` differ from the first worker's features.
+        """Describe how the features in `built` differ from the first worker's features.
 
-        The first worker is the worker in the first call of this method. If all bits are equal, return "". The batch
-        size in `built` is added to `batch_sizes`, unless a batch size for the same kind of device is known.
+        `built` comes from a worker on the node `name`. The first call stores `built` as the first worker's features,
+        and returns "". A later call returns "" if all bits are equal. Each call adds the batch size in `built` to
+        `batch_sizes`, unless a batch size for the same kind of device is known.
         """
         if built.batch_size:
             self.batch_sizes.setdefault(built.kind, built.batch_size)
@@ -101,7 +104,10 @@ class Reference:
 
 
 def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
-    """Describe how the fingerprint `there` of a node differs from the driver's, `here`, and what the user can do."""
+    """Describe how a node's fingerprint differs from the driver's fingerprint, and what the user can do.
+
+    `here` is the driver's fingerprint. `there` is the node's fingerprint.
+    """
     differences = here.differences(there)
     its = "; ".join(f"{name} {str(values['there'])[:40]}" for name, values in differences.items())
     own = "; ".join(f"{name} {str(values['asked'])[:40]}" for name, values in differences.items())

@@ -55,8 +55,8 @@ class Sharing:
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.
-        window: limits the number of results that `in_order` holds back. The first position of a new unit is less than
-            `window` above the lowest position that is not done. None means no limit.
+        window: limits the number of results that `in_order` holds back. The first item of a new unit is one of the next
+            `window` items that `in_order` has not yielded yet. None means no limit.
     """
 
     crew: Crew

@@ -159,7 +159,7 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, even if it is received only after this call. The features extracted so far are written."""
+        """End a unit early. This call may come before the unit. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -188,7 +188,7 @@ class UnitStream:
                 unit.over.set_exception(error)
 
     def _run(self, first: _Unit) -> None:
-        """Extract the unit `first`, and all units that come while images are decoded."""
+        """Extract the given unit, and all units that come while images are decoded."""
         from headstart.features.images.batches import decoded_batches
 
         self._ended, self._error = time.perf_counter(), None
@@ -208,8 +208,8 @@ class UnitStream:
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
         """Add the images of `unit`, then of later units, to the stream. Yield arrays of their numbers, int64 [n].
 
-        Images that have features are left out. When no unit waits, the stream ends. The function never waits for a
-        unit, because TensorFlow runs it in the thread that also decodes.
+        Images that have features are left out. When no unit waits, the stream ends. This function never waits for a
+        unit, because TensorFlow runs this function in the thread that also decodes.
         """
         try:
             while unit:

@@ -13,7 +13,7 @@ from headstart.features.cluster.worker import Built
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a unit, and the seconds that the unit took. The result is None if the unit was `stopped`."""
+    """The result of a unit, and the seconds that the unit took. If `stopped` is true, the result is None."""
 
     result: Any
     seconds: float
@@ -35,12 +35,12 @@ class UnitJob(ABC):
     def do(self, items: Any) -> Any:
         """Do a unit that consists of `items`, and return its result.
 
-        The method must call `advance` whenever items are done, with the number of these items. When `is_stopped`
+        Whenever items are done, the method must call `advance` with the number of these items. When `is_stopped`
         returns true, the method may return early.
         """
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build nothing. A job with a network overrides this."""
+        """Build nothing. A job with a network overrides this method."""
         return Built()
 
     def extract(self, unit: int, items: Any, backwards: bool) -> Outcome:

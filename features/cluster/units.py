@@ -41,8 +41,8 @@ class Units(Generic[Worker]):
     for its unit than an idle worker would need, the idle worker gets the same unit. So a slow worker does not delay the
     end.
 
-    When three workers have died with a unit, the unit is halved. If the unit is a single image, the image is given up.
-    In this class, the place of a worker is its node.
+    When three workers have died with a unit of several images, the unit is halved. When three workers have died with a
+    unit of one image, the image is given up. In this class, the place of a worker is its node.
     """
 
     def __init__(self, images: int, largest: int = _LARGEST_UNIT) -> None:
@@ -80,13 +80,16 @@ class Units(Generic[Worker]):
 
         The choices are, in this order:
 
-        - a unit that was taken back from a worker;
+        - a unit that must be given out again;
         - a new unit of about a minute's work, or a smaller new unit if few images are left;
-        - if `worker` has no unit: a unit that another worker has had for longer than `worker` would need for it. Both
-          workers then have this unit.
+        - if `worker` has no unit: the unit of a slow worker. A worker is slow if it has had a unit for longer than
+          `worker` would need for the same unit. Both workers then have this unit.
 
-        `worker` gets no second unit if another worker shares its first unit. `worker` also gets no second unit if a
-        worker has died with one of the two units. At the next death, it must be clear which unit was the cause.
+        `worker` gets no second unit in two cases:
+
+        - Another worker also has the first unit of `worker`.
+        - A worker has died with the first or the second unit. If `worker` dies too, it must be clear which unit was the
+          cause.
 
         Args:
             now: in seconds, on a clock that never goes back.
@@ -151,8 +154,12 @@ class Units(Generic[Worker]):
     def die(self, worker: Worker, place: Hashable = None) -> bool:
         """Record that `worker` has died. Return whether an earlier worker died with one of the same units.
 
-        `place` is the node of `worker`. Each unit of `worker` is given out again, unless another worker still has the
-        unit. There is one exception: a unit that three workers have died with is halved or given up; see `Units`.
+        `place` is the node of `worker`. There are three cases for a unit of `worker`:
+
+        - Another worker still has the unit: the unit stays with this other worker.
+        - No other worker has the unit, and three workers have died with it: the unit is halved or given up, as `Units`
+          says.
+        - No other worker has the unit, and fewer workers have died with it: the unit is given out again.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

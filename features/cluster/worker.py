@@ -21,7 +21,8 @@ from headstart.features.images.files.fetched import read_kept
 class Built:
     """A worker's report on its network: the batch size, and the features of a few images.
 
-    The driver compares the features of different workers. A job without a network reports the defaults.
+    The driver compares the features of different workers. The report of a job without a network holds only default
+    values.
     """
 
     batch_size: int = 0
@@ -64,7 +65,7 @@ class Task(Protocol):
 
 
 class Job(Protocol):
-    """The work of a worker for one task. `Worker` has methods of the same names, which call these methods."""
+    """The work of a worker for one task. The methods of `Worker` call the methods of this class."""
 
     def meet(self) -> Any:
         """Check that this node can do the task. The driver passes the result to `Task.require_same`."""
@@ -75,7 +76,7 @@ class Job(Protocol):
     def extract(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
 
-        `backwards` is true if another worker has the same unit and begins with its first items. This job may then begin
+        `backwards` is true if another worker has the same unit and begins with the first items. This job may then begin
         with the last items.
         """
 
@@ -89,7 +90,7 @@ class Job(Protocol):
         """Take note that, from now on, another worker also has the unit with the number `unit`."""
 
     def close(self) -> None:
-        """End the job's threads. The job gets no more units, but the next job may still take over its network."""
+        """End this job's threads. This job gets no more units. The next job may still take over this job's network."""
 
 
 class Worker:
@@ -113,7 +114,7 @@ class Worker:
         return {"headstart": version("headstart"), "host": socket.gethostname(), "pid": os.getpid()}
 
     def meet(self, task: Task) -> Any:
-        """Make the job for `task`, and return the result of its method `meet`; see `Job.meet`."""
+        """Make the job for `task`, and return the result of the job's method `meet`; see `Job.meet`."""
         self._starting.join()  # two threads that import the same can fail
         with self._meeting, self._preparing if task.takes_network else nullcontext():
             before = self._job

@@ -31,10 +31,14 @@ class ConversionError(Exception):
 
 
 def engine(backbone: Backbone) -> Engine | None:
-    """Return a fingerprint's field `engine`: `openvino` if OpenVINO makes the features in bfloat16, else None.
+    """Return the value of the fingerprint's field `engine` for features of `backbone`.
 
-    OpenVINO makes bfloat16 features if OpenVINO is installed, if there is no GPU, and if the network has depthwise
-    convolutions.
+    The value is `openvino` or None. It is `openvino` if all of these conditions are true:
+
+    - The precision of `backbone` is bfloat16.
+    - `backbone` has depthwise convolutions.
+    - There is no GPU.
+    - OpenVINO is installed.
     """
     if backbone.precision != "bfloat16" or not outline(backbone.name).depthwise:
         return None

@@ -10,11 +10,12 @@ from headstart.features.tensorflow import keras
 
 
 def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
-    """Copy `model` for inference, with each batch normalisation folded into the convolution before it.
+    """Copy `model` for inference, with batch normalisations folded into the convolutions before them.
 
-    Layers keep their names and indices. A folded normalisation becomes an identity layer. Dropout becomes an identity
-    layer too, because `training=True` would activate it. A convolution is not folded if a second layer reads its
-    output. A folded convolution stores its weights in its compute precision.
+    A normalisation is folded only if no other layer reads the output of the convolution. Layers keep their names and
+    indices. A folded normalisation becomes an identity layer. Dropout becomes an identity layer too, because
+    `training=True` would activate it. A convolution with a folded normalisation stores its weights in its compute
+    precision.
 
     In reduced precision, the rounding of the weights shifts the mean of each output channel by about the same amount on
     every image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift

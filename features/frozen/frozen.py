@@ -96,7 +96,9 @@ def freeze(
     engine: str | None = None,
     keep: KeptNetwork | None = None,
 ) -> FrozenBackbone:
-    """Build the fast form of `backbone`, which is not int8. `engine` is the fingerprint's field; see `engines.engine`.
+    """Build the fast form of `backbone`. For a backbone with the precision int8, the form is in float32.
+
+    `engine` is the value of the field `engine` in the fingerprint of the features; see `engines.engine`.
 
     If `batch_size` is 0, the batch size is chosen:
 
@@ -104,8 +106,9 @@ def freeze(
     - TensorFlow on a GPU: the fastest size, found by trials.
     - TensorFlow on a CPU: `default_batch_size`.
 
-    If OpenVINO can't run a float32 network, TensorFlow runs this network. If OpenVINO can't run a bfloat16 network, an
-    OptionError is raised. `keep` is the place to which a network that OpenVINO runs is written.
+    If OpenVINO can't run a float32 network, TensorFlow runs this network with the same batch size. If OpenVINO can't
+    run a bfloat16 network, an OptionError is raised. `keep` is a place in a store. If OpenVINO runs the network, the
+    converted network is written to this place.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -134,7 +137,10 @@ def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
 
 
 def frozen_by_openvino(model: Any, backbone: Backbone, cuts: Sequence[Cut], batch_size: int) -> FrozenBackbone:
-    """Build the fast form of `backbone` from `model`, the backbone's network as it was converted for OpenVINO."""
+    """Build the fast form of `backbone` from an OpenVINO model.
+
+    `model` is the result of `_converted` for this backbone and the same `cuts` and `batch_size`.
+    """
     size, arithmetic = backbone.image_size, "bf16" if backbone.precision == "bfloat16" else "f32"
     return FrozenBackbone(openvino_passes(model, len(cuts), size, batch_size, arithmetic), cuts, size, batch_size)
 
@@ -185,9 +191,10 @@ def traced_model(
 
 
 def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
-    """Build the fast form of a backbone's lower part. It maps uint8 [B, H, W, 3] to a float32 tensor per layer.
+    """Build the fast form of a backbone's lower part.
 
-    `layers` are indices of operations in the backbone's model; see `Backbone.crossing`.
+    `layers` holds the indices of operations in the backbone's model; see `Backbone.crossing`. The fast form maps
+    pixels, uint8 [B, H, W, 3], to the outputs of these operations, one float32 tensor per operation.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     outputs = [backbone.output(index) for index in layers]
@@ -216,7 +223,7 @@ def _passes(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> list[Pass
 
 
 def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
-    """Return `graph`, a function that `traced_model` returns, as a function of NumPy arrays."""
+    """Wrap the result of `traced_model` in a function that takes a NumPy array and returns NumPy arrays."""
     return lambda batch: [output.numpy() for output in graph(tf.constant(batch))]
 
 
@@ -247,8 +254,11 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
     """Return the fastest batch size on a GPU. `seconds` returns the time of a forward pass with a given batch size.
 
-    Start at 48. Double the batch size, up to 1536, while each doubling fits into memory and gives at least 10 % more
-    images per second.
+    The first batch size is 48. The batch size is doubled again and again, until one of three conditions is true:
+
+    - The batch size is 1536.
+    - A batch of twice the size does not fit into memory.
+    - Twice the size gives less than 10 % more images per second.
     """
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):

@@ -1,8 +1,9 @@
 """The 8-bit form of a frozen backbone: quantised after training by NNCF, run by OpenVINO (the extra `int8`).
 
-Weights and activations become integers. Their ranges are measured on images (Jacob et al. 2018, "Quantization and
-Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network is kept in the
-store under `int8/` and used for all later images, because ranges measured on other images give other features.
+Weights and activations become integers. The ranges of activations are measured on images (Jacob et al. 2018,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network
+is kept in the store under `int8/` and used for all later images, because ranges measured on other images give other
+features.
 """
 
 import importlib
@@ -62,11 +63,11 @@ def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) ->
 def quantise(
     folder: Path, backbone: Backbone, cuts: Sequence[Cut], images: Sequence[ImageFile], config: ImageConfig
 ) -> None:
-    """Write the 8-bit form of `backbone` to `folder`. Then measure and print how much its features differ.
+    """Write the 8-bit form of `backbone` to `folder`. Print how much int8 features differ from float32 features.
 
-    The ranges of activations are measured on at most 300 images. The int8 and float32 features of up to 300 other
-    images are compared. Images are taken in the order of their digests, which is as good as random. If none of the
-    images for the ranges can be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised.
+    The ranges of activations are measured on at most 300 images. The features of up to 300 other images are compared.
+    Images are taken in the order of their digests, which is as good as random. If none of the images for the ranges can
+    be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised.
     """
     openvino, nncf = load_openvino(), _nncf()
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output

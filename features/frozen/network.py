@@ -159,9 +159,9 @@ def load_networks(
     `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. For other errors, see
     `chosen_cuts`, `resolve_precision` and `build_backbone`.
 
-    `digest_of` takes a backbone in `BACKBONES`, the value of `--weights` for it, and the seed of random weights. It
-    returns the digest of the weights. If `digest_of` is given, the weights of these backbones are not read, and the
-    networks can only make fingerprints.
+    `digest_of` returns the digest of the weights of a backbone in `BACKBONES`. The function takes three arguments: the
+    name of the backbone, the value of `--weights` for this backbone, and the seed of random weights. If `digest_of` is
+    given, the weights of backbones in `BACKBONES` are not read, and the networks can only make fingerprints.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     if digest_of is None:
@@ -194,11 +194,13 @@ def load_networks(
 def may_build_here(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
     """Return whether this process may load the networks of `config` itself, and need not wait for another process.
 
-    A worker of a cluster can build the networks and save their facts in the store, so that this process need not build
-    them. The result is true if waiting for the worker saves no time:
+    A worker of a cluster can build the networks and save their facts in the store. With the facts, this process need
+    not build the networks. The result is true in each of these cases, because waiting for the worker would not help:
 
     - The store has the facts already.
-    - This process must time the arithmetic, or read the weights, in any case.
+    - The precision is `auto`, and the choice of a precision is not yet saved in the store. This process must then
+      measure the speed of float32 and bfloat16.
+    - `extraction.rehash` is true. This process must then read the weights.
     - A network is a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None

@@ -44,8 +44,8 @@ def decoded_dataset(
     has at most `batch_size` rows, and a column for each value that `finish` returns. By default, `finish` returns its
     arguments.
 
-    Images that TensorFlow can't decode are decoded by Pillow after the rest of their batch. If Pillow can't decode an
-    image either, the image is left out if `skip` is true. If `skip` is false, an error is raised.
+    An image that TensorFlow can't decode is decoded by Pillow. If Pillow can't decode the image either, `skip` decides:
+    if `skip` is true, the image is left out; if `skip` is false, an error is raised.
     """
     silence_libjpeg()
     plain = _batch_loader(config, batch_size, finish, skip)
@@ -111,9 +111,10 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of `files`, strings [b]. Local files are not read; the result has b"" in their place.
+    """Read remote files, and return their contents, strings [b]; see `read_references`.
 
-    `files` are references, strings [b]; see `reference_of`. For files that are not local, see `read_references`.
+    `files` are references, strings [b]; see `reference_of`. The content of a local file is b"", because `_content`
+    reads this file later.
     """
 
     def read() -> tf.Tensor:
@@ -143,9 +144,9 @@ def decoded_batches(
     b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
     `why_undecodable`. Raises DataError if access to remote images is lost.
 
-    `portions` yields arrays of positions in `images`, int64 [n], and so chooses the images and their order. Another
-    thread asks for the next array while earlier images are decoded. `portions` must not raise an error. Without
-    `portions`, all images are taken in their order.
+    `portions` yields arrays of positions in `images`, int64 [n]. Only the images at these positions are taken, in the
+    order of the positions. Another thread asks for the next array while earlier images are decoded. The iteration over
+    `portions` must not raise an error. Without `portions`, all images are taken in their order.
     """
     if len(images) < 2 and portions is None:
         alone = [_decoded_alone(image, config, view) for image in images]
@@ -196,7 +197,7 @@ def decoded_bytes(data: bytes, image: ImageFile, config: ImageConfig) -> np.ndar
 
 @lru_cache(maxsize=8)
 def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
-    """Return a graph that maps a file's bytes, decoder and reading to pixels; see `decode`."""
+    """Return a graph that calls `decode` with `config`. The inputs are the other three arguments of `decode`."""
 
     def load(data: tf.Tensor, decoder: tf.Tensor, reading: tf.Tensor) -> tf.Tensor:
         return decode(data, decoder, reading, config)
@@ -209,10 +210,10 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Decode `image` by a call of `pixels`. If the image can't be decoded, return None.
+    """Decode `image` with the function `pixels`. If the image can't be decoded, return None.
 
-    `data` holds the bytes of the image's file. `pixels` takes these bytes, a decoder and a reading; see `decode`. The
-    decoder of `image` is tried first, then Pillow.
+    `data` holds the bytes of the image's file. The function takes these bytes, a decoder and a reading; see `decode`.
+    The decoder of `image` is tried first, then Pillow.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))

@@ -25,8 +25,8 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
     """Decode and resize one image in a TensorFlow graph. Return uint8 [size, size, 3], RGB, upright.
 
     Transparent images are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
-    antialiased if the longer side shrinks to less than half. Bytes that `decoder` can't decode raise a
-    tf.errors.OpError.
+    antialiased if the longer side shrinks to less than half. Raises a tf.errors.OpError if the chosen decoder can't
+    decode the bytes.
 
     Args:
         data: scalar string, the bytes of a file in one of `opening.FORMATS`.
@@ -55,9 +55,9 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Return the decoder of an image, an index into `_DECODERS`.
 
-    A large JPEG is decoded at 1/2, 1/4 or 1/8 of its width and height. The scale is the smallest at which both sides
-    still have `config.size` pixels. If `config.resize` is `pad`, the scale is the smallest at which the longer side
-    still has `config.size` pixels.
+    The decoder of a JPEG divides both sides of the image by the same number: 1, 2, 4 or 8. This number depends on the
+    longer side if `config.resize` is `pad`, and on the shorter side for any other value. The number is the largest that
+    leaves that side at least `config.size` pixels. If that side is shorter than `config.size`, the number is 1.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)
@@ -71,7 +71,7 @@ def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
 
     The numbers are:
         orientation: the EXIF orientation, 1 to 8.
-        bits: how many bits the 16-bit samples use according to `config`, 8 to 16, or 0; see `ImageConfig.bits_of`.
+        bits: the result of `config.bits_of` for the image: 0, or 8 to 16.
         page: the number of the page, counted from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page
@@ -116,10 +116,10 @@ PNG, PILLOW = len(_DECODERS) - 2, len(_DECODERS) - 1
 
 
 def pillow_pixels(data: bytes, bits: int = 0, page: int = 1) -> np.ndarray:
-    """Decode a file of any of `opening.FORMATS` with Pillow. Return uint8 [H, W, 3], RGB.
+    """Decode a file with Pillow. Return uint8 [H, W, 3], RGB.
 
-    EXIF orientation is not applied. A damaged file may raise an exception of almost any type. For `bits` and `page`,
-    see `reading_of`.
+    The file may have any format in `opening.FORMATS`. EXIF orientation is not applied. If the file is damaged, Pillow
+    may raise an exception of almost any type. For `bits` and `page`, see `reading_of`.
     """
     data = at_page(data, page)
     if bits not in (0, 16):

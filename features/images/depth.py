@@ -1,8 +1,7 @@
-"""Images with 16-bit samples that use fewer bits, such as 12 in many cameras and scanners.
+"""Images whose samples have 16 bits but use fewer of them. For example, many cameras and scanners use 12 bits.
 
-By itself, Pillow decodes such an image as almost black. `bits` is the number of bits that the samples of a file use,
-from 8 to 16. `bits` is 0 for a file without 16-bit samples, and for a file whose decoder scales samples to their full
-range.
+By itself, Pillow decodes such an image as almost black. So a scan finds the number of bits in use, 8 to 16. Two kinds
+of files have the number 0: files without 16-bit samples, and files whose decoder scales samples to their full range.
 """
 
 import sys
@@ -20,11 +19,14 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 
 
 def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
-    """Return how many bits the 16-bit samples of an opened `image` use, 8 to 16. For any other image, return 0.
+    """Return how many bits the 16-bit samples of an opened image use: 0, or 8 to 16.
 
-    The result is the bit length of the largest sample. If the header of the file states a larger number, the result is
-    that number. A black image gives 16. An image whose decoder scales samples to their full range gives 0. Damaged
-    pixels may raise an exception of almost any type. `data` holds the bytes of the file. For `first`, see `open_image`.
+    The result is 0 if the image has no 16-bit samples, or if its decoder scales samples to their full range. The result
+    is 16 if the image is black. In any other case, the result is the largest of three numbers: 8, the bit length of the
+    largest sample that is not alpha, and the number that the header of the file states, if any.
+
+    `data` holds the bytes of the file. For `first`, see `open_image`. If the pixels are damaged, Pillow may raise an
+    exception of almost any type.
     """
     raw_mode = _raw_mode(image)
     colours = _colours(raw_mode)
@@ -45,9 +47,9 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode a file with 16-bit samples. Return an image with 8-bit samples.
 
-    `data` holds the bytes of the file. Each sample is scaled as a number of `bits` bits, where `bits` is 8 to 16. A
-    sample that needs more bits becomes 255. Alpha is the exception: if the largest alpha needs b bits, and b is more
-    than `bits`, alpha is scaled as a number of b bits.
+    `data` holds the bytes of the file, and `bits` is 8 to 16. A colour sample is scaled as a number of `bits` bits, and
+    becomes 255 if it needs more bits. An alpha sample is scaled as a number of b bits. Here b is the larger of two
+    numbers: `bits`, and the bit length of the largest alpha in the image.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -92,9 +94,10 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return how many samples of a pixel are colours, if `_COLOURS` lists `raw_mode`. For any other raw mode, return 0.
+    """Return the number of samples of a pixel, without alpha, in the raw mode `raw_mode`.
 
-    `_COLOURS` lists the raw modes in which Pillow drops the lower byte of 16-bit samples.
+    If `_COLOURS` does not list this raw mode, return 0. `_COLOURS` lists the raw modes in which Pillow drops
+    the lower byte of 16-bit samples.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
@@ -104,10 +107,12 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """If `asked` is `folder`, return the largest number in `bits`, as text. If not, return `asked`.
+    """Replace the value `folder` of `--bits` by a number, and return it as text.
 
-    `asked` is a value of `--bits`. `bits` holds one number for each image in the folder, as `used_bits` returns it. If
-    `asked` is `folder`, and all numbers are 0, return `16`.
+    `asked` is the value of `--bits`. If `asked` is not `folder`, it is returned unchanged. If `asked` is `folder`, the
+    result is the largest number in `bits`, or `16` if `bits` has no number except 0.
+
+    `bits` holds one number for each image in the folder, as `used_bits` returns it.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 

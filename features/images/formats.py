@@ -76,10 +76,10 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
 
 
 def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Header | Fault]:
-    """Return a header or fault for each page of a TIFF. For any other file, return one header or fault in a list.
+    """Return the header or fault of each page of a file. Only a TIFF can have more than one page.
 
-    The list is empty if `inspect_bytes` returns None. If the first page has a fault, or there are more than
-    `MOST_PAGES` pages, the list holds one fault for the whole file.
+    If the whole file has a fault, the list holds only this fault. The whole file has a fault if its first page has one,
+    or if there are more than `MOST_PAGES` pages. If `inspect_bytes` returns None, the list is empty.
     """
     first = inspect_bytes(data, name, max_pixels)
     if not isinstance(first, Header):

@@ -17,8 +17,8 @@ _FLAT = 1e-3  # a thumbnail with a lower standard deviation counts as one colour
 class Pixels:
     """A mapping from images to their thumbnails: brightness with mean 0 and variance 1, float32 [32, 32].
 
-    `load` makes each thumbnail once. An image that was not loaded, can't be decoded, or has only one colour is not in
-    the mapping, and raises a KeyError.
+    `load` makes each thumbnail once. An image is missing from the mapping if it was not loaded, if it can't be decoded,
+    or if it has only one colour. The lookup of a missing image raises a KeyError.
     """
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Pixels:
 
 
 def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) -> float:
-    """Return how well `other` explains `image`: the multiple partial correlation, 0 to 1, given `background`.
+    """Return how well `other` explains `image`, from 0 (not at all) to 1 (completely).
 
-    All three are thumbnails, float [32, 32]. The part of `image` that `background` explains is not counted. If
-    `background` is zeros, all of `image` counts. Small shifts and scalings of `other` are allowed, so that an image
-    also correlates with its crop.
+    All three arguments are thumbnails, float [32, 32]. The result is the multiple partial correlation: the part of
+    `image` that `background` explains is not counted. If `background` is zeros, all of `image` counts. Small shifts and
+    scalings of `other` are allowed, so that an image also correlates with its crop.
     """
     given, both = _warps(background), np.concatenate([_warps(background), _warps(other)])
     left, unexplained = _residual(image.ravel(), given), _residual(image.ravel(), both)
@@ -69,9 +69,9 @@ def _warps(pixels: np.ndarray) -> np.ndarray:
 
 
 def _residual(values: np.ndarray, by: np.ndarray) -> float:
-    """Fit `values` [P] by a weighted sum of the rows of `by` [R, P], with least squares.
+    """Fit an array by a weighted sum of other arrays, with least squares. Return the sum of the squared residuals.
 
-    Return the sum of the squared residuals.
+    `values`, [P], is the array to fit. Each row of `by`, [R, P], is one of the other arrays.
     """
     products = by @ by.T  # only R x R, so the fit is fast; singular if the background is zero
     fit, *_ = np.linalg.lstsq(products, by @ values, rcond=None)

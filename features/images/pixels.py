@@ -13,7 +13,10 @@ PIXELS_VERSION = 2  # part of every fingerprint: raise it when a file yields oth
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """How a file becomes pixels. A `size` outside 32 to 4096, or `bits` not among `BITS`, raises an OptionError."""
+    """How a file becomes pixels.
+
+    Raises OptionError if `size` is less than 32 or more than 4096, or if `bits` is not in `BITS`.
+    """
 
     size: int  # side of the square image in pixels
     resize: Resize = "stretch"  # stretch to a square, crop the centre square first, or pad to a square with grey

@@ -10,10 +10,12 @@ _MOST_TEXT = 1 << 20  # bytes; Pillow refuses a file with a compressed text that
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return the bytes of a PNG file without its texts and colour profiles. Return other data unchanged.
+    """Return the bytes of a PNG file without its colour profiles, and without most of its texts.
 
-    Pillow refuses an image if its texts are too long, or if a compressed text unpacks to more than 1 MiB. A text that
-    may hold an EXIF orientation is kept if it has at most 1 MiB, both packed and unpacked.
+    Only one kind of text is kept: a text that may hold an EXIF orientation, and has at most 1 MiB, both packed and
+    unpacked. If `data` is no PNG file, it is returned unchanged.
+
+    Pillow refuses an image if its texts are too long, or if a compressed text unpacks to more than 1 MiB.
     """
     if not data.startswith(_SIGNATURE):
         return data

@@ -31,11 +31,15 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, MemoryError, Runt
 
 
 class ScanMemory:
-    """The digest and header of each file in the folder `data`, looked up by the file's path, size and mtime in ns.
+    """The scan memory of one data folder: the digest and header of each file, by the file's path, size and mtime in ns.
 
-    `folder` holds one `.npz` file for each data folder. `save` replaces the `.npz` file of `data`. A damaged `.npz`
-    file, or one with another `HEADER_VERSION`, is ignored, so that all images are read again. If `forget` is true, the
-    memory is empty at first.
+    The memory is read from a `.npz` file, and `save` replaces this file. The memory is empty at first if `forget` is
+    true. It is also empty at first if the `.npz` file is missing, is damaged, or has another `HEADER_VERSION`.
+
+    Args:
+        folder: where the `.npz` files of all data folders are.
+        data: the data folder.
+        forget: if true, the `.npz` file is not read.
     """
 
     def __init__(self, folder: Path, data: Path, forget: bool = False) -> None:
@@ -56,11 +60,11 @@ class ScanMemory:
             self._more[self.images.files[row]][int(page[row])] = row
 
     def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
-        """Find the images of those `files` that have not changed since a scan found them. Return two arrays, int64 [n].
+        """Find the images of `files` in this memory. Files that it lacks, or that have changed since, are left out.
 
-        The first array holds the row of each image in `self.images`. The second array holds the position of the image's
-        file in `files`, ascending. If `pages` is `all`, the images of a TIFF are all its pages, in order. If the memory
-        lacks one of the pages, the TIFF is left out.
+        Return two arrays, int64 [n]. The first array holds the row of each image in `self.images`. The second array
+        holds the position of the image's file in `files`, ascending. If `pages` is `all`, the images of a TIFF are all
+        its pages, in order. If the memory lacks one of the pages, the TIFF is left out.
         """
         paths = list(self._relative(files))
         hashes = np.fromiter(map(hash, paths), np.int64, len(paths))

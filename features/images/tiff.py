@@ -33,9 +33,9 @@ class _Layout:
     offset: str  # type of an offset in the file
 
     def read(self, kind: str, data: bytes, place: int) -> int:
-        """Return one integer from `data`, at the offset `place`. `kind` is its type, a format character of `struct`.
+        """Return the integer at the offset `place` of `data`.
 
-        Raises struct.error if `data` ends too early.
+        `kind` is the type of the integer, a format character of `struct`. Raises struct.error if `data` ends too early.
         """
         if place + struct.calcsize("=" + kind) > len(data):
             raise struct.error
@@ -71,8 +71,8 @@ class Page:
 class PageStream(io.BytesIO):
     """A stream that reads from `data`, the bytes of a file. The bytes are not copied.
 
-    If `first` is given, `data` is a TIFF. Then `read` returns the TIFF with a changed header, so that the directory at
-    the offset `first` comes first. Only `read` does so: `getvalue` returns `data` unchanged.
+    If `first` is given, `data` is a TIFF, and `first` is the offset of one of its directories. Then `read` returns
+    the bytes with a changed header: the chain of directories begins at `first`. `getvalue` returns `data` unchanged.
     """
 
     # Pillow gives libtiff the result of `getvalue` and the offset of the directory, so libtiff needs no changed header.
@@ -98,10 +98,10 @@ def count_pages(data: bytes) -> int:
 
 
 def at_page(data: bytes, page: int) -> bytes:
-    """Return a copy of the TIFF `data` in which the page with the number `page` comes first. Pages count from 1.
+    """Return the bytes of a file in which the page with the number `page` comes before all other pages.
 
-    If `page` is 1, `data` itself is returned. Then `data` need not be a TIFF. A page that does not exist raises a
-    ValueError.
+    Pages count from 1. For page 1, the result is `data` itself, and `data` may have any format. For any other page,
+    `data` must be a TIFF, and the result is a changed copy of it. Raises ValueError if the page does not exist.
     """
     if page == 1:
         return data
@@ -129,9 +129,11 @@ def list_pages(data: bytes) -> list[Page]:
 def is_camera_raw(data: bytes) -> bool:
     """Return whether a TIFF is camera raw.
 
-    A TIFF is camera raw in each of three cases. First, its first image is a reduced copy, which other readers would
-    take for the photograph. Second, it has the marks of CR2 or DNG. Third, one of its first 16 directories, or a
-    sub-directory of its first directory, describes the data of a camera's sensor.
+    A TIFF is camera raw if at least one of these is true:
+        the first image is a reduced copy. Other readers would take this copy for the photograph.
+        the file has the marks of CR2 or DNG.
+        one of the first 16 directories describes the data of a camera's sensor.
+        a sub-directory of the first directory describes the data of a camera's sensor.
     """
     chain = list(_directories(data, most=_MOST_OWN))
     if not chain:

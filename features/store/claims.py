@@ -64,11 +64,9 @@ class Claims:
         A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. A claim with an empty
         file is void after a minute. The answer is the first of these that applies:
             DONE: a process has just extracted the portion, and `again` is false.
-            BUSY: another process has a claim on the portion, and the claim is not void.
+            BUSY: another process has a claim that is not void, or this process has called `release_all`.
             TAKEN_OVER: there was a void claim. This process should extract the portion.
             MINE: there was no claim. This process should extract the portion.
-
-        After `release_all`, the answer is always `DONE` or `BUSY`.
         """
         with self._lock:
             if not again and self._is_done(portion):

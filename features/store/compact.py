@@ -132,9 +132,9 @@ def _rewrite(
 ) -> None:
     """Rewrite `shards` as shards of up to `large` bytes.
 
-    Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard,
-    `advance` is called with the number of shards that it replaces, and `is_disturbed` with the total number of bytes of
-    features that were rewritten. Rewriting ends when `is_disturbed` returns true.
+    Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard, two
+    functions are called. `advance` gets the number of shards that the new shard replaces. `is_disturbed` gets the total
+    size of the features rewritten so far, in bytes. If `is_disturbed` returns true, rewriting ends.
     """
     replaced = 0
     try:

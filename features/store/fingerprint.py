@@ -48,9 +48,10 @@ class Fingerprint:
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that are not None, as JSON values. The fields in `later` are among them.
+        """Return the fields that are not None, as JSON values.
 
-        `later` holds the fields that a later version of headstart wrote, and this version does not know.
+        Fields that only a later version of headstart knows are included. This version keeps them in the attribute
+        `later`.
         """
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
@@ -79,10 +80,10 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Return the fields whose values differ between this fingerprint and the fingerprint `there`.
+        """Compare this fingerprint with another fingerprint, `there`. Return the fields that have different values.
 
-        The name of each of these fields maps to a dict with two keys. The key `asked` has the value in this
-        fingerprint. The key `there` has the value in the other fingerprint. An absent field has the value None.
+        The result maps the name of each of these fields to a dict with two keys: `asked` for the value in this
+        fingerprint, and `there` for the value in the other fingerprint. An absent field has the value None.
         """
         asked, other = self.to_json(), there.to_json()
         return {

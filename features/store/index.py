@@ -92,8 +92,8 @@ class Segment:
             the shard of the digest at each position, int32 [n].
             the row of the digest in this shard, int32 [n].
 
-        A digest in several shards has its position in several triples, but at most once in each. Raises StoreError if
-        an entry names a shard or row that does not exist.
+        If a digest is in several shards, its position is in several triples. No triple has the same position twice.
+        Raises StoreError if an entry names a shard or row that does not exist.
         """
         positions = np.argsort(
             np.ascontiguousarray(digests).view(">u8")[::4]
@@ -189,8 +189,8 @@ class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
     Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. New shards make a new
-    segment. The new segment is merged with the previous segment, except if the previous segment is mapped from disk, or
-    is more than twice as long. So long segments are seldom merged.
+    segment. If the previous segment is in memory, and at most twice as long as the new segment, the two are merged.
+    Because of this limit, long segments are seldom merged.
     """
 
     folder: Path  # of the shards
@@ -249,9 +249,9 @@ class Index:
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
-        Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. `shuffled`
-        draws the order of the shards, and the order of the slabs within each shard. If `shuffled` is None, shards are
-        in the order of their names, and slabs in the order of their rows.
+        Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. If `shuffled`
+        is None, shards are in the order of their names, and slabs in the order of their rows. A generator `shuffled`
+        draws the order of the shards, and the order of the slabs within each shard.
         """
         names = list(self.shards)
         shards, lines = self._located(digests)

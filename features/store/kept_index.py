@@ -1,12 +1,12 @@
 """The kept index: the index of a large store on disk. A process maps it into memory, and reads only new shards.
 
-The index has several segments, each in its own folder. New shards make a new segment, and short segments are merged. So
-new digests seldom touch older segments. The files of a segment never change.
+The index has several segments, each in its own folder. The files of a segment never change. New shards make a new
+segment. Short segments are merged: a new segment replaces them. Long segments are seldom replaced.
 
 STORE/<backbone>-<cut>-<fingerprint>/index-<hash of the names>/
     shards.json                             the name and the number of digests of each shard
     digests.npy, shards.npy, rows.npy       the `Entries` of one `Segment`
-    replaced                                exists if other segments hold the same shards
+    replaced                                exists if this segment was replaced
 """
 
 import hashlib
@@ -48,8 +48,8 @@ def index_folders(entries: Iterable[str]) -> frozenset[str]:
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
     """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of `shards`.
 
-    A damaged segment is ignored, because the shards hold the same digests. A store from elsewhere may have damaged
-    segments.
+    Segments may be damaged, for example in a store from elsewhere. Damaged segments are ignored. Nothing is lost,
+    because the shards hold the same digests.
     """
     for _ in range(_TRIES):
         places = _current(folder)
@@ -102,9 +102,9 @@ def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) 
 def keep_index(folder: Path, form: ShardFormat) -> None:
     """Bring the kept index of the store in `folder` up to date, if the store is large.
 
-    New shards are added once they are many. Memory use does not grow with the number of digests. Nothing is done if
-    another process is updating the index, or if the folder can't be written to. A full disk raises an OSError. A
-    damaged shard, or a segment that does not fit its shards, raises a StoreError.
+    New shards are added only if there are many of them. Memory use does not grow with the number of digests. Nothing is
+    done if another process is updating the index, or if the folder can't be written to. Raises OSError if the disk is
+    full. Raises StoreError if a shard is damaged, or if a segment does not fit its shards.
     """
     if not os.access(folder, os.W_OK):  # else shards would be read in vain
         return
@@ -149,10 +149,11 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The other segments should be merged.
 
-    `segments` must be sorted by `size`, the largest first. A segment is worn if half of its digests or more are in
-    shards that are not in use. Worn segments do not stay. Each of the other segments should be more than twice as
-    large as all worn segments and all smaller segments together. If a segment is not so large, neither this segment nor
-    any smaller segment stays.
+    `segments` must be sorted by `size`, the largest first. A segment is worn if at least half of its digests are in
+    shards that are not in use. No worn segment stays.
+
+    A segment that is not worn stays if two conditions hold. First, it is more than twice as large as all worn segments
+    and all smaller segments together. Second, all larger segments that are not worn stay, too.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

@@ -50,9 +50,12 @@ class Verification:
 
 
 def find_stores(root: Path) -> tuple[list[FeatureStore], list[Damage]]:
-    """Return two lists: the stores of all fingerprints in `root`, sorted by name, and the stores that can't be opened.
+    """Open the store of each fingerprint in `root`. Return two lists.
 
-    A `root` that does not exist, or holds no features, raises a StoreError.
+    The first list holds the opened stores, sorted by name. The second list holds the damage of each store that can't be
+    opened.
+
+    Raises StoreError if `root` does not exist, or holds no features.
     """
     if not root.is_dir():
         raise StoreError(f"{root}: no such folder")
@@ -78,9 +81,9 @@ def open_stores(root: Path) -> list[FeatureStore]:
 
 
 def stores_named(stores: Sequence[FeatureStore], beginning: str) -> list[FeatureStore]:
-    """Return the stores whose key or folder name starts with `beginning`. If there is none, raise an OptionError.
+    """Return the stores whose key or folder name starts with `beginning`. If `beginning` is empty, return all stores.
 
-    An empty `beginning` returns all `stores`, and raises no error.
+    Raises OptionError if `beginning` is not empty, and no store fits.
     """
     fitting = [store for store in stores if store.key.startswith(beginning) or store.folder.name.startswith(beginning)]
     if beginning and not fitting:
@@ -109,11 +112,14 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard. Return the bad shards, merged files and kept indexes, each with the reason.
+    """Read every byte of every shard. Return the damaged shards, merged files and kept indexes, with reasons.
 
-    If `repair` is true, the bad shards and indexes are removed, and merged files are updated. The next extraction makes
-    the removed features again. A folder in place of a shard is put out of use, but not removed. A shard that can't be
-    reached raises an OSError, because its content may be good.
+    If `repair` is true:
+        damaged shards and damaged kept indexes are removed. The next extraction makes the lost features again.
+        a folder in place of a shard is put out of use. The folder itself stays.
+        merged files are updated.
+
+    Raises OSError if a shard can't be reached, because its content may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard

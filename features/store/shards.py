@@ -40,7 +40,7 @@ IS_FOLDER = "a folder where a shard should be; remove it by hand"
 
 @dataclass(frozen=True)
 class ShardFormat:
-    """The layout of all shards of one fingerprint. An invalid shape or dtype raises a ValueError."""
+    """The layout of all shards of one fingerprint. Raises ValueError if the shape or the dtype is invalid."""
 
     fingerprint: Mapping[str, Any]  # attributes of each shard
     shape: tuple[int, ...]  # of one image's features: `(D,)`, or `(H, W, D)` for a map
@@ -82,16 +82,20 @@ def shard_content(form: ShardFormat, digests: np.ndarray, features: np.ndarray) 
 
 
 def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
-    """Write each of `fields` as an attribute of `file`. A value is written as JSON, in an HDF5 text of fixed length."""
+    """Write each of `fields` as an attribute of `file`.
+
+    Each attribute is an HDF5 string of fixed length. It holds the value of the field as JSON.
+    """
     for name, value in fields.items():
         file.attrs[name] = _attribute(value)
 
 
 @contextmanager
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
-    """Yield a buffer in memory and a new HDF5 file in this buffer. After the block, the buffer holds the whole file.
+    """Yield two things: a buffer in memory, and a new HDF5 file in this buffer.
 
-    A caller then writes the buffer to disk. If HDF5 itself wrote to a full disk, HDF5 could crash the process.
+    When the `with` block has ended, the buffer holds the whole file. The caller then writes the buffer to disk. If HDF5
+    itself wrote to a full disk, HDF5 could crash the process.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:
@@ -101,7 +105,7 @@ def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
 def read_digests(path: Path, form: ShardFormat) -> np.ndarray:
     """Read the digests of a shard, `DIGEST` [n].
 
-    A shard that is damaged or does not fit `form` raises a StoreError. A shard that can't be reached raises an OSError.
+    Raises StoreError if the shard is damaged, or does not fit `form`. Raises OSError if the shard can't be reached.
     """
     with _opened(path, form) as file:
         return np.frombuffer(file["digest"][:].tobytes(), DIGEST)
@@ -122,7 +126,7 @@ def read_rows(path: Path, form: ShardFormat, start: int, stop: int) -> tuple[np.
 def shard_fault(path: Path, form: ShardFormat) -> str | None:
     """Read every byte of a shard. Return the reason why the shard can't be used, or None if the shard is good.
 
-    A shard that can't be reached raises an OSError.
+    Raises OSError if the shard can't be reached.
     """
     try:
         digests = read_digests(path, form)
@@ -199,8 +203,11 @@ def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tu
     """Check the dataset `name`. Return its number of rows.
 
     `dtype` and `shape` are the expected dtype and the expected shape of a row. `file_bytes` is the size of the file.
-    Raises _NotAShardError if the dataset is missing, has another dtype or shape, has no checksums, or lacks rows.
-    It is also raised if reading the dataset could open other files, run code, or take more than `file_bytes` of memory.
+
+    Raises _NotAShardError in these cases:
+
+    - The dataset is missing, has another dtype or shape, has no checksums, or lacks rows.
+    - Reading the dataset could open other files, run code, or take more than `file_bytes` of memory.
     """
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")

@@ -34,10 +34,10 @@ _AT_A_TIME = 1 << 16  # digests that are looked up
 
 
 def create_folder(folder: Path, root: Path | None = None) -> None:
-    """Make the folder of a store if it is missing, and remove what killed processes left in it.
+    """Make the folder of a store if it is missing. Remove half-written files of killed processes from the folder.
 
-    `root` is the folder that error messages name as the store. By default, it is `folder`. If `folder` can't be made or
-    written to, a StoreError is raised.
+    Raises StoreError if `folder` can't be made or written to. If writing is not permitted, the message names the folder
+    `root`, which is `folder` by default. Other messages name `folder`.
     """
     try:
         with writable(root or folder):
@@ -160,9 +160,9 @@ class FeatureStore:
                     return target
 
     def retire(self, shards: Collection[Path], merge: bool = True) -> None:
-        """Take `shards` out of use. Their files stay for current readers until `remove_retired`.
+        """Take `shards` out of use. Their files stay, for current readers, until `remove_retired` is called.
 
-        If `merge` is true, the merged file is written again. If not, `write_merged` must be called later.
+        If `merge` is true, write the merged file again. If `merge` is false, the caller must call `write_merged` later.
         """
         with writable(self.root):
             retired.retire(shards, self.folder)
@@ -194,9 +194,9 @@ class FeatureStore:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the features of `digests` in the order on disk, at most `slab_bytes` of one shard at a time.
 
-        Each item is a pair: positions in `digests`, int64 [n], and the features of the digests at these positions,
-        [n, *shape] in the stored dtype. For `shuffled`, see `Index.slabs`. A digest without features, or a damaged
-        shard, raises a StoreError.
+        Each item is a pair of arrays. The first array, int64 [n], holds positions in `digests`. The second array,
+        [n, *shape] in the stored dtype, holds the features of the digests at these positions. For `shuffled`, see
+        `Index.slabs`. Raises StoreError if a digest has no features, or if a shard is damaged.
         """
         raw, slab = raw_digests(digests), max(1, slab_bytes // self.form.image_bytes)
         waiting = np.arange(len(raw))
@@ -281,8 +281,8 @@ class FeatureStore:
     def _refreshed(self) -> Index:
         """Return the index of the shards on disk.
 
-        The folder is listed at each call, because other processes write shards, too. If the kept index has changed, it
-        is mapped again, in place of the earlier index. Then the digests of shards that the index lacks are read.
+        The folder is listed at each call, because other processes write shards, too. If the kept index has changed, the
+        new kept index is mapped. Then the digests of shards that are not in the index are read.
         """
         entries = retired.entries_of(self.folder)
         while True:

@@ -94,14 +94,15 @@ class ShardWriter(Generic[Key]):
     def keep_shards_small(self) -> None:
         """Write small shards from now on, because other processes fill the stores, too. A killed one then loses little.
 
-        A shard becomes larger where extraction would wait for the disk.
+        While the disk is too slow for small shards, shards have their usual size.
         """
         self._keeps_small = True
 
     def lacking(self) -> set[str]:
-        """Return the digests that had no features in at least one store when the stores were last searched.
+        """Return the digests that still lack features in one or more stores.
 
-        Digests whose features were collected since then are left out.
+        The stores are not searched again. Features that other processes wrote after the last search are not seen.
+        Digests whose features were collected are left out.
         """
         return set().union(*(part.lacking for part in self._parts.values()))
 
@@ -118,9 +119,9 @@ class ShardWriter(Generic[Key]):
                     tempfile.TemporaryFile(dir=part.store.folder).close()
 
     def extend(self, digests: Sequence[str] | np.ndarray, at_once: bool) -> np.ndarray:
-        """Prepare to collect the features of further `digests`, too.
+        """Prepare to collect the features of more images, with the digests `digests`.
 
-        The argument `at_once` and the result, bool [N], have the same meaning as in `still_lacking`.
+        For `at_once` and the result, see `still_lacking`.
         """
         names = digests if not isinstance(digests, np.ndarray) else hex_digests(digests)
         for part in self._parts.values():
@@ -134,11 +135,12 @@ class ShardWriter(Generic[Key]):
             part.lacking.difference_update(names)
 
     def still_lacking(self, digests: Sequence[str], at_once: bool) -> np.ndarray:
-        """Return which of `digests` still lack features in at least one store, bool [N].
+        """Return which of `digests` still lack features in one or more stores, bool [N].
 
-        A digest whose features were collected does not count as lacking, even before they are written. Listing a large
-        folder takes long. So if `at_once` is false, folders that were listed a short time ago are not listed again.
-        Features that other processes have written since then are not seen.
+        A digest whose features were collected does not count as lacking, even if its features are not written yet.
+
+        Listing a large folder takes long. So if `at_once` is false, folders that were listed a short time ago are not
+        listed again. Features that other processes wrote after the last listing are not seen.
         """
         start, raw = time.monotonic(), raw_digests(digests)
         listed = at_once or start - self._listed >= min(self._took / _SHARE, KNOWN_SECONDS)
@@ -163,9 +165,10 @@ class ShardWriter(Generic[Key]):
         return age > seconds or any(part.is_full(images) for part in self._parts.values())
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
-        """Write the collected features as shards in a thread, which then calls `then`.
+        """Write the collected features as shards, in a thread, which calls the function `then` at the end.
 
-        First wait until the shards of the last call are written. If they could not be written, raise the error.
+        Before the thread starts to write, wait until the shards of the previous call are written. If these shards could
+        not be written, raise the error of the previous call.
         """
         self.wait()
         shards = [part.taken() for part in self._parts.values()]

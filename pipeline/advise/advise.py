@@ -45,7 +45,7 @@ def advise(
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
     A candidate is a network at one cut. There are two kinds of networks: networks with features in the store, and
-    networks to try. Features of a sample of the images are extracted with the networks to try. All candidates are
+    networks to try. With each network to try, the features of a sample of the images are extracted. All candidates are
     judged on train and val, never on test.
 
     Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
@@ -127,7 +127,8 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
     """Return the accuracy of the chosen network's best cut minus the accuracy of its deepest cut.
 
-    `right` holds the accuracy of each store in `stores`. `chosen` is the index of a store of the chosen network.
+    `stores` are the stores of all candidates. `right` lists the accuracy of each candidate, in the same order. `chosen`
+    is the index of a store of the chosen network.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
@@ -141,7 +142,7 @@ def _depth(fingerprint: Fingerprint) -> int:
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether the cut of `fingerprint` is the last cut, and so the default cut, of a network of the zoo."""
+    """Return whether the network of `fingerprint` is in the zoo, and the cut is its last cut, which is the default."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 
@@ -162,9 +163,9 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the name of the network of `fingerprint` for `--backbone`: a backbone's name, or a `.keras` file's path.
+    """Return the value of `--backbone` for the network of `fingerprint`: a backbone's name, or a `.keras` file's path.
 
-    `known` holds the backbones that were used with the store. Its keys are the digests of their weights.
+    `known` holds the backbones that were used with the store. The key of a backbone is the digest of its weights.
     """
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 

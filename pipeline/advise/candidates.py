@@ -43,7 +43,7 @@ class Candidates:
 def find_candidates(
     scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
 ) -> Candidates:
-    """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores with its features.
+    """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores of the candidates.
 
     First, the features of the sample are extracted with the networks to try. If the features of one store would need
     too much memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the
@@ -70,11 +70,11 @@ def find_candidates(
 
 
 def _sample(examples: Examples, count: int, seed: int) -> Examples:
-    """Return a random sample of about `count` examples. If `count` is 0, return all examples.
+    """Return a random sample of the examples. If `count` is 0, return all examples.
 
-    The classes keep their proportions, but the sample has at least ten examples of each class. If a class has fewer,
-    all of them are in the sample. With many classes, the sample is larger than `count`: ten times the number of
-    classes.
+    The sample has `count` examples, or ten times the number of classes if that is more. The classes keep their
+    proportions, with one exception: the sample has at least ten examples of each class, or all examples of a class that
+    has fewer than ten.
     """
     labels = examples.labels
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
@@ -91,8 +91,11 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
     """Return two things: the stores that can be judged, and a line for each store with features of too few `examples`.
 
-    Stores of maps and of views can't be judged. Any other store can be judged if it lacks only a few images, because
-    some images can't be decoded. The share of the lacking images must be at most `--max-rejects`, and at most a half.
+    A store can be judged if both of these are true:
+
+    - It is neither a store of maps nor a store of a view.
+    - The share of `examples` without features is at most `--max-rejects`, and at most a half. Images that can't be
+      decoded have no features.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -124,9 +127,9 @@ def _extracted(
 
 
 def _named(network: str) -> str:
-    """Return the name of the backbone in `network`, a value of `--try`. For a `.keras` file, return its absolute path.
+    """Return the name of the backbone in a value of `--try`. If the value is a `.keras` file, return its absolute path.
 
-    Raises OptionError if `network` names several backbones, or an unknown backbone.
+    `network` is the value. Raises OptionError if the value has several backbones, or an unknown backbone.
     """
     (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
     if others:
@@ -186,8 +189,8 @@ def settings_of(fingerprint: Fingerprint, store: Path) -> FeatureConfig:
 def network_of(fingerprint: Fingerprint, extraction: ExtractionConfig) -> Network:
     """Load the network that made the features of `fingerprint`. An int8 network is loaded in float32.
 
-    Raises StoreError if the store has no record of the network's weights, or if the recorded place now holds other
-    weights. Raises WeightsError if the weights are missing.
+    Raises StoreError if the store has no record of the network's weights, or if the weights have changed since the
+    features were made. Raises WeightsError if the weights are missing.
     """
     config = settings_of(fingerprint, extraction.store)
     network = load_network(replace(config, precision="float32") if config.precision == "int8" else config, extraction)

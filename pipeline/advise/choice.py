@@ -28,10 +28,11 @@ class Best:
 
 
 def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection[int] = (), seed: int = 0) -> Best:
-    """Choose the candidate with the lowest loss. Candidates significantly below the best accuracy are left out.
+    """Choose a candidate in three steps.
 
-    If this choice is unsure, the candidate with the lowest loss among those with a default cut is chosen. But if all
-    candidates with a default cut are left out, the unsure choice stays.
+    1. Leave out the candidates with an accuracy significantly below the best accuracy.
+    2. Of the remaining candidates, choose the one with the lowest loss.
+    3. If this choice is unsure, repeat step 2 among the remaining candidates with a default cut, if there are any.
 
     Args:
         defaults: the indices of the candidates with a default cut.
@@ -54,11 +55,11 @@ def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection
 
 
 def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
-    """Return, for each candidate, the chance that its accuracy is within `NEAR` of the best: float64 [candidates].
+    """Return the chance that a candidate's accuracy is at most `NEAR` below the best accuracy: float64 [candidates].
 
-    The chance is estimated twice: from resamples of the images, and from the spread over the folds. Both estimates use
-    the corrected variance of Nadeau & Bengio (2003, doi:10.1023/A:1024068626366). The lower estimate is returned.
-    `right`, bool [candidates, N], says which predictions are right.
+    `right` tells which predictions each candidate gets right: bool [candidates, N]. The chance is estimated twice: from
+    resamples of the images, and from the spread over the folds. Both estimates use the corrected variance of Nadeau &
+    Bengio (2003, doi:10.1023/A:1024068626366). The lower estimate is returned.
     """
     # The probes of different folds share training images, so the variance of each estimate is too small. Each variance
     # is multiplied by 1 + F / (F - 1) for F folds.

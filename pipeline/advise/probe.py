@@ -38,7 +38,7 @@ class Gain:
 
 
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
-    """Divide `examples` into folds, stratified by class. `data` names the data in messages.
+    """Divide `examples` into folds, stratified by class. `data` is used only in error messages.
 
     All copies of an image are in one fold, and all images of a group are in one fold. If each class has at least five
     different images or groups, there are five folds. If not, the class with the fewest images or groups sets the number
@@ -105,7 +105,7 @@ def held_out(
 
 
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
-    """Return the gain in accuracy of a linear probe from twice as many training images.
+    """Return how much the accuracy of a linear probe grows if the number of training images doubles.
 
     For each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of
     them. If any of these halves has images of only one class, the gain is 0, with an interval from -1 to 1.

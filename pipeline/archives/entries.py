@@ -39,9 +39,11 @@ class Entry:
     fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:
-        """Return the content of the file, or a `Fault` with the reason why the content can't be read.
+        """Return the content of the file, or only its first bytes, or a `Fault`.
 
-        If neither the file's name nor its first bytes show that it is an image, only the first bytes are returned.
+        - The content is returned if the file's name or its first bytes show that the file is an image.
+        - Only the first bytes are returned if neither they nor the name show an image.
+        - A `Fault` with the reason is returned if the content can't be read, or if an image is too large.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:
@@ -71,9 +73,10 @@ class Entry:
 
 
 def message_of(error: Exception) -> str:
-    """Return the message of `error` in one line.
+    """Return the message of an error, for the user.
 
-    Only the first characters are returned, because a library's message may quote bytes of the archive.
+    The message of a `HeadstartError` is returned unchanged. Of any other message, only the first characters are
+    returned, in one line, because a library's message may quote bytes of the archive.
     """
     if isinstance(error, HeadstartError):
         return str(error)

@@ -19,9 +19,10 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 
 
 def _latin(word: str) -> float:
-    """Return how many of a word's non-ASCII letters belong to Western languages, as a fraction.
+    """Return the fraction of a word's non-ASCII letters that belong to Western languages.
 
-    A capital counts only 0.9. If most letters of the word are not ASCII, return a quarter of the fraction.
+    Each capital among these Western letters counts as 0.9 letters. If most letters of the word are not ASCII, return a
+    quarter of the fraction.
     """
     # Some codes are capitals in cp850 and small letters in cp1252.
     foreign = sum(not letter.isascii() for letter in word)
@@ -82,7 +83,7 @@ def guess_encoding(names: Collection[bytes]) -> str:
 def require_encoding(name: str, names: Collection[bytes], archive: str) -> str:
     """Raise an OptionError unless `name` is an encoding that decodes all `names`. Return `name`.
 
-    `name` is the value of `--zip-encoding`. `archive` names the zip in the message.
+    `name` is the value of `--zip-encoding`. `archive` is the name of the zip, for the message.
     """
     try:
         b"ab".decode(name)  # `codecs.lookup` would also accept codecs that are not for text
@@ -111,9 +112,10 @@ def _all_decode(names: Collection[bytes], encoding: str) -> bool:
 
 
 def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
-    """Decode `names`. Return the mean of `judge`, from 0 to 1, over the words that have non-ASCII letters.
+    """Decode `names`. Return the mean plausibility of the words that have non-ASCII letters, in [0, 1].
 
-    A character that is neither ASCII nor a letter counts as a word for which `judge` returns 0.
+    `judge` returns the plausibility of a word. A character that is neither ASCII nor a letter counts as a word with the
+    plausibility 0.
     """
     text = "\n".join(dict.fromkeys(part for name in names for part in re.split(r"[/\\]", name.decode(encoding))))
     words = [word for word in _WORD.findall(text) if not word.isascii()]

@@ -164,10 +164,10 @@ class Archives:
 
 
 def _kind_of(file: Part) -> str:
-    """Return the kind of a file by its first bytes: `zip`, `tar`, or a key of `_DECOMPRESSED`.
+    """Return the kind of a file: `zip`, `tar`, or a key of `_DECOMPRESSED`.
 
-    For any other file, return a phrase that describes the file in an error message. A self-extracting zip, which begins
-    with a program, is a `zip`, too.
+    A self-extracting zip, which begins with a program, is a `zip`, too. If the file is no archive, return a phrase that
+    describes the file in an error message.
     """
     file.seek(0)
     start = file.read(tarfile.BLOCKSIZE)
@@ -190,9 +190,10 @@ def _begins_tar(start: bytes) -> bool:
 
 
 def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`, which are made from the bytes of `file`, and show progress.
+    """Yield `blocks`. After each block, call `advance` to show progress.
 
-    After each block, call `advance` with the number of bytes that were read from `file` to make the block.
+    The blocks are made from the bytes of `file`. The argument of `advance` is the number of bytes that were read from
+    `file` to make the block.
     """
     before = 0
     for block in blocks:

@@ -19,7 +19,7 @@ _DIGITS = re.compile(rb"\d{1000}")
 
 
 def tar_entries(file: Part, archive: str) -> list[Entry]:
-    """List the files of the tar `file`. Folders are left out. `archive` names the tar in messages.
+    """List the files of the tar `file`. Folders are left out. `archive` is the name of the tar, for messages.
 
     A hard link has the content of the earlier file to which it leads. Raises DataError if the tar is damaged or ends
     early, or if its files exceed the limits in `entries`.

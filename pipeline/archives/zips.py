@@ -22,9 +22,10 @@ _MOST_END = 65_557  # bytes of the record at a zip's end, with the longest comme
 def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[Entry], list[str]]:
     """Return two lists: the files of the zip `file`, and notes on how their names were read.
 
-    `archive` names the zip in messages. `encoding` is the encoding of the names that are not marked as UTF-8. If
-    `encoding` is None, this encoding is guessed. Raises DataError if the zip is damaged, if its files exceed the limits
-    in `entries`, or if all files are encrypted. Raises OptionError if `encoding` does not fit the names.
+    `archive` is the name of the zip, for messages. Names that are not marked as UTF-8 are decoded with `encoding`. If
+    `encoding` is None, an encoding for these names is guessed. Raises DataError if the zip is damaged, if its files
+    exceed the limits in `entries`, or if all files are encrypted. Raises OptionError if `encoding` does not fit the
+    names.
     """
     try:
         opened = zipfile.ZipFile(file)

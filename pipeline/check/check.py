@@ -33,13 +33,14 @@ _DECODED_SIZE, _DECODED_AT_A_TIME = 64, 256
 def check(
     data: Path, config: CheckConfig = CheckConfig(), seed: int = 0, reading: DataConfig = DataConfig()
 ) -> CheckResult:
-    """Find problems in `data`: rejects, copies, near-duplicates, tiny images, and reasons why training will refuse it.
+    """Find rejects, copies, near-duplicates and tiny images in `data`, and reasons why training will refuse `data`.
 
-    Images with features in a store are not decoded again. If `config.html` is set, an HTML page is written to it.
+    Images with features in a store are not decoded again. If `config.html` is set, the result is also written as an
+    HTML page to the path `config.html`.
 
-    Raises DataError if `data` has no images. Raises OptionError if no store's name begins with `config.fingerprint`, or
-    if no page can be written to `config.html`. Raises StoreError if `config.store` is not a folder, or if a shard is
-    damaged.
+    Raises DataError if `data` has no images. Raises OptionError if no store's key or folder name begins with
+    `config.fingerprint`, or if no page can be written to `config.html`. Raises StoreError if `config.store` is not a
+    folder, or if a shard is damaged.
     """
     if config.html:
         require_page("--html", config.html)
@@ -94,10 +95,10 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Return the store with features of the most images. Only stores with names that begin with `wanted` are compared.
+    """Search the stores whose key or folder name begins with `wanted`. Return the one with features of the most images.
 
     `digests` are the digests of the images. In a tie, the store with the deeper cut is returned. If no store has
-    features of any image, return None. Raises OptionError if no name begins with `wanted`.
+    features of any image, return None. Raises OptionError if no key or folder name begins with `wanted`.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
@@ -114,8 +115,9 @@ def _cut_number(store: FeatureStore) -> int:
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode the images that have no features in `stores`. Return a reject for each failure.
 
-    Of several copies, only one is decoded. A store is ignored if its images were decoded by other rules (see
-    `PIXELS_VERSION`), or with another value of `truncated` than `settings.truncated`.
+    Of several copies, only one is decoded. A store is ignored if the rules of decoding have changed since its images
+    were decoded; see `PIXELS_VERSION`. A store is also ignored if its value of `truncated` differs from
+    `settings.truncated`.
     """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}

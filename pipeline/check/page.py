@@ -42,10 +42,10 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
-    """Return the images of each contact sheet, by the name of the class.
+    """Return the images of each contact sheet. The key of a sheet is the name of a class.
 
-    The first 30 classes with images have a contact sheet. Its images are spread evenly over the class. If there are
-    images without a class, they have a contact sheet, too. Its key is None, and it comes first.
+    The first 30 classes with images have a sheet. The images on a sheet are spread evenly over the class. Images
+    without a class share one more sheet. This sheet has the key None, and comes first.
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:

@@ -104,9 +104,9 @@ class CheckResult(Scan):
         return lines
 
     def findings(self) -> dict[str, list[list[Example]]]:
-        """Return the findings of each kind, such as leaks, by the title of the kind. A finding is a list of examples.
+        """Map the title of each kind of finding, such as leaks, to the findings of this kind.
 
-        Kinds without findings are left out.
+        A finding is a list of examples. Kinds without findings are left out.
         """
         near = (
             f"near-duplicates across splits (cosine of whitened features at least {self.config.similarity:g}, "

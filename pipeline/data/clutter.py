@@ -124,9 +124,9 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Whether headstart made the folder that holds the files `names` and the subfolders `folders`.
+    """Whether headstart made a folder that holds the files `names` and the subfolders `folders`.
 
-    `ours` holds all folders at deeper levels that headstart made.
+    `folders` are paths. Each of them that headstart made must also be in `ours`.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

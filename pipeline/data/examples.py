@@ -45,13 +45,13 @@ class Example:
 
     @property
     def together(self) -> str:
-        """Return the group, or the digest if there is no group. Examples with the same result belong in one fold."""
+        """Return the group, or the digest if there is none. Examples with an equal `together` belong in one fold."""
         return self.group or self.image.digest
 
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
-    """A sequence of examples, in columns. Slices are `Examples`, too, and so are selections by positions or a mask."""
+    """A sequence of examples, in columns. Indexing with a slice, an array or a mask returns `Examples`."""
 
     images: Images
     labels: np.ndarray  # int32 [N]
@@ -140,10 +140,10 @@ def scan(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Scan:
-    """Make an example of every image in `data`: a folder, a manifest or tars. Images are not decoded.
+    """Scan `data`: a folder, a manifest or tars. Usable images become examples. All other images become rejects.
 
-    An image that can't be used becomes a reject. Raises DataError if there are no images. For other errors, see
-    `read_data` and, for URLs, `require_access`.
+    Images are not decoded. Raises DataError if there are no images. Raises OptionError if `config.group` is
+    `near-duplicates`. For other errors, see `read_data` and, for URLs, `require_access`.
 
     Args:
         seed: decides the splits of the images that have no split in `data`.
@@ -179,8 +179,9 @@ def scan(
 def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject], Counter[str]]:
     """Return two things: the rejects, and the number of ignored files by kind.
 
-    `seen` holds the images and rejects among `files`. All other files are no images. In a manifest, they become
-    rejects. In a folder or tars, they are ignored. `is_list` says whether `files` are the rows of a manifest.
+    `is_list` says whether `files` are the rows of a manifest. `seen` holds the images and rejects that were found among
+    `files`. A file that is not in `seen` is no image. In a manifest, it becomes a reject. In a folder or tars, it is
+    ignored.
     """
     ignored, rejects = files.ignored.copy(), list(zip(seen.of_reject, seen.rejects, strict=True))
     found = np.zeros(len(files.paths), bool)
@@ -195,7 +196,7 @@ def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject
 
 
 def _items(files: Files, seen: Inspected) -> Items:
-    """Return the images in `seen` as items to be split. Labels, groups and splits come from `files`."""
+    """Return the images in `seen` as `Items`. Their labels, groups and splits come from `files`."""
     reading, at = files.reading, seen.of_image
     number = {name: number for number, name in enumerate(reading.class_names)}
     labels = Coded.of(reading.labels)
@@ -217,9 +218,10 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return the group of each image in `seen`. The pages of one file form a group if the file has no given group.
+    """Return `groups` with new groups. The pages of one file form a new group if they have no group yet.
 
-    `groups` holds the given group of each image, or None. A group of pages has the path of the file as its name.
+    `groups` holds the group of each image in `seen`, or None for an image without a group. The name of a new group is
+    the path of the file.
     """
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
@@ -288,9 +290,9 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return a reject for the file at `path`. This is the file of `reject`, or a copy of it.
+    """Return a reject for the file at `path`: the file of `reject`, or a copy of that file.
 
-    The new reject has the reason of `reject`. If a file could not be read, its copy may be good. So the reject of the
+    The new reject has the reason of `reject`. A file that could not be read may have a good copy. So the reject of a
     copy also names the file that could not be read.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):

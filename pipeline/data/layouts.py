@@ -179,7 +179,7 @@ class _Reader:
         return splits
 
     def _labels(self, images: ImageTree, quiet: bool = False) -> Labels:
-        """Return the images of each label. `images` is a split or data set. If `quiet`, add nothing to `self.lines`."""
+        """Map each label to its images in the tree `images`. If `quiet`, add nothing to `self.lines`."""
         if self.classes:
             return self._named_classes(images)
         images = self._below_wrappers(images)
@@ -240,9 +240,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """While one subfolder holds nearly all images and is no class, enter it. Return the last folder entered.
+        """Enter the only subfolder if it holds nearly all images and is no class. Repeat this in the subfolder.
 
-        `in_split` is False if splits are still to be found. In this case, val and test folders are not entered.
+        Return the folder where this ends. If `in_split` is False, folders of val and test are not entered.
         """
         while True:
             folders = images.folders
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Return `images` without each folder whose subfolders have the same names as its sibling folders."""
+        """Return `images` without folders that repeat the folders beside them. Only folder names are compared."""
         folders = images.folders
         repeated = {
             name

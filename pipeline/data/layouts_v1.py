@@ -1,6 +1,7 @@
-"""Read a data folder as versions before 0.2 did. This is for runs of these versions, and for `--layout v1`.
+"""Read a data folder by the rules of versions before 0.2.
 
-The rules of this module never change, so the runs still read the same examples.
+The rules are for runs of these versions, and for `--layout v1`. They never change, so that commands still find the
+examples of these runs.
 """
 
 import os
@@ -68,10 +69,10 @@ def _is_clutter(name: str) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[str], int]:
-    """Return the paths of all files below `folder` except clutter, sorted, and the number of clutter files.
+    """Return two things: the paths of the files below `folder`, and the number of clutter files.
 
-    Links are followed. Each folder is entered only once, and a folder that contains `folder` is not entered. Raises
-    DataError if a folder can't be read.
+    The paths are sorted, and clutter is not among them. Links are followed. Each folder is entered only once, and a
+    folder that contains `folder` is not entered. Raises DataError if a folder can't be read.
     """
 
     def fail(error: OSError) -> None:

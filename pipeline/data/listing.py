@@ -111,10 +111,10 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Enter `folder` and the folders below it, and yield a visit of each. Clutter folders come last.
+    """Enter `folder` and the folders below it, and yield a visit of each.
 
-    No folder is entered twice. If `clutter` is false, clutter folders are not entered. If `recursive` is false, only
-    `folder` itself is entered.
+    Clutter folders are entered after all other folders. If `clutter` is false, they are not entered. No folder is
+    entered twice. If `recursive` is false, only `folder` itself is entered.
     """
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data

@@ -93,9 +93,9 @@ def is_mask_folder(name: str) -> bool:
 
 
 def stem_of_image(stem: str) -> str:
-    """Return the stem of an image's file name, such as `1`.
+    """Return the name of the image that belongs to a mask. For the mask `1_mask`, this is `1`.
 
-    `stem` is the stem of the file name of the image's mask, such as `1_mask`.
+    `stem` is the file name of the mask, without suffix. The result has no suffix, either.
     """
     return _OF_MASK.sub("", stem)
 
@@ -134,10 +134,10 @@ def labels_matched(paths: Sequence[str], pattern: str) -> list[str | None]:
 
 
 def with_label(path: str, label: str, pattern: str = "") -> str | None:
-    """Return `path` with `label` in place of the label in its name. If the name holds no label, return None.
+    """Return `path` with its label replaced by `label`. If `path` holds no label, return None.
 
-    The regular expression `pattern` finds the old label; see `labels_matched`. Without `pattern`, the name must be of
-    the form `cat.0.jpg`.
+    The regular expression `pattern` finds the old label; see `labels_matched`. Without `pattern`, the file name must be
+    of the form `cat.0.jpg`.
     """
     start = 0 if "/" in pattern else len(path) - len(os.path.basename(path))
     match = (re.compile(pattern) if pattern else _NUMBERED).fullmatch(path[start:])
@@ -152,8 +152,8 @@ def matched(
 ) -> list[str | None]:
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
-    If this takes seconds for one name, an OptionError is raised, which mentions `option`. Nested repetitions such as
-    `(a+)+` can take seconds. On Windows, and in any thread except the main thread, the time is not limited.
+    In the main thread of any system except Windows, `match` must return within about a second. If it does not, an
+    OptionError is raised. The message names `option`. Nested repetitions such as `(a+)+` can take longer.
     """
     found: list[str | None] = []
     try:

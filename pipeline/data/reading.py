@@ -87,7 +87,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Leave out files without a label, and count them in `ignored[kind]`. If no file has a label, keep all files."""
+    """If some files have a label, leave out the files without a label, and count them in `ignored[kind]`."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -115,13 +115,14 @@ def read_names(
 ) -> Reading:
     """Find the split, label and group of each file in `names`.
 
-    Raises DataError if the regular expression `config.group` matches no path.
+    Raises DataError if the regular expression `config.group` matches no path, or if `labelled` is true and no file has
+    a label. If `read_layout` raises a DataError, `labelled` and `config.label_from` decide what happens. If `labelled`
+    is true or `config.label_from` is set, the error is raised. If not, the files get no labels and no splits.
 
     Args:
         names: paths relative to the folder or archive `where`, with slashes.
         empty: folders without files, relative to `where`.
-        labelled: whether to raise DataError if no file has a label, or if the names allow several readings. If false,
-            names with several readings give no labels. But if `config.label_from` is set, they raise DataError anyway.
+        labelled: whether labels are needed.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
@@ -139,7 +140,7 @@ def read_names(
 def _no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
     """Return the error for images without labels. Its message says how labels can be given.
 
-    `names` are the file names of the images. `lists` are files of the same folder that may be manifests.
+    `names` are the file names of the images. `lists` are files in the folder `where` that may be manifests.
     """
     perhaps = perhaps_labels(names)
     hint = "give a CSV file with columns path,label as DATA, or --label-from REGEX"

@@ -1,9 +1,9 @@
 """Find near-duplicates: images of one picture that was encoded again, scaled or slightly cropped.
 
 Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
-candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. What the image shares with
-its other neighbours does not count here. If it counted, any two chest X-rays would be alike. ARCHITECTURE.md, decision
-16, gives the measurements.
+candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. The comparison leaves out
+everything that the image shares with farther neighbours. Without this step, any two chest X-rays would be alike.
+ARCHITECTURE.md, decision 16, gives the measurements.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
     Returns groups of positions in `images`, each in ascending order. An image is in a group if it is a near-duplicate
-    of any image of the group, by features and by pixels. Copies, which are images with equal bytes, are in the same
-    group. Copies alone make no group. Images that can't be decoded, and images of one colour, are in no group.
+    of any image of the group, by features and by pixels. A group has at least two different images, and all copies of
+    them. A copy is an image with equal bytes. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
         images: may contain copies.
@@ -127,7 +127,8 @@ def _connected(pairs: Sequence[tuple[int, int]], count: int) -> list[list[int]]:
 def fit_whitening(features: np.ndarray) -> Pipeline:
     """Fit a whitening: a map from features [N, D] to unit vectors, float32 [N, K], with uncorrelated components.
 
-    K is at most N / 8, but at least 1. With as many components as images, every image would be unlike all others.
+    K is at least 1, and at most the smallest of N / 8, D and 256. If K were near N, every image
+    would be unlike all others.
     """
     from sklearn.decomposition import PCA
     from sklearn.pipeline import make_pipeline
@@ -180,7 +181,7 @@ def agreeing(
     pixels: Pixels,
     advance: Callable[[int], None],
 ) -> list[Pair]:
-    """Find near-duplicates: pairs of an image and one of its nearest neighbours, if the pixels of both agree.
+    """Return pairs of near-duplicates. A pair is an image of `images`, and a near neighbour with similar pixels.
 
     `near` holds the neighbours of each image, as positions in `others`. A neighbour is compared only if it is one of
     the first eight, and its cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called
@@ -203,9 +204,9 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield the near-duplicates of `image` among its neighbours `around`; see `agreeing`.
+    """Yield a pair for each near-duplicate of `image`; see `agreeing`.
 
-    Row `row` of `near` holds the positions and cosines of the neighbours.
+    `around` holds the neighbours of `image`, the nearest first. Row `row` of `near` holds their positions and cosines.
     """
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
@@ -232,10 +233,10 @@ def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> lis
 def _background(
     plain: Sequence[float], cosines: Sequence[float], around: Sequence[ImageFile], pixels: Pixels
 ) -> np.ndarray:
-    """Return the mean thumbnail of some neighbours of an image, float [SIDE, SIDE].
+    """Return the mean thumbnail of at most eight neighbours of an image, float [SIDE, SIDE].
 
-    The first eight neighbours, and neighbours that may be copies, are left out. Of the rest, the eight that look most
-    like the image are taken. If there is no rest, the mean is 0.
+    These are the neighbours that look most like the image. Three kinds of neighbours are not used: the nearest eight,
+    neighbours that may be copies, and neighbours without a thumbnail. If no neighbour can be used, the mean is 0.
 
     Args:
         plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.

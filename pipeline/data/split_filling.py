@@ -17,10 +17,10 @@ def fill(
     due: Collection[_Pair],
     wanted: Mapping[_Pair, int],
 ) -> None:
-    """Move groups until each pair (class, split) in `due` has a group, or until no move helps. Changes `splits`.
+    """Try to move groups so that each pair (class, split) in `due` has a group. Changes `splits`.
 
-    A move that takes the last group of a class out of a split is tried last. Of all other moves, those that bring the
-    sizes of splits nearest to `wanted` are tried first.
+    The number of moves that are tried is limited. A move that takes the last group of a class out of a split is tried
+    last. Of all other moves, those that bring the sizes of splits nearest to `wanted` are tried first.
 
     Args:
         splits: the split of each group.
@@ -103,10 +103,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images a move increases the differences between the sizes of splits and the wanted sizes.
+        """Return what it costs to move the group at position `at` to `split`. The cost is a number of images.
 
-        The result is negative if the move decreases the differences. `at` is the position of the moved group, and
-        `split` is its new split.
+        A split deviates from `wanted` by the difference between its number of images and the wanted number, summed over
+        all classes. The cost is the deviation of all splits after the move, minus their deviation before the move.
         """
         cost = 0
         for label, count in self._contents[at].items():

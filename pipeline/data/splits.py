@@ -19,17 +19,18 @@ _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are
 
 
 def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
-    """Return the split of each item.
+    """Return the split of each item. All images of a group get the same split.
 
-    The images of each class are ordered by a hash of `seed` and digest. The first images get test, the next images val,
-    and all other images train. The size of a split is its fraction of the class, rounded to whole images. Exceptions:
+    Equal images count as a group, too. An image in no group counts as a group of its own. These rules decide the split
+    of a group. A later rule goes before an earlier one.
 
-    - A class of three or more images has at least one in each split whose fraction is above 0.
-    - A class of two images has one in train, and one in val. If the fraction of val is 0, it has one in train, and one
-      in test.
-    - Equal images, and images of one group, get the same split, even if the sizes of splits are then less exact.
-    - A class of three or more groups has a group in each split, if this is possible.
-    - A group in which some images already have a split gets the most frequent of their splits. In a tie, test goes
+    - Groups are ordered by a hash of `seed` and digest. In each class, the first groups get test, the next groups get
+      val, and all other groups get train.
+    - Val and test get their fractions of the images of each class, rounded to whole images. With large groups,
+      the sizes are less exact.
+    - If possible, each class has a group in train, and in each split whose fraction is above 0. A class with too few
+      groups has a group in train first, then in val.
+    - If images of a group already have a split, the group gets the most frequent of their splits. In a tie, test goes
       before val, and val before train.
     - If a group has images in test, its images that were given to train (`Item.of_train`) count as a separate group.
 
@@ -69,11 +70,11 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return two lists: the split of each item, and lines that say how the missing splits were drawn.
+    """Return two lists: the split of each item, and lines for a person.
 
-    `given` are the splits that a data set comes with. Items without a split are divided between train, val and test. If
-    `takes_val_from_train` is true, they are divided between train and val only. An item keeps the split that it was
-    given, even if other items of its group have another split. A line counts the groups in several splits.
+    If `takes_val_from_train` is true, items without a split get train or val. If it is false, they get train, val or
+    test. An item keeps the split that it was given, even if other items of its group have another split. `given` are
+    the splits that the data set gives. The lines say how splits were drawn, and count the groups in several splits.
     """
     items = Items.of(items)
     if not (without := items.without_split).any():
@@ -92,10 +93,9 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return a line that counts the groups in several splits, and a line that counts the images in several splits.
+    """Count the groups, and the images, that are in several splits. Return a line for each count above 0.
 
-    An image is in several splits if its copies have different splits. A count of 0 has no line. If `given` is empty,
-    the result is [].
+    An image is in several splits if its copies have different splits. If `given` is empty, the result is [].
     """
     if not given:
         return []
@@ -202,8 +202,9 @@ class _Groups:
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
     """Group `count` positions. Return, for each position, the first position of its group, int64 [count].
 
-    Two positions are in one group if they share a key, or if a chain of other positions links them. `keys` holds a pair
-    for each kind of key: the key of each position (int [count]), and which positions have a key (bool [count]).
+    Positions that share a key are in one group. If A shares a key with B, and B with C, all three are in one group.
+    `keys` has a pair of arrays [count] for each kind of key. The first array, int, holds the key of each position. The
+    second array, bool, tells which positions have a key.
     """
     roots = np.arange(count)
     while True:
@@ -218,10 +219,10 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Return the split for a group. If it is test or val, subtract the images of the group from `wanted`.
+    """Return the split for a group: test if it needs the group, else val if it needs the group, else train.
 
-    `content` maps each label to the number of the group's images. Test and val are tried in this order. The first one
-    that still lacks at least half of these images is returned. If neither does, train is returned.
+    A split needs a group if it lacks at least half of the group's images. `content` maps each label to the number of
+    the group's images. `wanted` holds the number of images that val and test lack. The function updates `wanted`.
     """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
@@ -240,13 +241,13 @@ def _asked(fractions: Mapping[str, float]) -> list[str]:
 def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
     """Return each pair (class, split) that needs a group. `groups` maps each class to its number of groups.
 
-    If a class has fewer groups than there are splits, train comes first, then val.
+    A class with N groups needs a group in each of the first N splits that `_asked` returns.
     """
     return {(label, split) for label, count in groups.items() for split in _asked(fractions)[:count]}
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should have, for each pair (class, split).
+    """Return the wanted number of different images for each pair (class, split). The splits are val and test.
 
     Train keeps at least one image of each class. `sizes` maps each class to its number of different images. `groups`
     maps each class to its number of groups.
@@ -265,7 +266,7 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
 def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
     """Group positions that share a key. Return the positions in each group. `keys` holds the keys of each position.
 
-    Two positions without a common key are in one group, too, if a chain of other positions links them.
+    If position A shares a key with B, and B shares a key with C, all three are in one group.
     """
     first: dict[Hashable, int] = {}
     parents: list[int] = []

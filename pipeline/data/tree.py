@@ -70,10 +70,7 @@ class ImageTree:
 
     @cached_property
     def is_numbered(self) -> bool:
-        """Whether all file names are numbers, such as `17.jpg`.
-
-        Equal numbers in two folders don't show that the files belong together.
-        """
+        """Whether all file names are numbers, such as `17.jpg`."""
         return all(stem.isdigit() for stem in self.stems)
 
     def without(self, folders: Collection[Parts]) -> "ImageTree":
@@ -103,7 +100,7 @@ class ImageTree:
 
 
 def is_chain(images: ImageTree) -> bool:
-    """Whether a folder is a chain: it holds no image itself, and only one subfolder, which is flat or again a chain.
+    """Whether a folder is a chain: all of its images are in one subfolder, and this subfolder is flat or a chain, too.
 
     For example, `cats/` is a chain if all of its images are in `cats/images/`. For flat, see `ImageTree.is_flat`.
     """
@@ -117,13 +114,13 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Yield each folder that may hold masks of the images in the folders beside it.
 
-    Masks have the names of their images, perhaps with an end such as `_mask`. For each folder, yields its path, the
-    tree of its parent, and whether the folder certainly holds masks. `above` is the path of `images`.
+    A mask has the file name of its image, perhaps with an end such as `_mask`. Each result has three items: the path of
+    the folder, the tree of its parent, and whether the folder certainly holds masks. `above` is the path of `images`.
 
     A folder certainly holds masks in two cases:
 
     - A folder beside it has the same file names, and a name that no class has, such as `images`.
-    - Only one folder beside it has the same file names, and the file names are not mere numbers.
+    - Only one folder beside it has the same file names. If the folder is flat, its file names are not mere numbers.
     """
     folders = images.folders
     masks = set()
@@ -208,10 +205,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Return a list with a line that counts the files in subfolders where no file name has a suffix.
+    """Return a list with a line about files that may be images, but were not recognised. Return [] if there are none.
 
-    The line is for files that may be images, but were not recognised. If there is no such file, return []. `images`
-    holds the positions of the recognised images.
+    The line counts the files in subfolders where no file name has a suffix. `images` holds the positions of the
+    recognised images.
     """
     if len(images) == len(paths):
         return []

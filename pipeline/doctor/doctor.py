@@ -132,7 +132,13 @@ def _problems(
 ) -> Iterator[str]:
     """Yield a line for each fact that would make a command fail. The line also says what to do.
 
-    The arguments are the results of `Start.result`, `device`, `disk`, `weights` and `limits`.
+    Each argument is the result of a function:
+
+    - `started`: `Start.result`
+    - `machine`: `device`
+    - `on`: `disk`
+    - `at_hand`: `weights`
+    - `limit`: `limits`
     """
     if started["problem"]:
         yield started["problem"]

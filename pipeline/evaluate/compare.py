@@ -82,13 +82,13 @@ def compare(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Read the predictions on `split`, sorted by digest and class name.
+    """Read the predictions on `split`. The rows are sorted by digest. Rows with equal digests are sorted by class name.
 
     Returns three things:
 
     - the labels, int64 [N]
     - the class names
-    - the logits of each model, [N, 1 or classes], by run and name of the model
+    - a dict from (run, name of the model) to the logits of the model, [N, 1 or classes]
 
     Raises RunError if the runs were not evaluated on the same examples and classes.
     """

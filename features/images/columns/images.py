@@ -79,7 +79,7 @@ class Images(Sequence[ImageFile]):
         return cls(Paths.concatenated([part.files for part in parts]), digests, numbers)
 
     def at(self, files: Paths) -> Images:
-        """Return the same images with `files` as the paths of their files."""
+        """Return the same images with other paths: `files` holds the path of each image's file."""
         return Images(files, self.digests, self._numbers)
 
     def numbers(self, field: str) -> np.ndarray:

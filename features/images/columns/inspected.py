@@ -36,7 +36,7 @@ class Memory(Protocol):
     images: Images
 
     def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
-        """Find the images of those `files` that have not changed since a scan; see `ScanMemory.recall`."""
+        """Find the images of files that have not changed since a scan; see `ScanMemory.recall`."""
 
     def add(self, images: Images) -> None:
         """Add `images` to the memory; see `ScanMemory.add`."""
@@ -86,13 +86,13 @@ def inspect_images(
 ) -> Inspected:
     """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
 
-    If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. Its images are only
-    compared with `max_pixels`. All other files are read. Their images are saved to `memory` now and then, and after an
-    error or an interruption.
+    If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. The images of this
+    file are only compared with `max_pixels`. All other files are read. Images of files that were read are saved to
+    `memory` now and then, and after an error or an interruption.
 
-    With `turn`, files are read in turns of about `TURN_BYTES`. After each turn except the last, `turn` is called with
-    the images of this turn. If `elsewhere` is given, and at least `MANY_FILES` files have to be read, `elsewhere`
-    reads them, without turns. If some of `paths` are URLs, neither `turn` nor `elsewhere` is called.
+    The functions `elsewhere` and `turn` are called only if no path is a URL. If at least `MANY_FILES` files have to be
+    read, `elsewhere` reads them. Files that `elsewhere` does not read are read in groups of about `TURN_BYTES`. After
+    each group except the last, `turn` is called with the images of this group.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)

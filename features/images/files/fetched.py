@@ -107,11 +107,15 @@ _of_another: Path | None = None  # a folder in which another process keeps bytes
 
 @contextmanager
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
-    """Keep on disk the bytes of all objects that are read within the context. Remove them when the context ends.
+    """Keep on disk the bytes of all objects that are read within the context.
 
-    If the context ends with an error, the bytes stay for the next command with the same `store` and `data`. The bytes
-    also stay as long as another process uses them. If `store` is None, the bytes lie in a temporary folder, and are
-    always removed. If two contexts of this kind are nested, the inner context does nothing.
+    If `store` is None, the bytes are in a temporary folder. It is always removed when the context ends.
+
+    If `store` is a path, the bytes are in a folder inside `store`, and the name of this folder depends on `data`. If
+    the context ends without an error, the folder is removed, unless another process uses it. If the context ends with
+    an error, the bytes stay for the next command with the same `store` and `data`.
+
+    If two contexts of this kind are nested, the inner context does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:
@@ -204,7 +208,7 @@ def _file(folder: Path, url: str) -> Path:
 def _bytes_in(folder: Path) -> int:
     """Return the total size of the objects that are kept in `folder`, in bytes.
 
-    Other processes may remove objects meanwhile.
+    No error is raised if another process removes objects meanwhile.
     """
     size = 0
     for one in folder.glob("*/*"):

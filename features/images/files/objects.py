@@ -78,7 +78,10 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return the first bytes of an object, at most `most`. Raises the errors of the service's library."""
+    """Return the first `most` bytes of an object, or all its bytes if it has fewer.
+
+    Raises the errors of the service's library, and the errors of `_asked`.
+    """
     content: bytes = _asked(url, "cat_file", start=0, end=most)
     return content
 
@@ -105,7 +108,9 @@ def fault_of(error: Exception) -> Fault | None:
 
 
 def _asked(url: str, method: str, **more: int) -> Any:
-    """Call `method` of fsspec's file system with `url` and `more` as arguments, and return its result.
+    """Call a method of fsspec's file system, and return the result.
+
+    `method` is the name of the method. The arguments of the method are `url`, and the keyword arguments in `more`.
 
     Raises DataError if there are no credentials, or if the library refuses the settings of this machine. Raises
     UnreadableError if the library can't make sense of the service's answer.

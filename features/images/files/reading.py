@@ -43,11 +43,14 @@ def version_of(path: str) -> Version:
 
 
 def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
-    """Return a pair: the bytes of a file that is not local, and its version.
+    """Return a pair: the content of a file that is not local, and the version of the file.
 
-    If the file is too large, the pair has a fault in place of the bytes. If neither the file's name nor its first
-    `PREFIX_BYTES` bytes show that it is an image, the pair has only these first bytes. A file that can't be read
-    raises an OSError.
+    The content is the first of these that applies:
+        a fault, if the file is too large.
+        the first `PREFIX_BYTES` bytes, if neither they nor the name of the file show that the file is an image.
+        all bytes of the file.
+
+    Raises OSError if the file can't be read.
     """
     member = member_at(path)
     version = _version_of_member(member) if member else version_of_url(path)
@@ -80,11 +83,15 @@ def reference_of(image: ImageFile) -> bytes:
 
 
 def read_references(references: np.ndarray) -> np.ndarray:
-    """Read files in threads, and return their contents, bytes [N]. For `references`, bytes [N], see `reference_of`.
+    """Return the contents of N files, bytes [N]. `references`, bytes [N], names the files; see `reference_of`.
 
-    Local files are not read, because TensorFlow reads them. Once the sizes of the other files add up to more than
-    `MOST_AHEAD_BYTES`, further files are not read; see `read_alone`. The content of a file that is not read is b"". The
-    content of a file that can't be read is `UNREAD`. A DataError is not raised here, but by `require_access_kept`.
+    TensorFlow reads the local files. Several threads read the other files in order, as long as their sizes add up to at
+    most `MOST_AHEAD_BYTES`. The caller must read the remaining files with `read_alone`. The content of a file is:
+        b"" for a file that was not read.
+        `UNREAD` for a file that can't be read.
+        the bytes of any other file.
+
+    This function raises no DataError. It keeps the last one, and `require_access_kept` raises it later.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -193,7 +200,7 @@ def _version_of_member(member: Member) -> Version:
 
 
 def read_member(member: Member, most: int | None = None) -> bytes:
-    """Return the first bytes of a member, at most `most`. If `most` is None, return all bytes.
+    """Return the first `most` bytes of a member, or all its bytes if it has fewer. If `most` is None, return all bytes.
 
     Raises OSError if the tar ends before the last of these bytes.
     """

@@ -73,12 +73,13 @@ def version_of_url(url: str) -> Version:
 
 
 def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
-    """Return a pair: the bytes of an object, and the version of these bytes. `version` is the version found earlier.
+    """Return a pair: bytes of an object, and a version. `version` is the object's version that was found earlier.
 
-    If `most` is given, only the first `most` bytes are read, and the version in the pair is `version`.
+    If `most` is a number, the pair has the first `most` bytes of the object, and `version`.
 
-    If `most` is None, all bytes are returned. They come from the disk if `fetched` kept them. The version in the pair
-    is then `version` with the number of these bytes, or the present version if the size of the object has changed.
+    If `most` is None, the pair has all bytes of the object, and the version of these bytes. The bytes come from the
+    disk if `fetched` kept them. If the size of the object has changed, the server is asked for the new version. If the
+    server gives no size, the size in the version is the number of bytes read.
 
     Raises UnreadableError if the object can't be read or is too large.
     """
@@ -98,11 +99,13 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
 
 def require_access(paths: Iterable[str]) -> None:
-    """Check that the buckets and hosts in `paths` can be read. Up to three objects of each bucket or host are tried.
+    """Check that the buckets and hosts of the URLs in `paths` can be read. Paths of other kinds are ignored.
 
-    Paths that are no URLs are left out. A bucket or host can't be read if it can't be reached, or if it refuses all the
-    objects tried. Raises DataError if a package or the credentials are missing, or if none of the buckets and hosts can
-    be read. If only some can't be read, a message is printed, and their objects become rejects later.
+    Up to three objects of each bucket or host are tried. A bucket or host counts as unreadable in two cases. First, it
+    refuses access to three objects. Second, a request fails with an error other than a refusal or a missing object.
+
+    Raises DataError if a package or the credentials are missing, or if all buckets and hosts are unreadable. If only
+    some of them are unreadable, a message is printed, and the objects in them become rejects later.
     """
     places: dict[tuple[str, str], list[str]] = {}
     for url in filter(is_url, paths):
@@ -146,7 +149,7 @@ def require_credentials(urls: Sequence[str]) -> None:
 
 
 def _why_refused(urls: Sequence[str]) -> str:
-    """Return why the bucket or host of `urls` can't be read; "" if it can.
+    """Return why the bucket or host of `urls` is unreadable; "" if it is not. For the meaning, see `require_access`.
 
     Raises DataError if credentials are missing.
     """
@@ -187,10 +190,10 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask` with the module that reads `url`, and return its result. After a transient error, call `ask` again.
+    """Call `ask` with the module that reads `url`. Return the result of `ask`.
 
-    The pauses between the calls grow, and are of random length. Raises UnreadableError after `TRIES` failed calls, and
-    at once after an error that another call would not mend.
+    After a transient error, `ask` is called again. The pauses between the calls grow, and are of random length. Raises
+    UnreadableError after `TRIES` calls with transient errors, or after the first error of another kind.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

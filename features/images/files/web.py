@@ -1,7 +1,7 @@
-"""Reading objects at http and https addresses by urllib3.
+"""Reading objects at http and https addresses. The library urllib3 makes the requests.
 
-fsspec also has a file system for such addresses. It is not used for three reasons: it follows redirects, it treats any
-failed HEAD request as a missing file, and it reads a body of any length.
+fsspec also has a file system for such addresses. headstart does not use it, for three reasons: it follows redirects, it
+treats any failed HEAD request as a missing file, and it reads a body of any length.
 """
 
 import http
@@ -63,10 +63,10 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return the first bytes of an object, at most `most`. Raises StatusError, or an error of urllib3.
+    """Return the first `most` bytes of an object, or all its bytes if it has fewer.
 
-    A body that ends early raises urllib3's IncompleteRead. A body that comes too slowly for too long raises a
-    TimeoutError.
+    Raises StatusError, or an error of urllib3. If the body ends early, this error is urllib3's IncompleteRead. Raises
+    TimeoutError if the body comes too slowly for too long.
     """
     start = time.monotonic()
     with closing(_asked(url, "GET")) as response:

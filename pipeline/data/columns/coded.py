@@ -15,11 +15,10 @@ Other = TypeVar("Other", bound=Hashable)
 class Coded(Sequence[Value], Generic[Value]):
     """A sequence of values, stored as a number for each row.
 
-    A slice is also a `Coded`, with the same `values`. The same holds for a selection by positions, and for a selection
-    by a mask.
+    A slice, a selection by positions and a selection by a mask are `Coded`, too. They keep all `values`.
 
     Args:
-        codes: int32 [N]. The number of a row is the position of its value in `values`.
+        codes: int32 [N], the position in `values` of each row's value.
         values: the different values. Some of them may occur in no row.
     """
 

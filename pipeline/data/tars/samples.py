@@ -40,13 +40,14 @@ class TarImages:
 def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     """List the images of the tar at `tar`, and find their labels.
 
-    The label of `key.jpg` is in `key.cls` or `key.json`. If `labelled` is false, no label is read. Raises DataError if
-    the tar is damaged or ends early, if a label can't be read, or if it is not clear which file or field is the label.
+    The label of `key.jpg` is in `key.json` or `key.cls`. There are two cases:
 
-    Args:
-        label_field: the field of `key.json` that holds the label. Without a `key.json`, the label is in `key.cls`. If
-            `label_field` is "", `key.cls` comes first: the label is in `key.cls`. Without a `key.cls`, the label is a
-            field of `key.json` with a usual name, such as `label`.
+    - `label_field` names a field: the label is in this field of `key.json`. Without a `key.json`, it is in `key.cls`.
+    - `label_field` is "": the label is in `key.cls`. Without a `key.cls`, it is in a field of `key.json` with a usual
+      name, such as `label`.
+
+    If `labelled` is false, no label is read. Raises DataError if the tar is damaged or ends early, if a label can't be
+    read, or if it is not clear which file or field is the label.
     """
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
