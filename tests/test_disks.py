@@ -253,21 +253,21 @@ def test_commands_with_256_open_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_the_settings_of_keras_do_not_change_features(drawn: Path, tmp_path: Path, backend: str) -> None:
-    other = {"floatx": "float16", "epsilon": 0.01, "image_data_format": "channels_first", "backend": backend}
+def test_the_settings_of_keras_do_not_change_features(drawn: Path, tmp_path: Path) -> None:
+    other = {"floatx": "float16", "epsilon": 0.01, "image_data_format": "channels_first"}
     rows = []
-    for name, settings in (("plain", None), ("other", other)):
+    for name, backend in (("plain", None), ("other", "jax"), ("third", "torch")):
         home = tmp_path / name
         home.mkdir()
-        if settings:
-            (home / "keras.json").write_text(json.dumps(settings))
-        env = {"KERAS_HOME": str(home)} | ({"KERAS_BACKEND": backend} if settings else {})
+        if backend:
+            (home / "keras.json").write_text(json.dumps({**other, "backend": backend}))
+        env = {"KERAS_HOME": str(home)} | ({"KERAS_BACKEND": backend} if backend else {})
         command = ("features", drawn, *SMALL_FLAGS, "--max-rejects=1", f"--store={name}-store")
         assert headstart(tmp_path, *command, **env)[0] == 0
         (store,) = open_stores(tmp_path / f"{name}-store")
         rows.append(store.read(sorted(store.digests())))
-    np.testing.assert_array_equal(*rows)
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(rows[0], rows[2])
 
 
 @pytest.mark.slow

@@ -73,8 +73,8 @@ def test_a_search_on_a_busy_cluster_ends_in_time(two_nodes: Any, study: Study, t
     before = folders()
     with held_node(two_nodes):
         start = time.monotonic()
-        search_by_ray(study, material(), SweepConfig(trials=10_000, timeout=30.0), ON_ONE)
-        assert time.monotonic() - start < 75  # the worker that waits for the CPU is not waited for
+        search_by_ray(study, material(), SweepConfig(trials=10_000, timeout=20.0), ON_ONE)
+        assert time.monotonic() - start < 65  # the worker that waits for the CPU is not waited for
         done = len(study.finished())
         assert 0 < done < 100
     time.sleep(3.0)
@@ -85,11 +85,11 @@ def test_a_search_on_a_busy_cluster_ends_in_time(two_nodes: Any, study: Study, t
 @pytest.mark.timeout(120)
 def test_a_grid_that_is_used_up_ends_on_a_busy_cluster(two_nodes: Any, tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
-    file.write_text(SMALL_SPACE)
+    file.write_text("layers = 0\nlearning_rate = [3e-2, 1e-1]\nepochs = 3\n")
     study = Study(tmp_path / "grid.db", Space(read_choices(file), of_two()), "grid", 0)
     with held_node(two_nodes):
         search_by_ray(study, material(), SweepConfig(trials=10_000, sampler="grid"), ON_ONE)
-    assert len(study.finished()) == len(study._grid)
+    assert len(study.finished()) == len(study._grid) > 2
 
 
 @pytest.mark.timeout(120)
