@@ -6,11 +6,11 @@ The command line makes its options from these fields. This module imports neithe
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from headstart.features.errors import require_options
 from headstart.features.images.faults import MAX_PIXELS
-from headstart.features.images.pixels import BITS, Pages
+from headstart.features.images.pixels import BITS, ImageConfig, Pages, Resize
 from headstart.features.options import option
 from headstart.features.paths import require_no_url
 
@@ -88,6 +88,10 @@ class FeatureConfig:
             ("--bits", self.bits, self.bits in ("folder", *BITS), "auto, folder or a number from 8 to 16"),
             ("--views", self.views, self.views >= 0, "at least 0"),
         )
+
+    def images(self) -> ImageConfig:
+        """Return the settings that decide how a file becomes pixels. Image size and resizing must be resolved."""
+        return ImageConfig(self.image_size, cast(Resize, self.resize), self.truncated, self.bits)
 
 
 @dataclass(frozen=True)

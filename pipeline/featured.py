@@ -267,8 +267,8 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
     """
     settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
-    extraction = replace(run.configs()[1], store=store, max_rejects=1.0, rehash=False)
-    config, _ = located_networks(run, places, run.configs()[0], extraction, KnownBackbones(store))
+    extraction = replace(run.extraction_config(), store=store, max_rejects=1.0, rehash=False)
+    config, _ = located_networks(run, places, run.feature_config(), extraction, KnownBackbones(store))
 
     def require(_: Scan, networks: list[Network]) -> None:
         if list(settings["fingerprints"].values()) not in possible_keys(networks, config.bits):

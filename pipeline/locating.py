@@ -42,13 +42,13 @@ def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """
     found = known_store(run, places)
     if found is None:
-        raise _gone(run, "store", run.configs()[1].store)
+        raise _gone(run, "store", run.extraction_config().store)
     return found
 
 
 def known_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path | None:
     """Return the store of `run` as `run_store` does, or None if `run_store` would raise a RunError."""
-    own = run.configs()[1].store
+    own = run.extraction_config().store
     found = places.store or (own if _holds(own, run) else _from_environment("store"))
     return Path(found) if found else None
 

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import KNOWN_WEIGHTS, Cut, chosen_cuts, chosen_weights, cut_names
@@ -24,7 +24,7 @@ from headstart.features.frozen.engines import engine, openvino_batch_size, uses_
 from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.frozen.precision import resolve_precision, stored_verdict
 from headstart.features.images.augment import AUGMENT_VERSION, View
-from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig, Resize
+from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.fingerprint import Fingerprint
 from headstart.features.store.store import FeatureStore
@@ -48,8 +48,7 @@ class Network:
     @property
     def images(self) -> ImageConfig:
         """The settings that decide how a file becomes pixels."""
-        config = self.config
-        return ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
+        return self.config.images()
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
         """Return the fingerprint of features at `cut`. If `view` is given, the images are augmented first."""

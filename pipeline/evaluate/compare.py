@@ -137,7 +137,7 @@ def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
 
 def _flat(run: Run) -> dict[str, Any]:
     """Return the settings that may explain why runs differ. A setting has a name such as `head.epochs`."""
-    config, unchanged = run.config(), run.metrics().get("finetune", {}).get("best_epoch") == 0
+    config, unchanged = run.config(), run.finetuning_gained_nothing()
     return {
         f"{part}.{name}": value
         for part in ("features", "head", *(() if unchanged else ("finetune",)))

@@ -87,7 +87,7 @@ def evaluate_cached(
     tell_positive(run, threshold, positive)
     taken = take(run, cached, split, places.data)
     seen = _told(run, cached, taken, places)
-    unchanged = run.metrics().get("finetune", {}).get("best_epoch") == 0
+    unchanged = run.finetuning_gained_nothing()
     finetuned = run.classifier_file.exists() and not unchanged
     thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned, workers)
     outputs = _outputs(run, cached, taken.examples, finetuned, workers)

@@ -76,7 +76,7 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
         labels=labelled.labels,
         class_names=run.class_names(),
         repeats=repeats,
-        views=run.configs()[0].views,
+        views=run.feature_config().views,
         finetuned=run.classifier_file.exists(),
     )
     run.update(run.metrics_file, cross_validation=result.fields())

@@ -57,7 +57,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 
 def _own_examples(run: Run, cached: FeaturedExamples) -> Sequence[Example] | None:
     """Return the examples in the run's own data. Return None if the data are gone, or can no longer be read."""
-    settings, (config, extraction) = run.config(), run.configs()
+    settings, config, extraction = run.config(), run.feature_config(), run.extraction_config()
     try:
         own = run_data(run)
         memory = scan_memory(cached.extraction.store, own)

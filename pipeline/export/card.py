@@ -129,14 +129,14 @@ def _limits(source: Source, labels: Mapping[str, Any]) -> Iterator[str]:
     yield "- `preprocess.py` names the rare files of which it makes other pixels than headstart."
     if labels["precision"] != "float32":
         yield f"- Weights are {labels['precision']}: single probabilities differ from the run's; see Figures."
-    precision = source.run.configs()[0].precision
+    precision = source.run.feature_config().precision
     if source.networks and precision != "float32":
         yield f"- The run computes its features in {precision}; this file computes in float32, and may differ a little."
 
 
 def _licence(source: Source) -> Iterator[str]:
     changed = ", and fine-tuned" if source.choice.model == "finetuned" else ""
-    for name, weights in chosen_weights(source.run.configs()[0]).items():
+    for name, weights in chosen_weights(source.run.feature_config()).items():
         if is_own(name):
             yield f"- {_plain(name.rsplit('/', 1)[-1])}: a network of your own; headstart does not know its licence"
         elif weights == "imagenet" and BACKBONES[name].shipped:

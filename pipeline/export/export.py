@@ -98,7 +98,7 @@ def export(
 def _tell(source: Source) -> None:
     if source.calibration is None:
         console.print(f"{source.run.path}: holds no calibration, so probabilities are as the model gives them")
-    precision = source.run.configs()[0].precision
+    precision = source.run.feature_config().precision
     if source.networks and precision != "float32":
         console.print(
             f"{source.run.path}: its features are {precision}; the export computes in float32, and is compared with "

@@ -58,7 +58,7 @@ class RunImages:
 
 def find_images(run: Run, places: Places) -> RunImages:
     """Scan the data of `run` for images, whatever their names and folders are now. For errors, see `run_data`."""
-    config, extraction = run.configs()
+    config, extraction = run.feature_config(), run.extraction_config()
     data, store = run_data(run, places), known_store(run, places)
     reading = run.read_as().of_every_image(kind_of(data))
     memory = scan_memory(store, data) if store and os.access(store, os.W_OK) else None

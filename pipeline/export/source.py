@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from headstart.features.backbones.cuts import split_names
@@ -15,10 +15,10 @@ from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.errors import HeadstartError, RunError
 from headstart.features.files import sha256_of
 from headstart.features.frozen.network import Network
-from headstart.features.images.pixels import ImageConfig, Resize
+from headstart.features.images.pixels import ImageConfig
 from headstart.pipeline.locating import known_store, located_networks
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import Choice
+from headstart.pipeline.predict.choice import Choice, without_network
 from headstart.pipeline.runs import Run, read_calibration, require_finite
 from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.metrics import probabilities
@@ -90,7 +90,7 @@ class Source:
     def facts(self) -> dict[str, Any]:
         """Return the metadata of the export, as JSON values by name: class names, preprocessing, provenance etc."""
         run, threshold = self.run, self.choice.threshold
-        config, kept = run.configs()[0], run.config()
+        config, kept = run.feature_config(), run.config()
         file = run.head_file if self.networks else run.classifier_file
         return {
             "class_names": run.class_names(),
@@ -159,21 +159,14 @@ def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
         try:
             networks = _networks(run, places)
         except HeadstartError as error:
-            if not choice.alike or places.weights:
-                raise
-            why = f"it has the values of the head, whose network can't be loaded ({error})"
-            choice = replace(choice, model="finetuned", reason=why)
-    config, extraction = run.configs()
-    if networks:
-        images = _same_images(run, networks)
-    else:
-        images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
+            choice = without_network(choice, places, error)
+    images = _same_images(run, networks) if networks else run.feature_config().images()
     store, calibration = known_store(run, places), read_calibration(run, choice.model)
-    return Source(run, choice, networks, images, extraction.max_pixels, store, calibration)
+    return Source(run, choice, networks, images, run.extraction_config().max_pixels, store, calibration)
 
 
 def _networks(run: Run, places: NetworkPlaces) -> list[Network]:
-    config, extraction = run.configs()
+    config, extraction = run.feature_config(), run.extraction_config()
     store = known_store(run, places) or extraction.store
     known = KnownBackbones(store, read_only=True)
     settings, making = replace(config, precision="float32"), replace(extraction, store=store, batch_size=0)

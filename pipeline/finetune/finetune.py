@@ -101,7 +101,7 @@ def _tell_threshold(run: Run, result: FinetuneResult) -> None:
 
 
 def _require_one_backbone(run: Run) -> None:
-    backbones = chosen_backbones(run.configs()[0])
+    backbones = chosen_backbones(run.feature_config())
     if len(backbones) > 1:
         raise OptionError(
             f"{run.path}: has features of several backbones ({'+'.join(backbones)}), and fine-tuning is of one; train "

@@ -136,6 +136,6 @@ def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneC
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))
-    if start and not config.from_layer and run.configs()[0].backbone != "inception_v3":
+    if start and not config.from_layer and run.feature_config().backbone != "inception_v3":
         raise RunError(f"{run.path}: its fine-tuning was begun by an earlier version; begin anew with --overwrite")
     return config

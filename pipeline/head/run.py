@@ -91,7 +91,7 @@ def next_steps(run: str) -> str:
     `headstart finetune` is among them only if the run has one backbone.
     """
     evaluate = f"headstart evaluate {run}"
-    several = len(chosen_backbones(Run(Path(run)).configs()[0])) > 1
+    several = len(chosen_backbones(Run(Path(run)).feature_config())) > 1
     return evaluate if several else f"headstart finetune {run}, or {evaluate}"
 
 

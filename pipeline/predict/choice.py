@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
-from headstart.features.errors import OptionError, RunError
+from headstart.features.errors import HeadstartError, OptionError, RunError
+from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, rank
 from headstart.pipeline.scoring.thresholds import Threshold
@@ -63,13 +64,23 @@ def _model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choice:
         return Choice("finetuned", "the run does not say how good it was before fine-tuning")
     if figures.gained:
         return Choice("finetuned", f"fine-tuning gained on val ({figures.text})")
-    return Choice("head", f"fine-tuning gained nothing on val ({figures.text})", alike=not figures.best_epoch)
+    return Choice("head", f"fine-tuning gained nothing on val ({figures.text})", alike=run.finetuning_gained_nothing())
+
+
+def without_network(choice: Choice, places: NetworkPlaces, error: HeadstartError) -> Choice:
+    """Return the fine-tuned classifier in place of a head whose network raised `error`, if both have the same values.
+
+    Raises `error` if their values differ. Also raises `error` if `places` names the weights of the network.
+    """
+    if not choice.alike or places.weights:
+        raise error
+    reason = f"it has the values of the head, whose network can't be loaded ({error})"
+    return replace(choice, model="finetuned", reason=reason)
 
 
 @dataclass(frozen=True)
 class _Figures:
     gained: bool
-    best_epoch: int  # 0 is the head alone
     text: str  # the figure that decides, for both models
 
 
@@ -79,7 +90,7 @@ def _figures(run: Run) -> _Figures | None:
     The compared figure is the figure that decided the best epoch. If the run lacks this figure, the loss is compared.
     """
     found = run.metrics().get("finetune", {})
-    before, after, best = found.get("before"), found.get("val"), found.get("best_epoch", 0)
+    before, after = found.get("before"), found.get("val")
     if not _has_loss(before) or not _has_loss(after):
         return None
     asked = run.config().get("finetune", {}).get("choose_by") or run.config().get("head", {}).get("choose_by")
@@ -87,7 +98,7 @@ def _figures(run: Run) -> _Figures | None:
     by = cast(ChooseBy, asked if known else "loss")
     shown = by if by in before else "loss"
     text = f"{shown} {after[shown]:.4f} fine-tuned, {before[shown]:.4f} of the head"
-    return _Figures(bool(best) and rank(by, after) < rank(by, before), best, text)
+    return _Figures(not run.finetuning_gained_nothing() and rank(by, after) < rank(by, before), text)
 
 
 def _has_loss(figures: Any) -> bool:

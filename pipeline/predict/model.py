@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from headstart.features.errors import HeadstartError, RunError, StoreError
@@ -16,13 +16,13 @@ from headstart.features.files import sha256_of
 from headstart.features.frozen.network import Network
 from headstart.features.images.augment import View
 from headstart.features.images.depth import bits_that_matter
-from headstart.features.images.pixels import ImageConfig, Resize
+from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
 from headstart.pipeline.locating import known_store
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import Choice
+from headstart.pipeline.predict.choice import Choice, without_network
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.networks import Loaded, distances, networks_of, require_width
@@ -120,10 +120,7 @@ def load_answers(
                 networks = networks_of(run, places, batch_size)
             return Answers(run, choice, _Head(run, networks, trust.reference, clock), views, trust)
         except HeadstartError as error:
-            if not choice.alike or places.weights:
-                raise
-            why = f"it has the values of the head, whose network can't be loaded ({error})"
-            choice = replace(choice, model="finetuned", reason=why)
+            choice = without_network(choice, places, error)
     classifier = _Classifier(run, known_store(run, places), trust.reference, batch_size, clock)
     return Answers(run, choice, classifier, views, trust)
 
@@ -174,8 +171,7 @@ class _Classifier:
     ) -> None:
         self._run, self._store, self._reference, self._batch_size = run, store, reference, batch_size
         self._frozen = functools.cache(functools.partial(_timed, clock, self._load))
-        config, _ = run.configs()
-        self._images = ImageConfig(config.image_size, cast(Resize, config.resize), config.truncated, config.bits)
+        self._images = run.feature_config().images()
 
     def decides(self) -> dict[str, Any]:
         return {"classifier": sha256_of(self._run.classifier_file), "pixels": vars(self._images)}

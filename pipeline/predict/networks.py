@@ -81,7 +81,7 @@ def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Ne
     features that the networks make may differ from the features that the head was trained on. Neither the data nor the
     store need exist, and nothing is written to the store. For errors, see `located_networks`.
     """
-    config, extraction = run.configs()
+    config, extraction = run.feature_config(), run.extraction_config()
     if config.precision == "auto":  # a run of an early version
         config = replace(config, precision="float32")
     store = known_store(run, places) or extraction.store

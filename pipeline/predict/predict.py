@@ -201,8 +201,7 @@ def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, c
 
 def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
     """Return two settings: how many pixels an image may have, and which pages of a file are read."""
-    features, extraction = run.configs()
-    return config.max_pixels or extraction.max_pixels, features.pages
+    return config.max_pixels or run.extraction_config().max_pixels, run.feature_config().pages
 
 
 def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: int, clock: Clock) -> Answers:

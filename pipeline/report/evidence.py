@@ -198,7 +198,7 @@ def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedS
     The predictions are read from the run. If the run's predictions lack a model, or are for other examples, the models
     are evaluated first.
     """
-    tuned = run.classifier_file.exists() and run.metrics().get("finetune", {}).get("best_epoch") != 0
+    tuned = run.classifier_file.exists() and not run.finetuning_gained_nothing()
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])
     names = run.class_names()
     same = found and set(zip(found.digests, (names[label] for label in found.labels), strict=True)) == {

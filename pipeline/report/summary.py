@@ -134,10 +134,9 @@ def _by_folds(evidence: Evidence) -> str:
 
 def _fine_tuning(evidence: Evidence) -> str:
     if "finetuned" not in evidence.models:
-        tuned = evidence.run.metrics().get("finetune")
-        if tuned is None:
+        if "finetune" not in evidence.run.metrics():
             return "Nothing was fine-tuned."
-        if tuned.get("best_epoch") == 0:
+        if evidence.run.finetuning_gained_nothing():
             return "No epoch of fine-tuning was better on val than the head."
         return "The fine-tuned classifier has no predictions on these images."
     if not evidence.comparable:

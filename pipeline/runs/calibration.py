@@ -90,4 +90,4 @@ def _origin(run: Run, model: str) -> str:
 
     This is `head` if no epoch of fine-tuning was better than the head, and otherwise `model` itself.
     """
-    return "head" if run.metrics().get("finetune", {}).get("best_epoch") == 0 else model
+    return "head" if run.finetuning_gained_nothing() else model

@@ -111,9 +111,13 @@ class Run:
         """Write `fields` to `config.json`. Absolute paths become relative to the run's folder, if possible."""
         write_json(self.config_file, with_relative_paths(fields, self.place))
 
-    def configs(self) -> tuple[FeatureConfig, ExtractionConfig]:
-        """Return the settings of the features that the head was trained on, and the settings of their extraction."""
-        return configs_from_json(self.config()["features"])
+    def feature_config(self) -> FeatureConfig:
+        """Return the settings of the features that the head was trained on."""
+        return configs_from_json(self.config()["features"])[0]
+
+    def extraction_config(self) -> ExtractionConfig:
+        """Return the settings with which the features of the head were extracted."""
+        return configs_from_json(self.config()["features"])[1]
 
     def read_as(self) -> DataConfig:
         """Return the settings by which the run's data are read.
@@ -140,7 +144,7 @@ class Run:
 
         if file != self.classifier_file:
             return load_head(file, len(self.class_names()), shape)
-        side = self.configs()[0].image_size
+        side = self.feature_config().image_size
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
@@ -158,6 +162,10 @@ class Run:
             for name, field in without_null(values).items()
         }
 
+    def finetuning_gained_nothing(self) -> bool:
+        """Return whether no epoch of fine-tuning was better than the head. The classifier then equals the head."""
+        return self.metrics().get("finetune", {}).get("best_epoch") == 0
+
     def threshold(self, model: str) -> Threshold | None:
         """Return the threshold of `model` (`head` or `finetuned`) in this run. If the run has none, return None.
 
@@ -165,9 +173,8 @@ class Run:
         if the run has a threshold and does not have two classes. Also raises RunError if neither class is the
         threshold's positive class.
         """
-        metrics = self.metrics()
-        unchanged = metrics.get("finetune", {}).get("best_epoch") == 0
-        kept = metrics.get("head" if unchanged else PHASES[model], {}).get("threshold")
+        phase = "head" if self.finetuning_gained_nothing() else PHASES[model]
+        kept = self.metrics().get(phase, {}).get("threshold")
         if kept is None:
             return None
         threshold, names = converted(kept, Threshold), self.class_names()

@@ -116,7 +116,7 @@ def test_a_scratch_folder_of_a_run_from_elsewhere_is_not_used(run: Path, tmp_pat
     config = json.loads((run / "config.json").read_text())
     config["features"] |= {"scratch": str(tmp_path), "memory": 1e-6}
     (run / "config.json").write_text(json.dumps(config))
-    _, extraction = Run.open(run).configs()
+    extraction = Run.open(run).extraction_config()
     assert (extraction.scratch, extraction.memory) == (None, 0.0)
 
 

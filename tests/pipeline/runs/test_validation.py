@@ -54,7 +54,7 @@ def test_runs_of_earlier_versions_are_read(run: Path) -> None:
     feature(bits=..., pages=..., tokens=...)(run)
     opened = Run.open(run)
     assert opened.read_as().layout == "v1"
-    assert opened.configs()[0].bits == "16"
+    assert opened.feature_config().bits == "16"
 
 
 LINKS = {
@@ -107,7 +107,7 @@ def test_a_runs_settings_are_read_once_and_again_when_they_change(run: Path, mon
     monkeypatch.setattr(run_module, "read_json", lambda file: found.append(file.name) or read(file))
     opened = Run.open(run)
     for _ in range(3):
-        opened.configs()
+        opened.feature_config()
         opened.class_names()
         opened.metrics()
     assert found == ["config.json", "metrics.json"]
