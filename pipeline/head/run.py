@@ -24,7 +24,6 @@ from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.head.own import OwnHead
 from headstart.pipeline.head.rare import tell_rare
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.memory.limits import rows_in_memory
@@ -127,8 +126,16 @@ def train_run(
     require_free(path, overwrite)
     if head.own:
         head.own.require_code()
-        require = _building(head.own, require)
-    cached = cache_features(data, features, extraction, seed, require, reading)
+
+    def check(scanned: Scan, networks: list[Network]) -> None:
+        require_trainable(scanned.examples, scanned.class_names, data, needs_val=folded is None)
+        if require:
+            require(scanned, networks)
+        if head.own:  # an error in the user's code is raised early
+            width = sum(network.backbone.shape(cut)[-1] for network in networks for cut in network.cuts)
+            head.own.build(width, len(scanned.class_names))
+
+    cached = cache_features(data, features, extraction, seed, check, reading)
     require_trainable(cached.examples, cached.class_names, data, needs_val=folded is None)
     if cached.rejects:
         console.print(f"{len(cached.rejects)} images rejected: {extraction.store}/rejects.csv says why")
@@ -136,22 +143,6 @@ def train_run(
     tell_rare(cached.of("train"), cached.class_names, head)
     result = train_cached(cached, data, path, head, overwrite, seed, folded, **origin)
     return replace(result, seconds=time.perf_counter() - start)
-
-
-def _building(own: OwnHead, require: ScanCheck | None) -> ScanCheck:
-    """Return a check that calls `require`, and then builds the head `own` once.
-
-    The check runs before features are extracted, so an error in the user's code is raised early.
-    """
-
-    def check(scanned: Scan, networks: list[Network]) -> None:
-        if require:
-            require(scanned, networks)
-        if len(scanned.class_names) > 1:
-            width = sum(network.backbone.shape(cut)[-1] for network in networks for cut in network.cuts)
-            own.build(width, len(scanned.class_names))
-
-    return check
 
 
 def train_cached(

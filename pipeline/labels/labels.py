@@ -1,6 +1,7 @@
 """`headstart labels`: find likely label errors, and change labels."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 from headstart.features.backbones.cuts import chosen_cuts, require_averaged
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
+from headstart.features.frozen.network import Network
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.labels.apply import apply, undo
 from headstart.pipeline.labels.config import LabelsConfig
@@ -56,7 +58,11 @@ def labels(
             raise OptionError(f"{flag} {file}: is DATA; name another file")
         if file:
             require(flag, file)
-    found = _found(data, cache_features(data, features, extraction, seed, reading=reading), seed)
+
+    def check(scanned: Scan, _: list[Network]) -> None:
+        _require_classes(data, scanned.class_names)
+
+    found = _found(data, cache_features(data, features, extraction, seed, check, reading), seed)
     if config.csv:
         write_table(config.csv, found.rows())
     if config.html:
@@ -64,11 +70,15 @@ def labels(
     return replace(found, csv=config.csv, html=config.html)
 
 
+def _require_classes(data: Path, class_names: Sequence[str]) -> None:
+    if len(class_names) < 2:
+        raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two")
+
+
 def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
     """Find the likely label errors of all examples outside the test split."""
     examples = [example for example in cached.examples if example.split != "test"]
-    if len(cached.class_names) < 2:
-        raise DataError(f"{data}: one class only, {cached.class_names[0]!r}; expected at least two")
+    _require_classes(data, cached.class_names)
     labelled, root = cached.labelled(examples), os.path.join(data if data.is_dir() else data.parent, "")
     rows, given = labelled.features, labelled.labels
     groups = alike(examples, rows)

@@ -9,9 +9,10 @@ import numpy as np
 from headstart.features.backbones.cuts import chosen_cuts, require_averaged
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
+from headstart.features.frozen.network import Network
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
-from headstart.pipeline.data.examples import Examples
+from headstart.pipeline.data.examples import Examples, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.labelled import LabelledFeatures
@@ -50,7 +51,11 @@ def study(
     if features.views:
         raise OptionError(f"--views {features.views}: a study trains on the images alone; leave --views out")
     require_averaged(chosen_cuts(features))
-    cached = cache_features(data, features, extraction, seed, reading=reading)
+
+    def check(scanned: Scan, _: list[Network]) -> None:
+        require_trainable(scanned.examples, scanned.class_names, data)
+
+    cached = cache_features(data, features, extraction, seed, check, reading)
     require_trainable(cached.examples, cached.class_names, data)
     tell_conflicts([*cached.of("train"), *cached.of("val")], cached.class_names)
     result = study_cached(cached, config, seed)

@@ -1,10 +1,13 @@
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from headstart.features.errors import DataError
 from headstart.features.images.scan import ImageFile, Reject
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.trainable import require_few_rejects, require_trainable, too_many_rejects, untrainable
+from headstart.tests.conftest import SMALL_FLAGS
 
 
 def examples(*counts: tuple[int, int, int]) -> list[Example]:
@@ -59,3 +62,15 @@ def test_rejects_count_against_the_files_found() -> None:
     require_few_rejects([], 0, 0)
     with pytest.raises(DataError, match=r"5 of 99 .* --max-rejects 0.05: 0.jpg \(corrupt\); .*; \.\.\.$"):
         require_few_rejects(rejects, 99, 0.05)
+
+
+@pytest.mark.parametrize("command", ["head", "study", "labels"])
+def test_data_that_can_not_be_trained_on_are_refused_before_extraction(
+    headstart: Any, drawn: Path, tmp_path: Path, command: str
+) -> None:
+    shutil.copytree(drawn / "cat", tmp_path / "data" / "cat")
+    more = (f"--run={tmp_path / 'run'}",) if command == "head" else ()
+    store = tmp_path / "store"
+    said = headstart.error(command, tmp_path / "data", *more, f"--store={store}", *SMALL_FLAGS, "--max-rejects=1")
+    assert "one class only" in said
+    assert not list(store.rglob("shard-*"))
