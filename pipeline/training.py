@@ -97,25 +97,6 @@ class Progress(keras.callbacks.Callback):
         return self._timed_examples / self._timed_seconds if self._timed_seconds else 0.0
 
 
-class EvalProgress(keras.callbacks.Callback):
-    """Calls `advance` with the number of newly finished examples, during Keras's `evaluate` or `predict`.
-
-    `examples` is the number of all examples.
-    """
-
-    def __init__(self, advance: Callable[[int], None], examples: int) -> None:
-        super().__init__()
-        self.advance, self.examples, self._done = advance, examples, 0
-
-    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report the examples since the last call, up to the end of `batch`, as if all batches had the same size."""
-        now = round(self.examples * (batch + 1) / self.params["steps"])
-        self.advance(now - self._done)
-        self._done = now
-
-    on_predict_batch_end = on_test_batch_end
-
-
 def restart_draws(model: keras.Model, epoch: int) -> None:
     """Make the random draws of dropout depend only on each layer's seed and on `epoch`.
 

@@ -82,15 +82,6 @@ def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
     return {name for name in raw if name.rpartition(".")[0] in pictures}
 
 
-def is_headstarts(paths: Iterable[str]) -> bool:
-    """Whether a folder holds files of stores or runs of headstart, and no other files except clutter.
-
-    `paths` are the paths of all files in the folder, relative to the folder.
-    """
-    kinds = clutter_kinds(f"-/{path}" for path in paths)
-    return HEADSTART in kinds and None not in kinds
-
-
 def told(ignored: Mapping[str, int]) -> str:
     """Return a text that says how many files of each kind were ignored, such as `12 thumbnails, 3 hidden`."""
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ignored).most_common())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from headstart.features.errors import DataError
 from headstart.features.images.columns.paths import Paths
-from headstart.pipeline.data.clutter import clutter_kind, clutter_kinds, is_headstarts
+from headstart.pipeline.data.clutter import clutter_kind, clutter_kinds
 from headstart.pipeline.data.columns.coded import Coded
 
 
@@ -61,11 +61,6 @@ def require_readable(folder: Path, listing: Listing) -> None:
             f"{folder}: {len(listing.unreadable)} of its folders can't be read: {first}; change their permissions, or "
             "move them elsewhere"
         )
-
-
-def is_clutter_folder(folder: Path) -> bool:
-    """Whether `folder` is clutter: it has a name that marks clutter, or it is a store or a run of headstart."""
-    return clutter_kind(folder.name) is not None or is_headstarts(_all_below(folder)[0])
 
 
 def some_file(folder: Path, wanted: Callable[[str], bool]) -> bool:

@@ -39,13 +39,13 @@ class Guess:
         return _RIGHT if self.head == self.label else _MENDED
 
 
-def read_guesses(run: Run, split: str = "test") -> list[Guess]:
-    """Read the predictions on `split` that `evaluate` wrote, in the order in which the picture shows them.
+def read_guesses(run: Run) -> list[Guess]:
+    """Read the predictions on test that `evaluate` wrote, in the order in which the picture shows them.
 
     Wrong predictions come first, then predictions that fine-tuning corrected, then all others. Within each of these
     groups, the least certain predictions come first.
     """
-    found = read_predictions(run, split)
+    found = read_predictions(run, "test")
     # If no epoch was better than the head, there are no logits of the fine-tuned classifier.
     models = ("head", "finetuned" if "finetuned" in found.logits else "head")
     head, finetuned = (calibrated(run, model, found.logits[model]) for model in models)

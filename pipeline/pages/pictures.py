@@ -10,17 +10,18 @@ from headstart.features.terminal import progress
 from headstart.pipeline.pages.html import escaped
 from PIL.Image import Image
 
+_SIDE = 160  # pixels of the longer side
 _QUALITY = 75  # of JPEG
 
 
 class Pictures:
-    """The thumbnails of images, one per digest. `side` is the length of the longer side in pixels."""
+    """The thumbnails of images, one per digest."""
 
-    def __init__(self, images: Iterable[ImageFile], side: int = 160) -> None:
+    def __init__(self, images: Iterable[ImageFile]) -> None:
         self._urls: dict[str, str] = {}
         distinct = list({image.digest: image for image in images}.values())
         with progress("making thumbnails", len(distinct)) as advance:
-            for image, small in zip(distinct, thumbnails(distinct, "RGB", side, keep_shape=True), strict=True):
+            for image, small in zip(distinct, thumbnails(distinct, "RGB", _SIDE, keep_shape=True), strict=True):
                 if small:
                     self._urls[image.digest] = jpeg_url(small)
                 advance(1)
