@@ -38,7 +38,10 @@ class Extractor:
     def __init__(
         self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
     ) -> None:
-        """`earlier`: the seconds that earlier extractions without compaction took; see `compact_by_itself`."""
+        """`earlier` is the total time of earlier extractions, in seconds.
+
+        Only the extractions since the last compaction count; see `compact_by_itself`.
+        """
         self.network = network.calibrated(images)
         self._cluster, self._earlier = cluster, earlier
         self._freeze = cache(lambda: self.network.freeze(keep=True))

@@ -69,10 +69,10 @@ class FeaturedExamples:
         return self.examples.of_split(split)
 
     def labelled(self, examples: Sequence[Example], viewed: Sequence[Example] = ()) -> LabelledFeatures:
-        """Return the features and the labels of `examples`, and the features of all views of `viewed`, at all cuts.
+        """Return the labels and features of `examples`, and the features of all views of `viewed`.
 
-        If memory could be too small for all these features, they are left on disk; see `load_features`. `viewed` must
-        be training examples, because only training examples have views.
+        The features are taken at all cuts. If the features could be too large for memory, they are left on disk; see
+        `load_features`. `viewed` must be training examples, because only training examples have views.
         """
         examples, viewed = Examples.of(examples), Examples.of(viewed)
         ends = np.cumsum([0, *(store.form.shape[0] for store in self.stores.values())]).tolist()
@@ -246,7 +246,7 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    The networks use `--bits 16` if 16 gives all scanned images the same pixels as `config.bits`.
+    If `--bits 16` and `config.bits` give the same pixels for all scanned images, the networks use `--bits 16`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)
@@ -284,7 +284,7 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
 
 
 def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Return a dict from cut names to fingerprint keys. If `bits` is given, it replaces the setting of all networks."""
+    """Return a dict from cut names to fingerprint keys. If `bits` is given, it replaces each network's own `--bits`."""
     if bits:
         networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
     keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}

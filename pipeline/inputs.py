@@ -75,10 +75,10 @@ def features_dataset(
 ) -> tf.data.Dataset:
     """Make a dataset of batches (features [b, *shape] in the stored dtype, labels int64 [b]), read from disk.
 
-    The features need not fit in memory. Shards are read in random order, and examples are shuffled within a buffer of
-    `buffer_bytes`. Memory use is about three times `buffer_bytes`. `seed`, the epoch's number and the store's shards
-    decide the order. If all examples fit into one buffer, the order is the same as in `train_dataset`. Raises
-    StoreError if an example has no features.
+    The features need not fit in memory: memory use is about three times `buffer_bytes`. If all features fit into
+    `buffer_bytes`, the order of examples is the same as in `train_dataset`. If not, shards are read in random order,
+    and examples are shuffled within a buffer. The order then depends on `seed`, on the epoch's number and on the
+    shards. Raises StoreError if an example has no features.
 
     Args:
         stores: stores with features of one shape, such as one store per view. Each epoch reads one store, in turn.
@@ -113,10 +113,11 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[_Piece]:
-    """Shuffle each of `pieces`, and yield batches (rows [b, *shape], labels [b]).
+    """Shuffle each of `pieces`, and yield batches of the shuffled rows with their labels.
 
-    A piece is a pair of arrays: positions in `labels` (int64 [n]) and rows ([n, *shape]). If the last rows of a piece
-    are too few for a batch, these rows are added to the next piece.
+    A piece is a pair of arrays: positions in `labels` (int64 [n]) and rows ([n, *shape]). A batch is a pair of arrays:
+    rows ([b, *shape]) and labels ([b]). If the last rows of a piece are too few for a batch, these rows are added to
+    the next piece.
     """
     left: _Piece | None = None
     for piece in pieces:
@@ -155,15 +156,12 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 
 @contextmanager
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
-    """If TensorFlow fails within this context, raise the cause instead of TensorFlow's error.
+    """Replace an error of TensorFlow within this context by the error that caused it, if the cause is known.
 
-    The cause is the first error in `raised`, a list that `features_dataset` fills. If the list is empty, a DataError is
-    raised in these cases:
-    - Access to remote files was lost.
-    - A remote file could not be read.
-    - A file of `examples` is gone or has changed.
-
-    In all other cases, TensorFlow's error is raised.
+    - If `raised` holds errors, the first of them is raised. `features_dataset` adds errors to this list.
+    - If `raised` is empty, a DataError is raised in these cases: access to remote files was lost, a remote file could
+      not be read, or a local file of `examples` is gone or has changed.
+    - In all other cases, TensorFlow's error is raised.
     """
     forget_unread()
     try:

@@ -24,7 +24,10 @@ from headstart.pipeline.runs import Run
 
 
 def run_data(run: Run, places: Places = Places()) -> Path:
-    """Return the data of `run`. Raises RunError if the data are gone. For other errors, see `require_data`."""
+    """Return the path of the data of `run`.
+
+    Raises RunError if the data are gone. For other errors, see `require_data`.
+    """
     own = Path(run.config()["data"])
     found = places.data or (own if is_there(own) else _from_environment("data"))
     if found is None:
@@ -34,11 +37,11 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 
 
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
-    """Return the store of `run`.
+    """Return the path of the store of `run`.
 
-    A store that the user names by an option or an environment variable need not exist. A store that only the run names
-    is checked: a RunError is raised if this store is gone or lacks the run's features. Without the check, a run from
-    another machine could decide which folder this machine writes to.
+    A store that the user names by an option or an environment variable is not checked, and need not exist. If the user
+    names no store, the store in the run's settings is checked: RunError is raised if this store is gone or lacks the
+    run's features. Without the check, a run from another machine could decide which folder this machine writes to.
     """
     found = known_store(run, places)
     if found is None:
@@ -62,13 +65,13 @@ def located_networks(
 ) -> tuple[FeatureConfig, list[Network]]:
     """Load the networks of `run`, with weights that have the same digest as the run's weights.
 
-    `settings` are the run's settings, or other settings that need the same weights. Several weights files are tried in
-    order. If `places` names weights, only the named weights are tried. For `extraction` and `known`, see
-    `load_networks`.
+    `settings` are the run's settings, or other settings that need the same weights. If `places` names weights, only
+    these weights are tried. If `places` names none, all weights that `_candidates` yields are tried in order. For
+    `extraction` and `known`, see `load_networks`.
 
     Returns a pair. The first element is `settings` with the weights that were found. The second element is the list of
-    networks. If no file has the digest, the error about the first file is raised: a RunError, WeightsError or
-    OptionError.
+    networks. If no weights have the digest of the run's weights, the error about the first weights is raised: a
+    RunError, WeightsError or OptionError.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -92,10 +95,17 @@ def located_networks(
 def _candidates(
     own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
 ) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield weights that may be the weights of a run, the likeliest first. If `places` names weights, yield only these.
+    """Yield weights that may be the weights of a run, the likeliest first.
 
-    Yields pairs: the names of weights files, and the settings `own` with these files. The last pairs name files that
-    were used with `store` before, and had the digest `digest` at that time.
+    Each item is a pair: a text that names the weights, and a copy of `own` with these weights. For the text, see
+    `_with_files`.
+
+    If `places` names weights, only these weights are yielded. If `places` names none, the weights come from these
+    sources, in this order:
+
+    - `own`, if its weights files exist.
+    - The environment variable `HEADSTART_WEIGHTS`.
+    - The files that were used with `store` before, if they had the digest `digest` at that time.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
@@ -136,10 +146,10 @@ def _gone(run: Run, kind: str, *places: object) -> RunError:
 
 
 def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
-    """Return `config` with weights from other files. `text` is one file, or one file per backbone, joined by `+`.
+    """Return a copy of `config` with other weights. `text` is one file, or one file per backbone, joined by `+`.
 
-    A backbone that is a `.keras` file holds its own weights, so the new file replaces the backbone. Raises OptionError
-    if a file is not of the kind that its backbone takes.
+    If a backbone is a `.keras` file, the `.keras` file in `text` replaces the backbone, because a `.keras` file holds
+    its own weights. Raises OptionError if `text` gives a backbone a file of the wrong kind.
     """
     files = weights_of_each(chosen_backbones(config), text)
     moved = {name: os.path.abspath(file) for name, file in files.items() if is_own(name)}

@@ -30,8 +30,8 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
 
     The splits are ordered train, val, test. Two images are near-duplicates if their whitened features have a cosine of
     at least `similarity`, and their pixels agree. If an image has several near-duplicates, only the one whose pixels
-    agree most is returned. The result is sorted by cosine, the highest first. Images without features and pairs of
-    equal files are left out. Raises StoreError if a shard is damaged.
+    agree most is returned. The result is sorted by cosine, the highest first. Images that have no features are left
+    out. Pairs of equal files are also left out. Raises StoreError if a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]

@@ -9,9 +9,10 @@ from headstart.features.paths import require_no_url
 
 @dataclass(frozen=True)
 class NetworkPlaces:
-    """Paths of the store and the weights of a run. None and "" mean the paths that the run remembers.
+    """The store and the weights to use for a run.
 
-    A store given as a URL raises an OptionError.
+    If `store` is None, the run's own store is used. If `weights` is empty, the run's own weights are used. Raises
+    OptionError if `store` is a URL.
     """
 
     store: Path | None = option(None, "Store to use instead of the run's.")

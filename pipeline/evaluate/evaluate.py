@@ -48,21 +48,24 @@ def evaluate(
 ) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    The head and the fine-tuned classifier run in the precision of the run's features. But if this precision is int8,
-    the classifier runs in float32.
-
-    Raises RunError if there is no run, if a model's outputs are not finite, or if the features can't be extracted as
-    they were for training. Raises DataError if the split has no usable images, if an image can't be decoded, or if the
-    data have a class that the run does not know. Raises OptionError if `threshold` does not fit the run's classes, or
-    if the threshold is to be chosen on val while `places` name other data.
+    If the run's features have precision int8, the head gets int8 features, and the fine-tuned classifier runs in
+    float32. In all other cases, both models run in the precision of the run's features.
 
     Args:
-        split: `train`, `val`, `test`, or `all` for all three. `auto` means `test`, with one exception: if `places` name
-            other data without splits, `auto` means `all`.
+        split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places.data` names other data than
+            the run's own, and if these other data have no splits. In all other cases, `auto` means `test`.
         places: where the run's store, weights and data are now. `places.data` may also name other data to score.
         sort: the order of the predictions; see `write_predictions`.
         threshold: how the threshold between two classes is set. A new threshold is kept in the run.
         by_ray: the settings of Ray. If they name a cluster, the cluster extracts features and runs the classifier.
+
+    Raises:
+        RunError: there is no run, a model's outputs are not finite, or the features can't be extracted as they were
+            for training.
+        DataError: the split has no usable images, an image can't be decoded, the data have a class that the run does
+            not know, or no threshold can be chosen on val.
+        OptionError: `threshold` does not fit the run's classes, or it asks to choose a threshold on val although
+            `places.data` names other data than the run's own.
     """
     run = Run.open(path)
     positive_class(run, threshold)  # raises errors before anything is read
@@ -108,10 +111,12 @@ def evaluate_cached(
 
 
 def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
-    """Find the scored images that training has seen, and print a warning about them.
+    """Tell the user what is scored. Return the scored images that training has seen.
 
-    Returns None if the user asked to score the run's own training images. If the data have no splits, also prints how
-    many images are scored. If some images can't be used, also prints their number.
+    Returns None if the user asked to score the run's own training images. Prints up to three things:
+    - the number of scored images, if all images are scored because the data have no splits
+    - the number of images that can't be used, if there are any
+    - warnings about the images that training has seen
     """
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
@@ -219,8 +224,8 @@ def _result(
 ) -> EvaluateResult:
     """Score the outputs of each model, compare the models, and return the result.
 
-    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` says whether no epoch of fine-tuning
-    was better than the head. If so, the classifier has the weights of the head and of the pretrained backbone.
+    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` is true if no epoch of fine-tuning was
+    better than the head. In this case, the classifier has the weights of the head and of the pretrained backbone.
     """
     labels, class_names = _labels(taken.examples), run.class_names()
     simple = simple_models_of(run, cached, taken.examples)

@@ -47,16 +47,19 @@ class _Method:
 def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), seed: int = 0) -> CrossValidated:
     """Estimate the accuracy of heads with the settings of the run at `path`, by cross-validation on all usable images.
 
-    Each image is scored once per repeat. The head that scores an image was trained without this image, its
-    near-duplicates and the images of its group. For each fold, a head is trained on the other folds. If the run has a
-    val split, one of the other folds is kept out of the training, to choose the best epoch. The result is stored in
-    `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For other errors, see
-    `evaluate`.
+    In each repeat, the images are divided into folds, and one head is trained for each fold. This head scores the
+    images of the fold. Copies, near-duplicates and images of one group are always in the same fold. If the run has no
+    val split, the head is trained on all other folds. If the run has a val split, one of the other folds chooses the
+    best epoch, and the head is trained on the rest.
+
+    The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For
+    other errors, see `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
         places: where the run's store, weights and data are now.
-        seed: decides the folds. The heads have other seeds: the run's own seed plus the number of the repeat.
+        seed: decides how the images are divided into folds. Each head is trained with another seed: the run's own
+            seed plus the number of the repeat, which counts from 0.
     """
     run = Run.open(path)
     cached = load_examples(run, places)
@@ -104,9 +107,10 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that copies the user's own layers from the head `model`. The copies have new weights.
+    """Return a function that makes a copy of the user's own layers in the head `model`. The copy has new weights.
 
-    The function does not run the user's code. Raises RunError if `model` has no layers of the user's own.
+    The layers are copied from the saved head, so the user's code is not run. Raises RunError if `model` has no layers
+    of the user's own.
     """
     from headstart.features.tensorflow import keras
 

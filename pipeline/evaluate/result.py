@@ -18,9 +18,9 @@ _MOST_SHOWN = 30  # classes; the table of classes, and the confusion matrix in `
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """Metrics (see `pipeline.scoring.metrics.score`) of a run's head and fine-tuned classifier on `n` examples.
+    """Metrics of a run's head and fine-tuned classifier on `n` examples; see `pipeline.scoring.metrics.score`.
 
-    The metrics of each model also have `precision`, the precision in which the backbone ran.
+    In the dict of each model, the item `precision` is the number format in which the backbone ran, such as `float32`.
     """
 
     split: str

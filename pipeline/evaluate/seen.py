@@ -41,7 +41,7 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: all examples, with their features, of the data that `examples` were taken from.
+        cached: `examples` and all other examples of the same data, with their features.
         elsewhere: whether `cached` holds other data than the run's own.
     """
     trained = run.digests("train")

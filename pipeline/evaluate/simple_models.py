@@ -1,4 +1,4 @@
-"""Help to judge an accuracy of `evaluate`: score simple models on the same images, and give advice for few images."""
+"""Compare an accuracy with simple models on the same images. If few images were scored, advise cross-validation."""
 
 from collections.abc import Sequence
 
@@ -42,8 +42,10 @@ def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
 def advised_folds(run: Run, cached: FeaturedExamples, taken: Taken) -> str:
     """Return a line that advises cross-validation, or an empty string.
 
-    The line is returned if few images of the run's own val or test split were scored, and if no class is too rare for
-    three folds.
+    The string is empty in each of these cases:
+    - The scored images are not the val or test split of the run's own data.
+    - At least 100 images were scored.
+    - A class has too few images for three folds.
     """
     if taken.elsewhere or taken.split not in ("val", "test") or len(taken.examples) >= _FEW:
         return ""

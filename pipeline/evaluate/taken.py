@@ -56,10 +56,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
     """Take the examples of `split` from the data `cached`.
 
     Args:
-        data: the folder or list that the user named, or None for the run's own data. Named data count as the run's own
-            if their training images include at least half of the run's training images.
-        split: a split, `all` or `auto`. With `auto`, all examples are taken if the data are not the run's own and have
-            no splits. In all other cases, `auto` takes those of test.
+        data: the folder or list that the user named, or None for the run's own data. A folder or list counts as the
+            run's own data if its training images include at least half of the run's training images.
+        split: the name of a split, or `all`, or `auto`. `auto` means `all` if the data are not the run's own and have
+            no splits. In all other cases, `auto` means `test`.
 
     Raises:
         DataError: there are no examples, or the data have a class that the run does not know.
@@ -80,9 +80,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken` with a file name that `run` does not use for other data.
+    """Make sure that the predictions for `taken` overwrite no predictions for other data.
 
-    If `run` uses the name of `taken` for other data, the field `mark` of the result changes the name.
+    If `run` uses the file name of `taken` for other data, return a copy of `taken` with another file name. The field
+    `mark` of the copy makes the file name different. In all other cases, return `taken` itself.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

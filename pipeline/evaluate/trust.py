@@ -21,12 +21,12 @@ def score_trust(
         `temperature`: the temperature of `calibration`, or None without a `calibration`.
         `calibration_error`: a dict. `before` is the error of the plain probabilities. `after` is the error of the
             calibrated probabilities, or None without a `calibration`.
-        `at_coverage`: see `accuracy_at_coverage`. The list is empty if `has_threshold` is true, because a threshold can
-            predict the less likely label.
+        `at_coverage`: see `accuracy_at_coverage`. The list is empty if `has_threshold` is true, because the predicted
+            label is then not always the likelier label.
         `conformal`: a list of dicts, empty without a `calibration`. Each dict describes sets of labels, one set for
             each image:
-            `alpha`: the share of sets that may lack the true label.
-            `coverage`: the share of sets that have the true label, or None if val had too few images.
+            `alpha`: the allowed share of sets without the true label.
+            `coverage`: the measured share of sets with the true label, or None if val had too few images.
             `mean_size`: the mean number of labels in a set, or None if val had too few images.
     """
     plain = probabilities(logits)

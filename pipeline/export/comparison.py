@@ -84,12 +84,15 @@ class Comparison:
         yield f"{self.images_per_second:.1f} images/s in batches of 32; one image takes {1000 * self.latency:.1f} ms"
 
     def require_close(self, config: ModelExportConfig) -> None:
-        """Raise an ExportError if the export differs too much from the run; see `ModelExportConfig.tolerance`.
+        """Raise an ExportError if the export differs too much from the run.
 
-        An export in float32 is judged by its labels and probabilities, on the pixels that the run itself gets. An
-        export in another precision is judged by its accuracy, on the pixels that `preprocess.py` makes. The two kinds
-        of pixels differ for some rare files. Also raises an ExportError if a probability is not finite, or if accuracy
-        can't be measured because `preprocess.py` can read no image.
+        In float32, no label may change, and no probability may change by over 0.0001, on the pixels that the run itself
+        gets. In any other precision, the accuracy may fall by at most `config.tolerance`, on the pixels that
+        `preprocess.py` makes.
+
+        Also raises an ExportError in these cases:
+        - A probability is not finite.
+        - The precision is not float32, and `preprocess.py` can read no image.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):

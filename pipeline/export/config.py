@@ -31,7 +31,10 @@ _FEWEST_CALIBRATION = 10
 
 @dataclass(frozen=True)
 class ModelExportConfig:
-    """The settings of `export`. A wrong value, or a precision that the format does not have, raises an OptionError."""
+    """The settings of `export`.
+
+    The constructor raises OptionError if a number is out of range, or if the format does not have the precision.
+    """
 
     format: Format = field(metadata={"help": "The format, which is the runtime that will run the model."})
     precision: ExportPrecision = option(

@@ -60,10 +60,10 @@ def export(
     overwrite: bool = False,
     seed: int = 0,
 ) -> ExportResult:
-    """Write a model of the run at `path` to the folder `out`. `out` appears only if the model answers like the run.
+    """Write a model of the run at `path` to the folder `out`.
 
     The export is made from the model in float32, and compared with the run in float32, whatever the precision of the
-    run's features.
+    run's features. If the answers of the export differ too much from the answers of the run, nothing is written.
 
     Args:
         places: where the run's data, store and weights are now.
@@ -71,8 +71,9 @@ def export(
         seed: decides which val images are compared, and which training images calibrate int8.
 
     Raises:
-        ExportError: `out` must not be replaced, the format can't hold the network, the format's runtime is missing, or
-            the export differs too much from the run; see `Comparison.require_close`.
+        ExportError: something at `out` is not to be replaced (see `require_free`), the format can't hold the network,
+            the format's runtime is missing, or the export differs too much from the run (see
+            `Comparison.require_close`).
         RunError, DataError: the run, its data or its weights are gone.
     """
     run = Run.open(path)

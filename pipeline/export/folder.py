@@ -19,9 +19,10 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def require_free(out: Path, overwrite: bool) -> None:
-    """Raise ExportError if `out` exists. With `overwrite`, raise it only if `out` exists and is no valid export.
+    """Raise ExportError if no export may be written to `out`.
 
-    Raises an OSError if no folder can be made at `out`.
+    Without `overwrite`, `out` must not exist. With `overwrite`, `out` must not exist, or must be a valid export. Raises
+    an OSError if no folder can be made at `out`.
     """
     if out.exists() or out.is_symlink():
         if not overwrite:

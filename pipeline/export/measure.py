@@ -52,9 +52,10 @@ class Measured:
 
 
 def measure(folder: Path, asked: Asked) -> Measured:
-    """Run the export that `asked` names in another process, and return its answers.
+    """Run an export in another process, and return its answers.
 
-    `folder` must hold the pixels of the images, in the file `DECODED`. Raises ExportError if the process fails.
+    `asked` says which export is run, and on which images. `folder` must hold the pixels of the images, in the file
+    `DECODED`. Raises ExportError if the process fails.
     """
     (folder / ASKED).write_text(json.dumps(asdict(asked)))
     command = [sys.executable, "-P", "-m", "headstart.pipeline.export.measure", str(folder)]

@@ -87,10 +87,10 @@ def _are_probabilities(found: np.ndarray) -> bool:
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], second_above: object, classes: int) -> None:
-    """Raise an ExportError if values in `labels.json` are missing, unknown or out of range.
+    """Raise an ExportError if `settings` or `second_above` is not valid.
 
-    The values are `second_above` and `settings`. `settings` holds the settings of the preprocessing. `classes` is the
-    number of classes.
+    Both come from the file `labels.json` in `folder`. `settings` holds the settings of the preprocessing.
+    `second_above` is the threshold, or None without a threshold. `classes` is the number of classes.
     """
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)

@@ -4,8 +4,8 @@
 
 Only NumPy and Pillow are needed. The result differs from headstart's own pixels by at most one grey level. Four rare
 kinds of files are exceptions:
-- Images with 16 bits per sample, if fewer of these bits are in use: colour images come out darker. For grey images, the
-  number of bits in use is taken from the brightest sample, not from the file's header.
+- Images with 16 bits per sample, of which not all are in use: colour images come out darker than in headstart. For grey
+  images, this module takes the number of bits in use from the brightest sample, and not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
 - Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this module decodes
   them at a smaller size.
@@ -39,19 +39,23 @@ def pixels(
     most_pixels: int = 100_000_000,
     page: int = 1,
 ) -> np.ndarray:
-    """Return the pixels, uint8 [size, size, 3], of an image file, given by its path or its bytes.
-
-    A file that is damaged, or that is no image, raises the error of Pillow: an OSError, ValueError or SyntaxError. An
-    image with 32 bits per sample raises a ValueError.
+    """Return the pixels, uint8 [size, size, 3], of an image file. `source` is the path or the bytes of the file.
 
     Args:
         size: side of the result in pixels.
-        resize: `stretch` to a square, `crop` the centre square first, or `pad` to a square with grey.
-        truncated: `reject` a JPEG that ends early, or `keep` it with a grey lower part.
-        bits: how many bits are in use in samples of 16 bits: a number from 8 to 16, as text, or `auto`, which finds the
-            number in the image.
-        most_pixels: an image with more pixels raises a ValueError, before it is decoded.
+        resize: how the image becomes square. `stretch` changes its proportions, `crop` keeps the centre square, and
+            `pad` adds grey at two sides.
+        truncated: what to do with a JPEG that ends early. `reject` means an error, and `keep` means a grey lower part.
+        bits: how many bits are in use in samples of 16 bits. `auto` means that the number is found in the image. Any
+            other value is the number itself, from 8 to 16, as text.
+        most_pixels: the largest number of pixels that the image may have.
         page: the page of a TIFF, from 1.
+
+    Raises:
+        ValueError: the image has over `most_pixels` pixels, or 32 bits per sample.
+        PIL.Image.DecompressionBombError: the image has over twice Pillow's `MAX_IMAGE_PIXELS`.
+        EOFError: the image has no page with the number `page`.
+        OSError, ValueError, SyntaxError: the file is damaged, or is no image. These errors come from Pillow.
     """
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     if truncated == "keep" and data[:2] == b"\xff\xd8":
@@ -126,9 +130,9 @@ def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
 
 
 def _by_rows(x: np.ndarray, blend: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Turn `x`, uint8 [H, W, 4], into uint8 [H, W, 3] with `blend`.
+    """Apply `blend` to `x`, uint8 [H, W, 4], and return the result, uint8 [H, W, 3].
 
-    To save memory, `blend` gets only a few rows at a time. The rows are uint16.
+    To save memory, `blend` is called for a few rows at a time. `blend` gets these rows as uint16.
     """
     found = np.empty((*x.shape[:2], 3), np.uint8)
     for at in range(0, len(x), _ROWS):

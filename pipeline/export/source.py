@@ -146,13 +146,14 @@ class Source:
 def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
     """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
-    The fine-tuned classifier replaces the head if all of the following are true:
+    If all of the following are true, the fine-tuned classifier is loaded in place of the head:
+    - `choice` is the head.
     - The network of the head can't be loaded.
     - Fine-tuning has changed nothing; see `Choice.alike`.
     - `places` names no weights.
 
-    Raises RunError if the head needs several networks that take different images. For other errors, see
-    `located_networks`.
+    Raises RunError if the head needs several networks that differ in the size or the resizing of their images. For
+    other errors, see `located_networks`.
     """
     networks: Sequence[Network] = ()
     if choice.model == "head":

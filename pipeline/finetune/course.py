@@ -13,8 +13,8 @@ from headstart.pipeline.scoring.choosing import ChooseBy, rank
 class Course:
     """The figures on val after each epoch. Epoch 0 is the head alone.
 
-    `choose_by` names the figure that decides the best epoch. The figures are `loss` and `accuracy`, and a third figure
-    if `choose_by` names one.
+    Each epoch has the figures `loss` and `accuracy`. If `choose_by` names another figure, each epoch has this figure,
+    too. The figure that `choose_by` names decides the best epoch.
     """
 
     choose_by: ChooseBy
@@ -47,7 +47,10 @@ class Course:
         return self.best_of(range(1, len(self.figures)))
 
     def best_of(self, epochs: Sequence[int]) -> int:
-        """Return the best of the epoch numbers `epochs`. Of equal epochs, the first is the best."""
+        """Return the number of the best of some epochs.
+
+        `epochs` holds the numbers of these epochs. Of equal epochs, the first in `epochs` is the best.
+        """
         return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
 
     def stops(self, patience: int) -> bool:

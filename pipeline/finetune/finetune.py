@@ -31,14 +31,17 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
-    The frozen layers run in the precision of the run's features. If this precision is int8, the frozen layers run in
-    bfloat16 or float32 instead. Only the layers above the frozen layers have gradients. The classifier is saved in
-    float32. A figure on val decides the best epoch. Epoch 0, the model before fine-tuning, can be the best epoch. So in
-    this figure, the classifier is never worse than the head.
+    If the precision of the run's features is int8, the frozen layers run in bfloat16 or float32. In all other cases,
+    the frozen layers run in the precision of the run's features. Only the layers above the frozen layers have
+    gradients. The classifier is saved in float32.
 
-    The run keeps the state after the last finished epoch. A repeated call with the same settings goes on from this
-    state, and gives the same result as one call with all epochs. Two settings may change between the calls: the
-    patience and, without the schedule `cosine`, the number of epochs.
+    A figure on val decides the best epoch. Epoch 0, the model before fine-tuning, can be the best epoch. For this
+    reason, the figure of the classifier is never worse than the figure of the head.
+
+    The run keeps the state after the last finished epoch. A repeated call goes on from this state, and gives the same
+    result as one call with all epochs. The repeated call must have the same settings, except for these two:
+    - the patience
+    - the number of epochs, if the schedule is not `cosine`
 
     Args:
         overwrite: whether to begin anew, even if the run has a classifier or an unfinished fine-tuning.
@@ -91,7 +94,7 @@ def _finetune(
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
     """If the head has a threshold, print that the new classifier does not use this threshold.
 
-    If the best epoch is 0, nothing is printed, because the classifier then predicts as before.
+    If the best epoch is 0, nothing is printed, because fine-tuning has then changed nothing.
     """
     if result.best_epoch and run.threshold("head"):
         console.print(

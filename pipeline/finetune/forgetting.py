@@ -47,10 +47,10 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
-    """Yield `rows` without the predictions of the classifier. Rows of other models stay as they are.
+    """Yield all rows that do not have the classifier in the column `model`. They are not changed.
 
-    With `drop_rows`, rows of the classifier are left out. Without `drop_rows`, these rows stay, and the cells of their
-    predictions become empty.
+    With `drop_rows`, the other rows are left out. Without `drop_rows`, the other rows are yielded too, and their cells
+    in the columns `model`, `predicted` and `probability` become empty.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

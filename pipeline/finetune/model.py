@@ -56,8 +56,8 @@ class Batches:
 class FinetuneModel:
     """A compiled model that shares its layers with `head` and with the backbone of `cached`.
 
-    Training changes `head` and the layers of the backbone from index `from_layer` on. Only the part of the model that
-    training changes is in `top`, and in the weights files of a `FinetuneState`.
+    Training changes `head` and the layers of the backbone from index `from_layer` on. `top` holds this part of the
+    model, and no other layers. The weights files of a `FinetuneState` hold the weights of `top`.
     """
 
     cached: FeaturedExamples
@@ -89,9 +89,9 @@ class FinetuneModel:
                 shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
-        """Set the model and the optimizer to the latest state in `folder`.
+        """Set the model and the optimizer to the latest state in `folder`. Raises RunError if the file is damaged.
 
-        The folder of epoch 0 has no latest state.
+        Don't call this for the folder of epoch 0, which has no latest state.
         """
         if (folder / _EARLIER_LATEST).exists():
             load_state(self.model, folder / _EARLIER_LATEST)
@@ -202,9 +202,10 @@ def build_finetune_model(
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:
-    """Make the optimizer for epochs of `examples` examples each. Its step size follows `config.schedule`.
+    """Make the optimizer. Its step size follows `config.schedule`.
 
-    Raises OptionError if the schedule is `cosine` and all steps are warm-up.
+    `examples` is the number of training examples in an epoch. Raises OptionError if the schedule is `cosine` and all
+    steps are warm-up.
     """
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
     clipping = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}

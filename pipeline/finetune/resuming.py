@@ -45,10 +45,16 @@ def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> P
 
 
 def state_of(run: Run, overwrite: bool) -> FinetuneState:
-    """Return the state of the unfinished fine-tuning if there is one, else the state of the finished fine-tuning.
+    """Return the state of the fine-tuning that a call of `finetune` continues or begins.
 
-    If there is neither, or with `overwrite`, return the state that a new fine-tuning will write. Raises RunError if the
-    `start.json` of an unfinished fine-tuning is damaged.
+    The first case that applies decides:
+
+    - `overwrite` is set: the state that a new fine-tuning will write.
+    - There is an unfinished fine-tuning: its state.
+    - There is a finished fine-tuning: its state.
+    - There is no fine-tuning: the state that a new fine-tuning will write.
+
+    Without `overwrite`, raises RunError if the `start.json` of an unfinished fine-tuning is damaged.
     """
     unfinished = FinetuneState(run.unfinished)
     if overwrite or unfinished.start() or not run.finished.exists():
@@ -77,9 +83,10 @@ def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[Fine
 
 
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
-    """Raise RunError if a call of `finetune` with `settings` can't go on from `state`, or has nothing left to do.
+    """Raise RunError if `run` has a fine-tuning that a call of `finetune` with `settings` can't continue.
 
-    If the run was never fine-tuned, no error is raised. `choose_by` is the figure on val that decides the best epoch.
+    A finished fine-tuning that has no epoch left to train can't be continued. `state` is the state of the fine-tuning.
+    `choose_by` is the figure on val that decides the best epoch.
     """
     start = state.start()
     if not start:
@@ -108,9 +115,10 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
 
 
 def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise RunError if `settings` differ from `then`, the settings with which the fine-tuning began.
+    """Raise RunError if a fine-tuning can't go on with `settings`, because the fine-tuning began with other settings.
 
-    The patience may differ. The number of epochs may differ only if the schedule is not `cosine`.
+    The dictionary `then` holds the settings with which the fine-tuning began. All settings must be the same, except the
+    patience and, if the schedule is not `cosine`, the number of epochs.
     """
     fixed = [name for name in settings if name not in _MAY_CHANGE]
     changed = [f"{name} {then.get(name)!r}" for name in fixed if then.get(name) != settings[name]]
@@ -128,11 +136,15 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 
 
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
-    """Return `config` with the first layer to train taken from `start`.
+    """Return `config` with the right `from_layer`, the first layer to train.
 
-    If `start` is None, the call begins a new fine-tuning, and `config` is returned as it is. If `start` is given, the
-    call continues the fine-tuning that wrote `start`. An earlier version may have begun this fine-tuning, with another
-    default for the first layer. Raises RunError if the default of the earlier version is unknown.
+    There are three cases:
+
+    - `start` is None, because the call begins a new fine-tuning: `config` is returned as it is.
+    - `start` has a `from_layer`: a copy of `config` with this `from_layer` is returned.
+    - `start` has no `from_layer`, because an early version of headstart wrote `start`: `config` is returned as it is,
+      unless its `from_layer` is empty and the backbone is not `inception_v3`. Then RunError is raised, because the
+      choice of the early version is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -92,7 +92,7 @@ class FinetuneState:
     def keep(self, epoch: int) -> Iterator[Path]:
         """Yield a folder to fill with the state after `epoch`.
 
-        If the block ends without an error, this folder replaces the state after the previous epoch.
+        If the `with` block ends without an error, this folder replaces the state after the previous epoch.
         """
         remove_left_over(self.folder)
         before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`
@@ -138,7 +138,7 @@ class FinetuneState:
             self.folder = folder
 
     def drop(self) -> None:
-        """Remove the state's folder. `start.json` goes first, because without it the other files are ignored."""
+        """Remove the state's folder. `start.json` is removed first, because a state without `start.json` is ignored."""
         if not self._start_file.is_dir():
             self._start_file.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

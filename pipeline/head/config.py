@@ -25,10 +25,9 @@ OWN_HEAD_HELP = "Build the head by your own Keras code: FUNCTION(features, class
 
 
 def parse_units(text: str) -> int:
-    """Return the number of units of a hidden layer that `text` gives. For the text `none`, return 0.
+    """Return the number of units of a hidden layer from `text`, a number or `none`. The text `none` gives 0.
 
-    Raises ValueError for text that is neither a number nor `none`. A head has no hidden layer if `HeadConfig.units` is
-    (0,).
+    Raises ValueError for any other text.
     """
     try:
         return 0 if text == "none" else int(text)
@@ -95,8 +94,8 @@ class HeadConfig:
     def for_examples(self, count: int) -> HeadConfig:
         """Return a copy in which a batch size or learning rate of 0 is replaced by a value for `count` examples.
 
-        The chosen learning rate grows with the square root of the batch size, because the standard deviation of the
-        gradient falls by the same factor (Krizhevsky 2014, arXiv:1404.5997).
+        The chosen learning rate is proportional to the square root of the batch size, because the standard deviation of
+        the gradient is proportional to the inverse of that square root (Krizhevsky 2014, arXiv:1404.5997).
         """
         fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # rounded down to a power of two
         batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)

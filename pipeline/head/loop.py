@@ -40,14 +40,14 @@ def run_epochs(
     Args:
         trained: the model from `build_head`. Its weights are freed at the end, so it can't be used afterwards.
         config: its batch size and its learning rate must be over 0; see `HeadConfig.for_examples`.
-        seed: decides, with the epoch's number, the order of examples in each epoch.
+        seed: decides the order of examples in each epoch. The order also depends on the epoch's number.
         advance: called after each step, with the number of examples in the step.
         on_epoch: called after each epoch, with the epoch's number (from 1) and the epoch's row of metrics.
 
     Returns:
-        A copy of the head, with the running average of the trained weights at the end of the best epoch.
-        A row for each epoch, with `loss`, `accuracy`, `val_loss`, `val_accuracy` and, if `config.choose_by` names a
-            third figure, `val_<figure>`.
+        A copy of the head. Its weights are the running average of the trained weights at the end of the best epoch.
+        A row of metrics for each epoch: `loss`, `accuracy`, `val_loss` and `val_accuracy`. If `config.choose_by` names
+            another figure, such as `auc`, the row also has this figure on val, such as `val_auc`.
         The number of the best epoch (see `HeadConfig.choose_by`), or 0 if no loss on val was finite.
     """
     head = keras.models.clone_model(trained)

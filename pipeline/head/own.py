@@ -158,10 +158,10 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """During the block, make modules beside the user's file importable.
+        """Within this context, modules beside the user's file can be imported.
 
-        An error in the block becomes an OptionError with a one-line message. `what` says in this message which code
-        failed.
+        An error within the context becomes an OptionError with a one-line message. In the message, `what` stands for
+        the code that failed, such as "the function".
         """
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)

@@ -35,8 +35,8 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Return whether all images count the same in the figure that decides the best epoch, `config.choose_by`.
+    """Return whether all images count the same in the figure `config.choose_by`, which decides the best epoch.
 
-    If all images count the same, a rare class counts little.
+    A rare class counts little in a figure in which all images count the same.
     """
     return config.choose_by in ("loss", "accuracy")

@@ -116,9 +116,9 @@ def train_run(
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: figures of heads with the settings `head`, from cross-validation; for their names, see `val_figures`. If
-            `folded` is given, `data` may have no val split. If `data` has no val split, the best epoch is chosen on
-            train, and `folded` is reported as the figures on val.
+        folded: figures from cross-validation of heads with the same settings as `head`. For the names of the figures,
+            see `val_figures`. With `folded`, `data` needs no val split. If `data` has no val split, the best epoch is
+            chosen on train, and `folded` is reported as the figures on val.
         origin: additional fields for the run's `config.json`.
     """
     require_averaged(chosen_cuts(features))

@@ -25,7 +25,7 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 
     If `data` is a folder, images are moved to the folder of another class. Images with the action `aside` are moved to
     the folder `.aside`. If `data` is a list, the list is rewritten, and images with the action `aside` lose their row.
-    A log is kept beside `table`, for `undo`. Moves that an earlier call left undone are made first.
+    A log is kept beside `table`, for `undo`. If an earlier call was cut off, its remaining moves are made first.
 
     Raises DataError if a row does not fit `data`. Raises OptionError for tars and for the layout `v1`.
     """

@@ -124,10 +124,11 @@ def _folds(
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the suggested label of each row, int64 [N]. A value of -1 means no suggestion.
 
-    A conflict is a group of copies or near-duplicates with different labels. For a row in no conflict, the suggested
-    label is the most probable class other than the given label. For the rows of a conflict, the suggested label is the
-    class with the highest mean probability over these rows. If a row of a conflict has this class as its given label,
-    the row's value is -1.
+    A conflict is a group of copies or near-duplicates with different labels. There are two kinds of rows:
+
+    - A row in no conflict: the suggested label is the most probable class other than the given label.
+    - A row in a conflict: the suggested label is the class with the highest mean probability over all rows of the
+      conflict. If this class is the row's given label, the value is -1.
 
     Args:
         chances: the probabilities of the classes, float64 [N, classes].
@@ -146,14 +147,14 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """Return at most four neighbours of each of `rows`, the nearest first.
+    """For each of `rows`, return at most four neighbours that support its suggested label, the nearest first.
 
-    The neighbours of a row are trusted rows with the label that is suggested for the row.
+    A neighbour must be marked in `trusted`, and its label must be the suggested label.
 
     Args:
         features: float32 [N, D].
         labels: int64 [N].
-        trusted: bool [N], True for trusted rows.
+        trusted: bool [N], True for each row that may be a neighbour.
         rows: int64 [n].
         suggested: int64 [n], the suggested label of each of `rows`.
     """

@@ -31,10 +31,11 @@ def labels(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> FoundLabels | Changed:
-    """Find likely label errors in `data`. With `config.apply` or `config.undo`, change labels instead.
+    """Find likely label errors in `data`, or change the labels of `data`.
 
-    Features that the store lacks are extracted first. The likely errors are written to `config.csv` and `config.html`
-    if these are given. For errors in changing labels, see `apply` and `undo`.
+    If `config.apply` or `config.undo` is set, labels are changed; see `apply` and `undo`. If neither is set, likely
+    label errors are found. Features that the store lacks are extracted first. If `config.csv` or `config.html` is set,
+    the likely errors are written to this file.
 
     Args:
         seed: decides the folds and, if `data` has no split folders, the splits.
@@ -42,8 +43,8 @@ def labels(
 
     Raises:
         OptionError: cleanlab is missing, `features` has views or a cut that is a map, or a file can't be written.
-        DataError: there is only one class, a class has fewer than two images that are not in test (copies and
-            near-duplicates count as one image), or `config.csv` exists and holds actions.
+        DataError: `config.csv` exists and holds actions, there is only one class, or a class has fewer than two images
+            outside test. Copies and near-duplicates count as one image.
     """
     if config.apply:
         return apply(data, config.apply, reading)

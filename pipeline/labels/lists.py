@@ -27,13 +27,14 @@ _BOM = b"\xef\xbb\xbf"
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
-    A changed image gets another label, or loses its row. Before the list is changed, a copy of the original list is put
-    beside the log, and `log` is written to `path`.
+    A changed image gets another label, or loses its row. Before the first change, the original list is copied to
+    `kept_list(path)`. Before each change, the new state of the list is added to `log`, and `log` is written to `path`.
 
     Raises:
-        OptionError: the labels are read from the paths of images.
-        DataError: a row does not fit the list, something else changed the list since the log was written, or the list
-            can't be replaced.
+        OptionError: if `config.label_from` is set, because the labels are then parts of paths.
+        DataError: if a row does not fit the list, if a class would have no image left, if the copy of the original list
+            is missing or damaged, if something else changed the list since the log was written, or if the list can't be
+            replaced.
     """
     if config.label_from:
         raise OptionError(
@@ -102,7 +103,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Return all changes in `log`, the log of a list, as a dict from the path of each image to its action."""
+    """Return a dict from the path of each changed image to its action. `log` must be the log of a list."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 
@@ -141,7 +142,10 @@ def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: 
 
 
 def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> bytes:
-    """Return the content of the list `file` with `changes`, a dict from the path of an image to its action."""
+    """Apply `changes` to the content of the list `file`, and return the new content. The file is not written.
+
+    `changes` is a dict from the path of an image to its action.
+    """
     folder = os.path.abspath(file.parent)
 
     def path_of(row: Mapping[str, Any]) -> str:

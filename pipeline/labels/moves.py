@@ -16,7 +16,8 @@ from headstart.pipeline.labels.log import Log, write_log
 def require_inside(data: Path, name: str, where: str) -> None:
     """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
 
-    A file at `name` need not exist. `where` says where `name` was read, and begins the message.
+    A file at `name` need not exist. The error's message begins with `where`, the place that `name` was read from, such
+    as a row of a CSV file.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)
@@ -60,7 +61,7 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
     - A path in the log is not allowed; see `require_inside`.
     - A file is neither at its source nor at its target.
     - Another file is at the target.
-    - A file is no regular file.
+    - A link, folder or device is at a source or target.
     - A folder can't be written to, or a move fails.
     """
     pending = [(move.source, move.target) for move in log.moves]
@@ -72,10 +73,10 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
 
 
 def move_back(data: Path, log: Log, path: Path) -> int:
-    """Undo the moves of `log`, the last first, and remove the folders that were made for them.
+    """Undo the moves of `log`, the last first. Then remove the folders that `log` lists, if they are empty.
 
-    Returns the number of images that this call moves. An image that is still at its source does not count. Raises
-    DataError in the same cases as `move_all`.
+    Returns the number of images that this call moves. An image that lies at its original path already is not moved, and
+    does not count. Raises DataError in the same cases as `move_all`.
     """
     for folder in log.folders:
         require_inside(data, folder, str(path))

@@ -50,10 +50,10 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
     """Return the moves for `rows`, without the moves that are in `log` already.
 
-    The moves are checked: the paths that all images will have after the moves are read as the paths of a data folder.
-    In this reading, each moved image must have its new class and its old split. Each other image must have its old
-    class and its old split. Raises DataError if this check fails, if a row does not fit the folder, or if a file can't
-    be moved.
+    The moves are checked: after all moves, headstart must read the right split and class from the path of each image.
+    An image that gets another class must be read with this class and its old split. An image that is not moved must be
+    read with its old class and its old split. Raises DataError if this check fails, if a row does not fit the folder,
+    or if a file can't be moved.
     """
     names, listing = folder_names(data)
     before = read_names(names, str(data), config, listing.empty)
@@ -89,7 +89,8 @@ def _require_reading(
 ) -> None:
     """Raise a DataError if `moves` would give an image an unwanted split or class, or leave a class without images.
 
-    `names` are the present paths of all images, and `before` has their splits and classes. `empty` are empty folders.
+    `names` lists the present paths of all images. `before` is the `Reading` of these paths. `empty` lists the folders
+    without files.
     """
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:

@@ -94,12 +94,15 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return the row that has the values `cells`, a dict by column. Return None if the row asks for no change.
+    """Return a record of the CSV file as a `Row`, or None if the record's action asks for no change.
 
-    A row asks for no change if its action is empty, or is the image's own label. Spaces around an action do not count.
-    The action `suggested` stands for the class in the column `suggested`. If the column `suggested` is empty and the
-    column `conflict` is filled, the action `suggested` counts as empty. If both columns are empty, the action
-    `suggested` raises a DataError.
+    `cells` maps each column to its value. Spaces around an action do not count. These are the cases:
+
+    - The action is empty, or is the image's own label: no change.
+    - The action is `suggested`, and the column `suggested` names a class: this class replaces the action.
+    - The action is `suggested`, and the column `suggested` is empty: no change if the column `conflict` is filled. If
+      the column `conflict` is empty, a DataError is raised.
+    - Any other text: the `Row` has this text as its action.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()
@@ -115,7 +118,7 @@ def _row(where: str, cells: Mapping[str, str]) -> Row | None:
 def _require_no_exchange(rows: Iterable[Row]) -> None:
     """Raise a DataError if two copies or near-duplicates would exchange their labels.
 
-    After the exchange, their labels would still differ.
+    An exchange would solve nothing, because the two labels would still differ.
     """
     seen: dict[tuple[str, str, str], Row] = {}
     for row in rows:

@@ -12,8 +12,8 @@ Place = str | os.PathLike[str]
 def path_text(name: str, value: Any, what: str = "a path") -> str:
     """Return `value`, a path that was given as the argument `name`, as text.
 
-    Raises OptionError if `value` is neither text nor a path object, is empty, or holds a NUL. `what` says in the error
-    what the argument must be.
+    Raises OptionError if `value` is neither text nor a path object, is empty, or holds a NUL. `what` describes a valid
+    value in the error's message, such as "the folder of a run".
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):

@@ -34,11 +34,11 @@ def require_known(given: Mapping[str, Any], *kinds: Any) -> None:
 
 
 def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
-    """Make a config of the class `kind` from its options in `given`. Options of other configs are ignored.
+    """Make a config of the class `kind` from the options in `given`. Options of other configs are ignored.
 
     An option that is missing or None takes the value of its environment variable, as on the command line. Without such
-    a variable, the option takes the default of its field. Raises OptionError for an option of another type, for an
-    empty text, and for a value that can't be used.
+    a variable, the option takes the default of its field. Raises OptionError for a value of the wrong type, for an
+    empty text that is not the option's default, and for a value that can't be used.
     """
     config: Any = kind
     values = {}

@@ -198,8 +198,9 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
     The model maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]. S is the image size of the run's
     network, and C is the number of classes. The probabilities are in the order of the class names. They are calibrated
     like the probabilities of `headstart predict`. If fine-tuning gained on val, the model is the fine-tuned classifier.
-    If not, the model is the network and the head. The model computes in float32. If `predict` computes in bfloat16 or
-    int8, its probabilities may differ a little. The caller must resize images as headstart does.
+    If fine-tuning did not gain, or was not done, the model is the network and the head. The model computes in float32.
+    If `predict` computes in bfloat16 or int8, the probabilities of `predict` may differ a little from those of the
+    model. The caller must resize images as headstart does.
 
     Args:
         run: the folder of a run.

@@ -109,9 +109,8 @@ def features(
     `inception_v3`, `weights` is `imagenet`, `store` is `./store`. Environment variables set options here, too.
 
     Args:
-        data: a folder of class folders or of images, a list of images such as `images.csv`, tars, or a sequence of the
-            paths of image files. For a sequence, the rows of the table are in the order of the paths. Images need no
-            labels.
+        data: either DATA of `headstart features` (a folder, a list of images or tars), or a sequence of paths of image
+            files. Images need no labels. For a sequence, the rows of the table are in the order of the paths.
         backbone: the name of a network, or a `.keras` file. `a+b` puts the features of two networks side by side.
         cut: a block, or several blocks. Features are taken at the end of each block. The default is the last block.
         weights: `imagenet`, `random`, or a file.

@@ -51,13 +51,10 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the folder of each control group around this process, and three names to look up in the folder.
+    """Yield the folder of each control group around this process, with three names.
 
-    The names are:
-
-    - the file of the limit
-    - the file of the use
-    - the entry of `memory.stat` for cached pages of files
+    The first name is the file with the group's limit. The second name is the file with the group's use. The third name
+    is the entry for cached pages of files in the file `memory.stat`. All these files are in the folder.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -90,9 +90,10 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
 
 
 def _scratch_place(extraction: ExtractionConfig) -> Path:
-    """Return the folder for scratch files: `--scratch`, else the store, else the system's folder for temporary files.
+    """Return the folder for scratch files.
 
-    The store is not used if it is read-only.
+    If `--scratch` is given, its folder is returned. If not, the store is returned, or the system's folder for temporary
+    files if the store is read-only.
     """
     if extraction.scratch:
         return extraction.scratch

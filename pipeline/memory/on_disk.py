@@ -43,8 +43,8 @@ class FeaturesOnDisk:
 
     `features[rows]` reads the features of these rows, float32 [n, D]. The values are the same as in memory. The object
     takes up to 8 bytes of memory per example. It can be pickled for another process of this host, which then reads the
-    same files. The process that wrote the files removes them when it no longer needs them. If that process was killed,
-    the next command that uses the same folder for scratch files removes them.
+    same files. The process that wrote the files removes the files when it no longer needs them. If that process was
+    killed, the files are removed by the next command that uses the same folder for scratch files.
     """
 
     dtype = np.dtype(np.float32)
@@ -133,10 +133,10 @@ def blocks(features: Features) -> Iterator[slice]:
 
 
 def batches(features: Features, order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield batches of the rows `order` of `features`. A batch is float32 [b, D], and b is at most `size`.
+    """Yield rows of `features` in batches, float32 [b, D]. A batch has `size` rows; the last batch may have fewer.
 
-    `order`, int64 [n], holds the positions of the rows. The batches keep this order. If the features are on disk, a
-    thread reads some batches ahead.
+    `order`, int64 [n], holds the positions of the rows, in the order in which the rows are yielded. If the features are
+    on disk, a thread reads some batches ahead.
     """
     if isinstance(features, np.ndarray):
         for start in range(0, len(order), size):
@@ -195,7 +195,10 @@ class _File:
                     _write_whole(file, stored[start:stop].data.cast("B"))
 
     def read(self, ascending: np.ndarray) -> np.ndarray:
-        """Read the rows with the numbers `ascending`, int64 [n]. Return [n, width] in the stored dtype."""
+        """Read the rows at some positions. Return [n, width] in the stored dtype.
+
+        `ascending`, int64 [n], lists the positions in ascending order.
+        """
         rows, runs = np.empty((len(ascending), self.width), self.dtype), _runs(ascending)
         self.descriptor  # noqa: B018  # opened once, before threads use it
 
@@ -229,7 +232,10 @@ def _as_array(rows: range | np.ndarray) -> np.ndarray:
 
 
 def _runs(ascending: np.ndarray) -> list[tuple[int, int]]:
-    """Return the start and the stop of each run of consecutive numbers in `ascending`, int64 [n]."""
+    """Divide `ascending`, int64 [n], into slices of consecutive numbers.
+
+    Returns the start and the stop of each slice.
+    """
     if not len(ascending):
         return []
     ends = np.flatnonzero(np.diff(ascending) != 1) + 1

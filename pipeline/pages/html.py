@@ -41,19 +41,23 @@ def items(lines: Sequence[str], kind: str) -> str:
 
 
 def more(all: Sequence[object], shown: int, what: str = "") -> str:
-    """Return a line with the number of elements of `all` that are not shown. If all are shown, return an empty string.
+    """Return a line with the number of elements that are left out. If none is left out, return an empty string.
 
-    The page shows the first `shown` elements. `what` is a word for the elements, and follows the number.
+    The list `all` has the elements. The page shows the first `shown` of them. `what` is a word for the elements, and
+    follows the number.
     """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""
 
 
 def require_page(flag: str, file: Path, overwrite: bool = False, remedy: str = "give another name") -> None:
-    """Raise an OptionError if no page can be written to `file`, the value of the option `flag`.
+    """Raise an OptionError if no page can be written to `file`.
 
-    Without `overwrite`, a file that exists must be a page of headstart. If it is not, the message ends with `remedy`,
-    which says what the user can do.
+    Args:
+        flag: the option whose value is `file`, for messages.
+        overwrite: if true, an existing file may have any content. If false, an existing file must be a page of
+            headstart.
+        remedy: what the user can do if an existing file is no page of headstart. The message ends with this text.
     """
     require_place(flag, file)
     if file.is_symlink():

@@ -27,7 +27,7 @@ class Pictures:
                 advance(1)
 
     def html(self, image: ImageFile, alt: str = "") -> str:
-        """Return the thumbnail of `image` as HTML, with the path as its title.
+        """Return the thumbnail of `image` as HTML. The title of the thumbnail is the path of `image`.
 
         If `image` has no thumbnail, return HTML with the text "no picture".
         """

@@ -34,12 +34,18 @@ class Choice:
 
 
 def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshold: float | None = None) -> Choice:
-    """Choose the model of `run` that classifies images: the model that `asked` names, or the better one for `auto`.
+    """Choose the model of `run` that classifies images.
 
-    `auto` chooses the fine-tuned classifier if fine-tuning gained on val, or if the run has no figures about the gain.
-    Otherwise, `auto` chooses the head. `threshold` replaces the threshold that the run keeps. Raises RunError if
-    `asked` is `finetuned` and the run has no fine-tuned classifier. Raises OptionError if `threshold` is given and the
-    run does not have two classes.
+    If `asked` is `head` or `finetuned`, this model is chosen. If `asked` is `auto`, the head is chosen in two cases:
+
+    - The run has no fine-tuned classifier.
+    - The run's figures show that fine-tuning gained nothing on val.
+
+    In all other cases, `auto` chooses the fine-tuned classifier.
+
+    If `threshold` is given, it replaces the threshold that the run keeps. Raises RunError if `asked` is `finetuned` and
+    the run has no fine-tuned classifier. Raises OptionError if `threshold` is given and the run does not have two
+    classes.
     """
     choice, names = _model(run, asked), run.class_names()
     kept = run.threshold(choice.model)
@@ -85,9 +91,9 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Return a comparison of the val figures before and after fine-tuning. Return None if the run lacks the figures.
+    """Compare a val figure before and after fine-tuning. If the run lacks the loss before or after, return None.
 
-    The compared figure is the figure that decided the best epoch. If the run lacks this figure, the loss is compared.
+    The compared figure is the figure that decided the best epoch. If it is unknown, the loss is compared.
     """
     found = run.metrics().get("finetune", {})
     before, after = found.get("before"), found.get("val")

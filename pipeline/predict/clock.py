@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Counts the seconds since it was made, by kind of work.
+    """Counts the seconds of each kind of work. The count starts when the object is made.
 
     The kinds are:
     - `start`: starting TensorFlow.

@@ -23,9 +23,10 @@ class Output(Protocol):
 
 
 def lock_output(file: IO[Any], output: Path) -> None:
-    """Lock `file` until it is closed, so that only one process writes to `output`.
+    """Lock `file`, so that only one process writes to `output`. The lock ends when `file` is closed.
 
-    Raises DataError if another process has the lock. On a disk without locks, nothing is locked.
+    `file` is the open file `output`, or a separate lock file for `output`. Raises DataError if another process has the
+    lock. On a disk without locks, nothing is locked.
     """
     try:
         lock(file, wait=False)
@@ -43,7 +44,7 @@ class Done:
         self._sorted = np.empty(0, f"S{_DIGEST}")
 
     def add(self, path: str) -> None:
-        """Add a path, written as it is in the file."""
+        """Add a path. The path must be spelled as in the file."""
         self._hashes += _hash(path)
 
     def __contains__(self, path: str) -> bool:

@@ -52,9 +52,10 @@ class Layout:
         return cls(class_names, config.top, every, model, trust, threshold)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
-        """Return the names and probabilities of the `self.top` likeliest classes, the likeliest first.
+        """Return the names and probabilities of the first `self.top` classes.
 
-        With a threshold, the predicted class comes first, even if the other class is likelier.
+        Without a threshold, the most probable class comes first, and the others follow by probability. With a
+        threshold, the predicted class comes first, although the other of the two classes may be more probable.
         """
         if self.threshold is None:
             least = np.partition(chances, -self.top)[-self.top]  # of 1,500 classes, few need an order
@@ -80,10 +81,10 @@ class Layout:
     def judged(self, item: Scored) -> dict[str, Any]:
         """Return the fields that say how far the answer for an image can be trusted.
 
-        - `unsure` is there if `trust.abstain` is set.
-        - `labels`, the class names in the set of labels, is there if `trust.set_threshold` is set.
-        - `unlike` and `distance` are there if the run can tell how far an image is from the training images; see
-          `Trust.farthest`.
+        - If `trust.abstain` is over 0, the result has the field `unsure`.
+        - If `trust.set_threshold` is not None, the result has the field `labels`: the class names of the set of
+          labels.
+        - If `trust.farthest` is not None, the result has the fields `unlike` and `distance`.
         """
         trust, found = self.trust, dict[str, Any]()
         if trust.abstain:
@@ -112,8 +113,8 @@ class Layout:
     def row(self, item: Item) -> list[Any]:
         """Return the values of the columns for one item.
 
-        For a reject, all values but the path, the model, the reason and the detail are None. For a prediction, the
-        columns `rejected` and `detail` are None.
+        A reject has a value in four columns: `path`, `model`, `rejected` (the reason) and `detail`. The other columns
+        of a reject are None. For a prediction, the columns `rejected` and `detail` are None.
         """
         if isinstance(item, Reject):
             count = len(self.columns()) - 4

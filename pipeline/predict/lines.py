@@ -58,9 +58,9 @@ class _Lines:
 
 
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
-    """Return the paths in the lines of earlier commands. Remove an unfinished last line, and write a missing header.
+    """Return the paths that earlier commands wrote. Remove an unfinished last line, and write a missing header.
 
-    Raises DataError if a line does not have the form `form`.
+    Raises DataError if a line does not match `form`.
     """
     done, end = Done(), len(form.header)
     file.seek(0)

@@ -109,8 +109,8 @@ def load_answers(
 ) -> Answers:
     """Load the model of `choice`, and count the seconds with `clock`.
 
-    If the networks of the head can't be loaded, the fine-tuned classifier replaces the head, provided that fine-tuning
-    has changed nothing (see `Choice.alike`) and `places` names no weights. In all other cases, the error is raised.
+    If the networks of the head can't be loaded, an error is raised, with one exception. The fine-tuned classifier
+    replaces the head if both have the same values (see `Choice.alike`) and `places` names no weights.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -216,7 +216,7 @@ def _features(
     images: Sequence[ImageFile],
     view: View | None,
 ) -> Rows:
-    """Yield pairs: the position of each image that can be decoded, and its features, float32 [D].
+    """Yield a pair for each image that can be decoded: its position in `images`, and its features, float32 [D].
 
     `known` holds the features of some images, by position. The features of the other images are computed.
     """
@@ -233,7 +233,7 @@ def _features(
 
 
 def _stores(network: Network, bits: str) -> list[FeatureStore]:
-    """Return the stores of `network` with the setting `bits`, one per cut. Nothing is created on disk."""
+    """Return a store for each cut of `network`. `bits` replaces the network's setting. Nothing is created on disk."""
     return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
 
 
@@ -242,7 +242,7 @@ def _known(
 ) -> dict[int, np.ndarray]:
     """Return the features that the store holds: a dict from positions in `images` to features, float32 [D].
 
-    `stores_of` maps the setting `bits` to one store per cut. If a store is missing or damaged, the dict is empty.
+    `stores_of` is `_stores` for this network. If a store is missing or damaged, the dict is empty.
     """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
@@ -268,10 +268,11 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Merge iterators over pairs. A pair is the position of an image and its row. Each iterator is sorted by position.
+    """Join the rows that several iterators have for the same image.
 
-    Yields pairs: a position that occurs in all `parts`, and a list with the row of each part at this position. A part
-    lacks a position if the image could not be decoded.
+    Each of `parts` yields pairs (position, row), sorted by the position of the image. A position is missing if the
+    image could not be decoded. Yields pairs (position, rows) for the positions that no iterator lacks. `rows` is a list
+    with one row from each iterator, in the order of `parts`.
     """
     first, *others = parts
     held = [next(part, _END) for part in others]

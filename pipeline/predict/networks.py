@@ -69,7 +69,11 @@ def distances(reference: Reference | None, features: np.ndarray) -> Sequence[flo
 
 
 def require_width(run: Run, model: str, reference: Reference | None, shape: tuple[int, ...]) -> None:
-    """Raise a RunError if the features in `reference` do not have `shape`, the shape of the features in `model`."""
+    """Raise a RunError if the features of an image in `reference` have another shape than `shape`.
+
+    `shape` is the shape of an image's features in the model. `model` is the name of the model. If `reference` is None,
+    no error is raised.
+    """
     if reference and reference.features.shape[1:] != shape:
         raise RunError(f"{origin_of_reference(run, model)}: holds features of another model; {REMEDY}")
 
@@ -77,9 +81,9 @@ def require_width(run: Run, model: str, reference: Reference | None, shape: tupl
 def networks_of(run: Run, places: NetworkPlaces, batch_size: int = 0) -> list[Network]:
     """Load the networks of a run's head, in the run's precision and with the run's weights.
 
-    An 8-bit network that is no longer in the store is replaced by the same network in float32. A line is printed if the
-    features that the networks make may differ from the features that the head was trained on. Neither the data nor the
-    store need exist, and nothing is written to the store. For errors, see `located_networks`.
+    If an 8-bit network is no longer in the store, all networks are loaded in float32 instead, and a line is printed. A
+    line is also printed if the networks may compute other features than during training. The data and the store need
+    not exist. Nothing is written to the store. For errors, see `located_networks`.
     """
     config, extraction = run.feature_config(), run.extraction_config()
     if config.precision == "auto":  # a run of an early version

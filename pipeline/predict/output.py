@@ -33,8 +33,11 @@ def require_output(config: PredictConfig) -> None:
 def open_output(config: PredictConfig, layout: Layout) -> AbstractContextManager[Output]:
     """Open the file `config.output`, to append the rows of `layout`. The file need not exist.
 
-    Raises DataError if an existing file was not written by `predict`, or if it has other columns or the answers of
-    another model.
+    Raises DataError if another process writes to the file. For an existing file, also raises DataError in these cases:
+
+    - `predict` did not write the file, or the file is damaged.
+    - The columns of the file are not the columns of `layout`.
+    - The file holds the answers of another model.
     """
     assert config.output
     kind = open_parquet if config.output.suffix.lower() == ".parquet" else open_lines

@@ -41,7 +41,7 @@ def parts_folder(output: Path) -> Path:
 def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
     """Open a Parquet file for the rows of `layout`; see `open_output`.
 
-    If the block ends with an error or Ctrl-C, the rows so far stay in the folder of the parts.
+    If the `with` block ends with an error or Ctrl-C, the rows that were written stay in the folder of the parts.
     """
     schema, done = _schema(layout), Done()
     with _locked_parts(output) as folder:
@@ -123,7 +123,7 @@ class _Parts:
 
 
 def _text(value: Any) -> Any:
-    """Return `value` in a form that Parquet can hold. Bytes in text that are not UTF-8 become escapes."""
+    """Return `value` in a form that Parquet can hold. In a text, each byte that is not UTF-8 becomes an escape."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
@@ -167,11 +167,11 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
-    """Return whether the joined file already holds the rows of `part`.
+    """Return whether `part` is already joined into the Parquet file.
 
-    This happens if a process is killed between the join and the removal of the parts. `joined` has the paths in the
-    joined file. Only the first path of `part` is looked up, because the joined file holds either all paths of a part or
-    none. A part without rows counts as joined.
+    A process that joins parts may be killed before it removes them. `joined` has the paths in the Parquet file. Only
+    the first path of `part` is looked up, because a join adds either all rows of a part or none. A part without rows
+    counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined
@@ -193,7 +193,10 @@ def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
 
 
 def _join(output: Path, folder: Path, schema: Any) -> None:
-    """Join `output`, if it exists, and the parts in `folder` into a new `output`. Then remove the parts."""
+    """Join the parts in `folder` into the Parquet file `output`. Then remove the parts.
+
+    If `output` exists, its rows stay, and the rows of the parts follow.
+    """
     import pyarrow.parquet
 
     files = [*([output] if output.exists() else []), *_parts(folder)]

@@ -194,7 +194,7 @@ def predicting(
 
 
 def predicting_here(answers: Answers, sources: Sources, config: PredictConfig, clock: Clock) -> Predicting:
-    """Prepare the classification of `sources` with `answers` in this process."""
+    """Return a `Predicting` for `sources` and `answers`. It classifies the files in this process."""
     classify = partial(classified, answers, sources, *_limits(answers.run, config))
     return Predicting(answers.run, answers, sources, config, clock, classify)
 

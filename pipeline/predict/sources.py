@@ -130,8 +130,9 @@ def inspected(
 
     Yields three values for each group:
 
-    - the number of images and rejects for whose path `is_done` returns True.
-    - the number of files that were found in a folder and are no images. A named file that is no image is a reject.
+    - the number of images and rejects that are left out, because `is_done` returns True for their paths.
+    - the number of files that are no images. Only files that were found in a folder are counted. If a file in
+      `sources.named` is no image, it becomes a reject.
     - a list of all other images and rejects, in the order of the files.
 
     While the caller uses a group, the next group is inspected in the background.

@@ -76,9 +76,13 @@ class Trust:
 def make_trust(run: Run, choice: Choice, config: PredictConfig) -> Trust:
     """Return the `Trust` of the model that `choice` names, with the options in `config`.
 
-    Raises OptionError if `config.abstain` or `config.conformal` is given, and the threshold of the model is not 0.5.
-    Also raises OptionError if `config.conformal` is given, and the run has no calibration, or has too few val images
-    for sets of labels. Without `config.conformal`, a missing calibration is only reported on the console.
+    Raises OptionError in three cases:
+
+    - `config.abstain` or `config.conformal` is given, but the threshold of the model is not 0.5.
+    - `config.conformal` is given, but the run has no calibration of the model.
+    - `config.conformal` is given, but the run has too few val images for sets of labels.
+
+    If the calibration is missing, but `config.conformal` is not given, a line is printed.
     """
     if moved(choice.threshold):
         require_likeliest(config)

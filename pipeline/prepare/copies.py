@@ -31,12 +31,14 @@ def compare(
 ) -> Compared:
     """Group near-duplicates (`--group near-duplicates`), or drop copies and near-duplicates (`--drop-duplicates`).
 
-    With `--drop-duplicates`, only the first of several copies or near-duplicates is kept. But if some of them are in
-    the data folder already, these are kept, and all others are dropped. Without both options, all of `images` are kept
-    as they are.
+    If neither option is given, all of `images` are kept as they are.
 
-    `there` has the files of the data folder. With one of the options, raises OptionError if an image is not a file on a
-    disk, for example because it lies in an archive.
+    With `--drop-duplicates`, images that are copies or near-duplicates of each other form a set. If some images of a
+    set are in the data folder already, these images are kept. If none is in the data folder, the first image of the set
+    is kept. All other images of the set are dropped.
+
+    `there` has the files of the data folder. Raises OptionError if one of the options is given, but an image is not a
+    file on a disk, for example because it lies in an archive.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return Compared(images, [], 0, [])
@@ -73,9 +75,10 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images` with new groups. Near-duplicates share a group, together with all images of their old groups.
+    """Return `images` with new groups: near-duplicates are in the same group.
 
-    `groups` has the near-duplicates, as positions in `images`.
+    If a near-duplicate was in a group before, all images of its old group follow it into the new group. Each element of
+    `groups` holds the positions of some near-duplicates in `images`.
     """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
@@ -96,9 +99,9 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
     """Choose the copies and near-duplicates to drop.
 
-    Returns a dict from each dropped image to the image that is kept in its place, as positions in `images`. Only the
-    first `count` images, which are the images of the source, can be dropped. `groups` has the near-duplicates, as
-    positions in `images`. `there` has the files of the data folder.
+    Returns a dict. A key is the position of a dropped image in `images`. The value is the position of the image that is
+    kept in its place. Only the first `count` images, which are the images of the source, can be dropped. Each element
+    of `groups` holds the positions of some near-duplicates in `images`. `there` has the files of the data folder.
     """
     kept: dict[int, int] = {}
     for group in groups:
@@ -113,7 +116,7 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Count the pairs whose two images have different labels. Return a list with one line, or [] if there are none.
+    """Return a list with one line: how many pairs have two different labels. If there is no such pair, return [].
 
     A pair is a dropped image, and the image that is kept in its place.
     """

@@ -16,12 +16,17 @@ _NO_REFLINKS = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno
 
 
 class Placer:
-    """Places files as reflinks, hard links or copies. `ways` has the number of files placed in each of these ways.
+    """Places files as reflinks, hard links or copies. `ways` holds the number of reflinks, of hard links and of copies.
 
-    A reflink is preferred: both files share their bytes on the disk, but a change of one file has no effect on the
-    other. If the disk has no reflinks, the file is hard-linked. A hard link is a second name of the same file, so the
-    file is made read-only. If the file can't be hard-linked, or if `copy` is set, the file is copied. With `move`,
-    files are hard-linked and stay writable, because the caller later removes the old names.
+    - A reflink shares its bytes on the disk with the source file. A change of one file has no effect on the other.
+    - A hard link is a second name of the source file. The file is made read-only, unless `move` is set.
+    - A copy shares nothing.
+
+    By default, a file becomes a reflink. If the disk has no reflinks, the file becomes a hard link. If the file can't
+    be hard-linked, it becomes a copy.
+
+    If `copy` is set, each file becomes a copy. If `move` is set, each file becomes a hard link, or a copy if it can't
+    be hard-linked. With `move`, the caller later removes the old names.
     """
 
     def __init__(self, copy: bool = False, move: bool = False) -> None:
@@ -82,7 +87,7 @@ class Placer:
     def lines(self, source: Path, data: Path) -> list[str]:
         """Return a list with one line: how many files of `data` are hard links to files of `source`.
 
-        The list is empty if there are no hard links, or with `move`.
+        If there are no hard links, or if `move` is set, return an empty list.
         """
         if self._move or not self.ways["hard link"]:
             return []

@@ -98,9 +98,9 @@ def choose_splits(
 ) -> Chosen:
     """Choose the split of each of `images`, which are the images of a source.
 
-    `others` are images of the data folder. They are not in the source, but each of them is in a group with an image of
-    the source. `there` has the files of the data folder. Raises DataError if an image of the source is already in the
-    data folder, but in a split that the source does not allow; see `_split_held`.
+    `others` are images that only the data folder has. Each of them is in a group with an image of the source. `there`
+    has the files of the data folder. Raises DataError if the data folder has an image of the source in a split that the
+    source does not allow; see `_split_held`.
     """
     given = {one.split for one in images if one.split}
     fractions = {"val": config.val, "test": config.test}
@@ -140,11 +140,18 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the split that the image `one` has in the data folder. Return "" if the image has no split that fits.
+    """Return the split that an image has in the data folder. Return "" if the image has no split that fits.
 
-    `there` has the split and path of each file of the image in the data folder. A split fits if the source allows it
-    for `one`. If several splits fit, the last one is returned. `allowed` has the splits that the source allows for any
-    copy of the image. Raises DataError if no split fits, and a split in `there` is not in `allowed`.
+    A split fits if the source allows it for this image; see `_splits_allowed`. If the image is in several splits that
+    fit, the last one is returned.
+
+    Args:
+        one: the image.
+        there: the split and path of each file of the image in the data folder.
+        allowed: the splits that the source allows for the image or for a copy of it.
+
+    Raises:
+        DataError: no split fits, and a split in `there` is not in `allowed`.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -160,10 +167,17 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
 def require_full_splits(
     source: Path, read: Reading, images: Sequence[Placement], splits: Sequence[str], config: PrepareConfig
 ) -> list[str]:
-    """Raise a DataError if a class has no images in a split that the source gives, or that is drawn.
+    """Raise a DataError if a split must have images of all classes, but lacks images of a class.
 
-    In a test split that the source gives, a class may lack images: this is no error. Returns a list with one line that
-    names the classes without images in test, or [] if there are none.
+    Here, a split is called full if it has images of all classes. Train must always be full. For val and test,
+    there are two cases:
+
+    - If the source gives no splits, val must be full if `config.val` is over 0, and test if `config.test` is over 0.
+    - If the source gives splits, test need not be full. Val must be full if the source gives val. Val must also be full
+      if the source gives test and `config.val` is over 0.
+
+    If the source gives test, and classes have no images in test, returns a list with one line that names these classes.
+    In all other cases, returns [].
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

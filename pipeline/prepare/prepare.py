@@ -84,21 +84,20 @@ def prepare(
 ) -> PrepareResult:
     """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`; see `Placer`.
 
-    Splits that the source gives are kept. Other images get a split from their digest, `seed` and the fractions in
-    `config`; see `splits.assign`. Images already in `data` keep their split, with one exception: if a new image unites
-    two groups, the united group gets one split.
+    `source` is a folder, an archive or a manifest. `reading` says how `source` is read. Splits that the source gives
+    are kept. Other images get a split from their digest, `seed` and the fractions in `config`; see `splits.assign`.
+    Images already in `data` keep their split, with one exception: if a new image unites two groups, the united group
+    gets one split. All images are read before the first is written. With `config.move`, files are removed from `source`
+    only after all are in `data`, so an interrupted move can be repeated.
 
-    All images are read before the first is written. With `config.move`, files are removed from `source` only after all
-    are in `data`, so an interrupted move can be repeated.
+    Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises the errors of `read_data`.
+    Also raises DataError in these cases:
 
-    Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises DataError as `read_data` does,
-    and in these cases: `source` or `data` can't be used; there is one class only; a label can't name a folder; a class
-    lacks images in a split; an image is in another split of `data` than the source says; `data` was made with other
-    settings; the fraction of rejects is over `config.max_rejects`. In the last case, `rejects.csv` is written.
-
-    Args:
-        source: a folder, an archive or a manifest.
-        reading: how `source` is read.
+    - `source` or `data` can't be used, or `data` was made with other settings.
+    - There is only one class, or a label can't be the name of a folder.
+    - A class lacks images in a split; see `require_full_splits`.
+    - An image is in one split of `data`, but in another split of `source`.
+    - The fraction of rejects is over `config.max_rejects`. Before this error is raised, `rejects.csv` is written.
     """
     _require_places(source, data, config.move)
     record = {"seed": seed, "val": config.val, "test": config.test, "group": reading.group, "resplit": reading.resplit}

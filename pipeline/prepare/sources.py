@@ -51,12 +51,13 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     An archive is a zip or a tar. A tar may be compressed.
 
     If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
-    below a folder named after its archive. Until the context ends, unpacked data are kept in nameless temporary files
-    on the disk of `data`. Prints the number of ignored files, and how the names in archives were read.
+    below a folder named after its archive. An archive within these archives is not unpacked. Until the context ends,
+    unpacked data are kept in nameless temporary files on the disk of `data`. Prints the number of ignored files, and
+    how the names in archives were read.
 
     Raises:
-        DataError: a folder or archive can't be read, an archive has no files, or no images are found because archives
-            are nested more deeply.
+        DataError: a folder or archive can't be read, an archive has no files, or there are no images, but there is an
+            archive that is not unpacked.
         OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:
@@ -74,10 +75,9 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
 @contextmanager
 def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
-    """If `members` are samples, add advice to a DataError that is raised within the block.
+    """If `members` are samples, replace a DataError of the `with` block by a new one. For samples, see `data.tars`.
 
-    A sample is a pair of an image and its label; see `data.tars`. A new DataError replaces the old one. The new message
-    says that `prepare` does not take samples, and how to use them.
+    The new error says that the source holds samples, and how to use them without `prepare`.
     """
     try:
         yield

@@ -93,8 +93,8 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     """Return `target` if no other image has this path. Else, return the path with part of `digest` added to its name.
 
-    `taken` maps paths to the digests of the images that have these paths. The function adds the returned path to
-    `taken`. It also adds each path that it tried, if a file exists there.
+    `taken` maps paths to the digests of the images that have these paths. The returned path is added to `taken`. Paths
+    of files that exist already may be added, too.
     """
     if target not in taken and target.is_file():
         taken[target] = sha256_of(target)

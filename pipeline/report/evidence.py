@@ -77,10 +77,13 @@ class Evidence:
 
     @property
     def seen(self) -> dict[str, int | None]:
-        """Return how many scored images have a copy in train, and how many others have a near-duplicate in train.
+        """Return the numbers of scored images that have a copy or a near-duplicate in train.
 
-        `evaluate` kept these two numbers in the run. If the training images were gone then, the number of
-        near-duplicates is None. A number that `evaluate` did not keep is left out of the result.
+        `evaluate` wrote these numbers into `metrics.json`. A number that is not in this file is left out.
+
+        - `duplicates_in_train`: the number of images that are in train, too.
+        - `near_duplicates_in_train`: the number of other images with a near-duplicate in train. The number is None if
+          the training images were missing when `evaluate` ran.
         """
         kept = self.run.metrics().get("evaluate", {}).get(self.key, {})
         names = ("duplicates_in_train", "near_duplicates_in_train")
@@ -146,9 +149,12 @@ class Evidence:
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. If `split` has no predictions yet, it is evaluated first.
 
-    If the run's data, store or weights are missing, the evidence comes from the run alone, and its field `missing` says
-    so. But if `places` names a place, missing data, store or weights raise an error, as in `evaluate`. Raises RunError
-    if there is no run at `path`.
+    If the run's data, store or weights are missing, there are two cases:
+
+    - If `places` names no place, the evidence comes from the run alone. The field `missing` then lists what is missing.
+    - If `places` names a place, an error is raised, as in `evaluate`.
+
+    Raises RunError if there is no run at `path`.
     """
     run, missing = Run.open(path), list[str]()
     try:
@@ -195,8 +201,8 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
     """Return the predictions on the examples in `taken`, which are some of the examples in `cached`.
 
-    The predictions are read from the run. If the run's predictions lack a model, or are for other examples, the models
-    are evaluated first.
+    The predictions are read from the run. If the run lacks predictions of a model on these examples, the models are
+    evaluated first.
     """
     tuned = run.classifier_file.exists() and not run.finetuning_gained_nothing()
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])

@@ -23,8 +23,9 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
     the fine-tuned classifier. The heat map is laid over the pixels that the network gets. Images that can't be decoded
     are left out.
 
-    The heat map is the weighted sum of the channels of the last cut's map. The weight of a channel is the gradient of
-    the label's logit with respect to the channel's mean over space, because the head takes this mean.
+    The heat map is a weighted sum of the channels of the backbone's output at the last cut. The weight of a channel is
+    the gradient of the label's logit with respect to the mean of the channel over space. The head gets these means as
+    features.
 
     Raises OptionError if the features at a cut are not means over space.
     """

@@ -1,4 +1,4 @@
-"""The section of the report that says how many images are needed. The number is from a study of the run's own data."""
+"""The section of the report that says how many images are needed. The number is a forecast from the run's own data."""
 
 from headstart.features.errors import DataError
 from headstart.pipeline.data.trainable import require_trainable
@@ -9,9 +9,9 @@ from headstart.pipeline.study.study import study_cached
 
 
 def images_needed(evidence: Evidence) -> str:
-    """Study the run's own data, and return the section as HTML.
+    """Return the section as HTML: the result of `study_cached` for the run's own data.
 
-    If the data are missing or can't be studied, return an empty string.
+    If the data are missing, or if `study_cached` can't use them, return an empty string.
     """
     cached = evidence.trained
     if cached is None:

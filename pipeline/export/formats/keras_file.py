@@ -16,10 +16,11 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # of each member, so that the same model gives th
 
 
 def write(deployable: Deployable, path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write `deployable` to `path`, as a `.keras` file. Its `metadata.json` holds the metadata under `headstart`.
+    """Write `deployable` to `path`, as a `.keras` file, which is a ZIP archive.
 
-    With float16, the file holds weights as float16, and Keras turns them into float32 when it loads the file. Raises an
-    ExportError if float16 can't hold a weight. `calibration` is not used.
+    In the archive, `metadata.json` holds the metadata of `deployable` under `headstart`. With float16, the archive
+    holds weights as float16, and Keras turns them into float32 when it loads them. Raises an ExportError if float16
+    can't hold a weight. `calibration` is not used.
     """
     deployable.model.save(path)
     with zipfile.ZipFile(path) as archive:
@@ -55,7 +56,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _in_float16(weights: bytes) -> bytes:
-    """Return the weights file `weights`, with its float32 arrays converted to float16."""
+    """Convert float32 arrays to float16. `weights` is the content of a weights file. Return the new content."""
     buffer = io.BytesIO()
     with h5py.File(io.BytesIO(weights)) as old, h5py.File(buffer, "w") as new:
 

@@ -35,9 +35,9 @@ _QUANTISED = (
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write `deployable` to `path`, as a LiteRT model. Its only signature maps `pixels` to `probabilities`.
+    """Write `deployable` to `path`, as a LiteRT model. The model has one signature, from `pixels` to `probabilities`.
 
-    The model in the file is followed by a ZIP archive, as is usual for metadata of TensorFlow Lite models. The archive
+    A ZIP archive follows the model in the same file, as is usual for metadata of TensorFlow Lite models. The archive
     holds the metadata in `headstart.json` and the class names in `labels.txt`.
 
     With float16, weights lie in the file as float16, and LiteRT computes with them in float32. With int8, weights are

@@ -25,7 +25,7 @@ _BATCH = 8
 
 
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
-    """Write `deployable` to `path`, as an ONNX model. Its `metadata_props` hold the metadata.
+    """Write `deployable` to `path`, as an ONNX model. The `metadata_props` of the model hold the metadata.
 
     With float16, weights lie in the file as float16, and the runtime turns them into float32 when it loads the model.
     With int8, weights are quantised per channel. Activations are quantised by their ranges on the images `calibration`,
@@ -109,10 +109,10 @@ def _named(model: Any, onnx: Any) -> Any:
 
 
 def _order(graph: Any) -> None:
-    """Sort nodes and constants by their places in `graph`. Name nodes, constants and values by their places, too.
+    """Sort the nodes and constants of `graph`. Give new names to nodes, constants and values.
 
-    So the same model always gives the same file. A graph that contains other graphs is left unchanged, because the
-    inner graphs use the names of the outer graph.
+    The order and the names depend only on the structure of `graph`, so the same model always gives the same file. A
+    graph that contains other graphs is left unchanged, because the inner graphs use the names of the outer graph.
     """
     if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
         return
@@ -169,8 +169,8 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
 def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
     """Return the 8-bit form of `model`, made by ONNX Runtime.
 
-    The range of an activation is the mean of its ranges on batches of `calibration`. A range that held every value
-    would be wider, and leave few levels for the usual values.
+    The range of an activation is the mean of its ranges on batches of `calibration`. The range over all batches
+    together would be wider, and few of the 256 levels would be left for the usual values.
     """
     quantization = package("onnxruntime.quantization", _EXTRA)
     batches = iter([{_INPUT: calibration[at : at + _BATCH]} for at in range(0, len(calibration), _BATCH)])
@@ -201,7 +201,8 @@ def _in_float32(model: Any) -> Iterator[str]:
 
     There are two kinds of these nodes:
     - The last matrix product, and all nodes after it. For probabilities, 256 levels are too few.
-    - Additions of constants. They scale the inputs of a head, and with 256 levels, many inputs would be equal.
+    - All additions of a constant. A head adds a constant when it scales its inputs. With 256 levels, many of the scaled
+      inputs would be equal.
     """
     nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
     last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)

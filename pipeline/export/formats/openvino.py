@@ -53,8 +53,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Load the model in OpenVINO. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C]).
 
-    OpenVINO is told to compute in float32. By default, OpenVINO chooses bfloat16 on some processors, which changes the
-    probabilities.
+    OpenVINO is told to compute in float32. By default, OpenVINO computes in bfloat16 on some processors. The
+    probabilities would then be different.
     """
     compiled = load_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: np.array(compiled(batch)[_OUTPUT])

@@ -45,7 +45,7 @@ _ITEM_BYTES = 300  # besides the probabilities
 
 @dataclass(frozen=True)
 class PredictTask:
-    """The classification of files with a run, as it is sent to workers. All paths are absolute."""
+    """The task that the driver sends to workers: to classify files with a model of a run. All paths are absolute."""
 
     run: Path
     config: PredictConfig  # without the files to read and to write
@@ -143,9 +143,9 @@ def store_folders(store: Path | None) -> list[str]:
 def predict_task(
     answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
 ) -> PredictTask:
-    """Return the task by which workers classify files as `answers` does in the driver.
+    """Return the task for workers. With this task, workers give the same answers as the driver gives with `answers`.
 
-    The caller must fill `PredictTask.sample`, which is empty.
+    The field `sample` of the task is empty. The caller must fill this field.
     """
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
@@ -204,9 +204,10 @@ def classified_by(
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Return `items`, the results of a worker, with new results for the files that the worker could not read.
+    """Classify, in this process, the files that a worker could not read.
 
-    These files are classified in this process. `sources` holds all files of the worker's unit.
+    `items` has the results of the worker. `sources` holds all files of the worker's unit. Returns a list in the order
+    of `items`. For a file that is classified again, the new results replace the worker's reject.
     """
     unread = dict.fromkeys(_unread(items)).keys() & set(sources.files)
     if not unread:
@@ -224,19 +225,19 @@ def _unread(items: Sequence[Item]) -> list[str]:
 
 
 def _file(path: str, files: Container[str]) -> str:
-    """Return the file in `files` that holds the image at `path`.
+    """Return the file in `files` that holds an image.
 
-    `path` is the path of the file. For a page of the file, `#` and the number of the page follow.
+    `path` is the path of the image: `<file>#<number>` for a further page of a file, and `<file>` for any other image.
     """
     return path if path in files else path.rpartition("#")[0]
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return two things: `items` with names in their paths, and the number of files that have no item.
+    """Return two things: `items` with new paths, and the number of files that have no item.
 
-    `given` has the path and the name of each file, in the order of `items`. The path of an item begins with the path of
-    its file. This beginning is replaced by the name of the file. A path may be given several times, with different
-    names. The items of this path are then divided equally among the names, in order.
+    `given` has a pair (path, name) for each file, in the order of `items`. The path of an item begins with the path of
+    its file. In the result, the path of the item begins with the name of the file. If several pairs have the same path,
+    the items of this file are divided equally among the pairs, in order.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

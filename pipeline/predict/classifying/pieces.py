@@ -28,9 +28,10 @@ def classified(
 
     Yields three values for each group:
 
-    - the number of images and rejects for whose path `is_done` returns True.
-    - the number of files that were found in a folder and are no images. A named file that is no image is a reject.
-    - an iterator over all other predictions and rejects, each as soon as it is known.
+    - the number of images and rejects that are left out, because `is_done` returns True for their paths.
+    - the number of files that are no images. Only files that were found in a folder are counted. If a file in
+      `sources.named` is no image, it becomes a reject.
+    - an iterator over all other predictions and rejects. Each is yielded as soon as it is known.
 
     When the caller asks for the next group, the file contents of the previous group are dropped from memory.
     """
