@@ -1,4 +1,4 @@
-"""Keep spreadsheets from running the names in a CSV file as formulas."""
+"""Write texts to CSV files in such a way that no spreadsheet runs a text as a formula."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ def spreadsheet_safe(text: str) -> str:
 
 
 def original_text(text: str) -> str:
-    """Return the text for which `spreadsheet_safe` returned `text`."""
+    """Return the argument for which `spreadsheet_safe` returned `text`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 

@@ -72,7 +72,7 @@ class Progress(keras.callbacks.Callback):
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock. In the first epoch, the clock starts only after the first batch, which builds the graph."""
+        """Start the clock, but not in the first epoch: its clock starts after the batch that builds the graph."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()
@@ -100,7 +100,7 @@ class Progress(keras.callbacks.Callback):
 def restart_draws(model: keras.Model, epoch: int) -> None:
     """Make the random draws of dropout depend only on each layer's seed and on `epoch`.
 
-    Keras keeps a counter of draws with each layer's seed. This function sets the counter.
+    For each layer, Keras keeps the seed and a counter of draws. This function sets the counter.
     """
     for variable in model.variables:
         if variable.name == "seed_generator_state":

@@ -10,10 +10,11 @@ from headstart.pipeline.scoring.thresholds import Threshold
 
 
 def summary(evidence: Evidence) -> str:
-    """Return HTML: a few sentences, and then a list of the parts that the report leaves out.
+    """Return HTML: one or more sentences, and then a list of the parts that the report leaves out.
 
-    The sentences tell the accuracy of the model that `predict` uses, what fine-tuning changed, and the most frequent
-    error. If the run has no predictions, there is one sentence with the accuracies on val.
+    If the run has predictions, the sentences tell the accuracy of the model that `predict` uses, what fine-tuning
+    changed, and the most frequent error. If the run has no predictions, one sentence tells the accuracy of each model
+    on val.
     """
     if not evidence.predictions:
         left_out = _left_out(evidence)
@@ -89,7 +90,10 @@ def _of_folds(evidence: Evidence) -> str:
 
 
 def figure(value: float | list[float] | None) -> str:
-    """Return `value` as text: a figure with four decimals, an interval with three decimals, or a dash for None."""
+    """Return `value` as text.
+
+    A float gets four decimals. The two ends of an interval (a list) get three decimals. None becomes `-`.
+    """
     if value is None:
         return "-"
     return f"{value[0]:.3f} to {value[1]:.3f}" if isinstance(value, list) else f"{value:.4f}"
@@ -121,7 +125,7 @@ def _by_threshold(evidence: Evidence) -> str:
 def _by_folds(evidence: Evidence) -> str:
     """Return a sentence on the accuracy that cross-validation measured.
 
-    If the run has no result of cross-validation, return `Evidence.advice` as a sentence, or "" if there is no advice.
+    If the run has no result of cross-validation, return `Evidence.advice` as a sentence. The advice may be empty.
     """
     if not (found := evidence.folds):
         return f"{escaped(evidence.advice)}." if evidence.advice else ""

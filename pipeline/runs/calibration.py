@@ -1,8 +1,8 @@
 """Write and read the calibration and the reference of each model of a run.
 
-The reference of a model holds the features of some training images. `predict` compares other images with them. A run
-may come from elsewhere, so its files are checked when they are read. A run of an earlier version has no calibration and
-no reference.
+The reference of a model holds the features of some training images. `predict` measures how near other images are to
+these training images. A run may come from elsewhere, so its files are checked when they are read. A run of an earlier
+version has no calibration and no reference.
 """
 
 from pathlib import Path

@@ -78,11 +78,14 @@ class RunMetrics:
 
 
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
-    """Raise a RunError unless `values` have the form of a run's settings. `values` were read from the file `file`.
+    """Raise a RunError unless `values` have the form of a run's settings. `values` were read from `file`.
 
-    The error names the wrong field, and the version of headstart that wrote the file. An unknown field within the
-    fields `features` and `reading` is an error. Other unknown fields are ignored. If a later version of headstart wrote
-    the file, the ignored fields are named on the console.
+    The message names the wrong field, and the version of headstart that wrote `file`. Unknown fields are handled as
+    follows:
+
+    - For an unknown field in `features` or `reading`, a RunError is raised.
+    - All other unknown fields are ignored. If a later version of headstart wrote `file`, a line on the console names
+      the ignored fields of the top level.
     """
     try:
         config = converted(values, RunConfig)
@@ -141,10 +144,10 @@ def _later(values: Mapping[str, Any]) -> bool:
 
 
 def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed: Sequence[str] = ()) -> _T:
-    """Return `values`, a JSON object, as an object of the type `kind`, such as a dataclass.
+    """Convert `values`, a JSON object, to the type `kind`, such as a dataclass. Return the result.
 
-    Raises a ValueError if a field is wrong or missing. The error names the field, with `where` before the name. The
-    fields `needed` must be in `values` even if `kind` has defaults for these fields.
+    `needed` names fields that must be in `values`, even if `kind` has defaults for them. Raises a ValueError if a field
+    is wrong or missing. The message begins with `where`, and names the field.
     """
     import msgspec  # late: most commands read no run
 
@@ -165,9 +168,10 @@ def converted(values: Mapping[str, Any], kind: type[_T], where: str = "", needed
 
 
 def require_known(values: Mapping[str, Any], where: str, *kinds: Any) -> None:
-    """Raise a ValueError if `values` has a name that is not a field of one of the dataclasses `kinds`.
+    """Raise a ValueError if `values` has an unknown name.
 
-    The message begins with `where`. It names the first unknown name in alphabetical order.
+    A name is known if it is a field of at least one of the dataclasses `kinds`. The message begins with `where`, and
+    names the first unknown name in alphabetical order.
     """
     unknown = sorted(set(values) - {one.name for kind in kinds for one in fields(kind)})
     if unknown:

@@ -16,9 +16,12 @@ _FILES = (".csv", ".json")
 def require_own_entries(path: Path) -> None:
     """Raise a RunError if headstart could write or delete files outside the run at `path`.
 
-    The folders that headstart writes, such as `logs`, must not be or contain a symlink to a folder. Each CSV or JSON
-    file must be a regular file, or a symlink to a regular file. headstart only reads the target of a symlink. A new
-    file replaces the symlink itself.
+    These entries of the run are checked:
+
+    - A folder that headstart writes, such as `logs`, must not be a symlink. None of the folders in it, at any depth,
+      may be a symlink.
+    - A CSV or JSON file must be a regular file, or a symlink to a regular file. When headstart writes a new file, this
+      file replaces the symlink. The symlink's target stays unchanged.
     """
     for entry in path.iterdir():
         written = entry.suffix in _FILES and not entry.name.startswith(".")  # temporary files come and go

@@ -21,8 +21,11 @@ _LINE = 16 << 20  # characters; the logits of 100,000 classes fit
 def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
     """Return the JSON object in `file`.
 
-    Raises a RunError if the file is missing, is over 512 MiB, or does not hold a JSON object. The message ends with
-    `remedy`. A file with NaN or infinity is not JSON.
+    Raises a RunError, whose message ends with `remedy`, in these cases:
+
+    - The file is missing, or is over 512 MiB.
+    - The file does not hold a JSON object.
+    - The JSON object has a number that is NaN or infinite.
     """
     require_regular(file, _JSON_BYTES, remedy)
     try:

@@ -9,10 +9,11 @@ from headstart.features.files import remove_left_over
 
 
 def clear_left_over(path: Path) -> None:
-    """Remove the half-written files and runs that killed processes left in the run at `path` or beside it.
+    """Clean up after processes that were killed while they wrote the run at `path`.
 
-    If a process was killed while it replaced the run at `path`, and no run is there now, the old run is put back. On a
-    disk that can't be written to, nothing happens.
+    Half-written files and folders of killed processes are removed from the run and from its parent folder. A killed
+    process may have moved the old run away without putting a new run in its place. In this case, the old run is put
+    back. On a disk that can't be written to, nothing happens.
     """
     with suppress(OSError):
         remove_left_over(path.parent)
@@ -21,11 +22,11 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Remove the runs that killed processes of earlier versions left beside `path`.
+    """Clean up the runs that killed processes of earlier versions left beside `path`.
 
     Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. NAME is the
-    name of `path`, and PID is the process ID. If there is no run at `path`, the old run that was moved last is put back
-    there.
+    name of `path`, and PID is the process ID. If there is no run at `path`, the `.replaced` run that was moved last is
+    put back there. All other `.partial` and `.replaced` runs are removed.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

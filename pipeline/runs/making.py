@@ -20,10 +20,13 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a temporary folder beside `path`, for a `with` block that fills the run.
+    """Yield a run in a temporary folder beside `path`. The caller fills the run in a `with` block.
 
-    After the block, the folder is renamed to `path`. If the block raises an error, the folder is removed. Raises
-    RunError if `path` is not free (see `require_free`), or if another process makes a run there meanwhile.
+    If the block ends without an error, the folder is renamed to `path`. If the block raises an error, the folder is
+    removed.
+
+    Raises RunError if `path` is not free; see `require_free`. Without `overwrite`, also raises RunError if another
+    process makes a run at `path` before the block ends.
     """
     require_free(path, overwrite)
     try:

@@ -10,19 +10,21 @@ from headstart.pipeline.runs.files import REMEDY
 
 
 def load_head(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Load a head from `file`. A head maps features, [B, D], to logits, float32 [B, 1] (two classes) or [B, classes].
+    """Load a head from `file`. A head maps features to logits.
 
-    The features are float32, float16 or bfloat16. `shape` is the required shape of one input, (D,); with None, D may be
-    any number. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
+    The features have the shape [B, D], and the dtype float32, float16 or bfloat16. The logits are float32 [B, 1] (two
+    classes) or [B, classes]. `shape` is (D,), the required shape of the features of one image. If `shape` is None, D
+    may be any number. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None,))), ("float32", "float16", "bfloat16"))
 
 
 def load_classifier(file: Path, classes: int, shape: tuple[int, ...] | None = None) -> keras.Model:
-    """Load a classifier from `file`. A classifier maps pixels to logits, float32 [B, 1] (two classes) or [B, classes].
+    """Load a classifier from `file`. A classifier maps pixels to logits.
 
-    The pixels are uint8 [B, H, W, 3]. `shape` is the required shape of one input, (H, W, 3); with None, H and W may be
-    any numbers. Raises RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
+    The pixels are uint8 [B, H, W, 3]. The logits are float32 [B, 1] (two classes) or [B, classes]. `shape` is
+    (H, W, 3), the required shape of the pixels of one image. If `shape` is None, H and W may be any numbers. Raises
+    RunError if the file is damaged or holds another kind of model; see `Run.load_model`.
     """
     return _load(file, classes, (None, *(shape or (None, None, 3))), ("uint8",))
 
@@ -44,9 +46,9 @@ def _load(file: Path, classes: int, shape: tuple[int | None, ...], dtypes: tuple
 
 
 def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
-    """Return the shape and dtype of each input of `model` if `name` is `inputs`, or of each output if it is `outputs`.
+    """Return the shape and dtype of each input, or of each output, of `model`. `name` is `inputs` or `outputs`.
 
-    If the model has no graph, it has no inputs and outputs either, and the result is [].
+    If the model has no graph, return [].
     """
     try:
         return [(tuple(one.shape), str(one.dtype)) for one in getattr(model, name)]

@@ -1,4 +1,4 @@
-"""Paths in a run's `config.json`. On disk they are relative to the run's folder, so that a project can be moved.
+"""Paths in a run's `config.json`. Most of them are relative to the run's folder, so that a project can be moved.
 
 A path is written as relative if the path and the run's folder lie in a common folder that is not the root of the file
 system. Some fields hold either a path or a name, such as `imagenet`, `random` or the name of a backbone. A relative
@@ -15,9 +15,10 @@ from headstart.features.paths import absolute_path, relative_path
 
 
 def with_relative_paths(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a copy of `config`, the content of `config.json`, with paths relative to the run's folder, `folder`.
+    """Return a copy of a run's configuration in which paths are relative to the run's folder.
 
-    A path that can't be relative stays as it is.
+    `config` is the content of `config.json`, and `folder` is the run's folder. A path that can't be relative stays as
+    it is.
     """
     return _changed(config, lambda path: relative_path(path, folder))
 

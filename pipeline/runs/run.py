@@ -9,9 +9,9 @@ RUN/
     examples.csv              path, digest, label and split of each example
     metrics.json              metrics on val, and the metrics of `headstart evaluate`
     calibration.json          temperature of each model, and the probabilities of the true labels on val
-    reference-<model>.npy     features of some training images; `predict` compares other images with them
+    reference-<model>.npy     features of some training images, for comparison with other images
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
-    confusion-<split>.csv     for each model, the number of examples of each pair of true and predicted label
+    confusion-<split>.csv     for each model and each pair (true label, predicted label), the number of examples
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
     finetune.state/           state of a finished fine-tuning, which can go on from there with more epochs
 """
@@ -46,7 +46,7 @@ PHASES = {"head": "head", "finetuned": "finetune"}  # the field of `metrics.json
 
 
 class Run:
-    """The files of the run folder `path`, which need not exist yet.
+    """The files of a run. The run's folder is at `path`, or will be made there.
 
     While a run is written, `path` is a temporary folder, and `place` is the path that the run will have.
     """
@@ -84,8 +84,8 @@ class Run:
     def existing(cls, path: Path) -> Run:
         """Return the run at `path` without reading it. Raises RunError if there is no run at `path`.
 
-        Half-written files of killed processes are removed first. If a process was killed while it replaced this run,
-        the old run is put back.
+        Half-written files of killed processes are removed first. A killed process may have moved the run away without
+        putting a new run in its place. In this case, the run is put back.
         """
         clear_left_over(path)
         run = cls(path)
@@ -133,12 +133,13 @@ class Run:
     def load_model(self, file: Path, shape: tuple[int, ...] | None = None) -> keras.Model:
         """Load the head or classifier from `file`.
 
-        Keras runs no code from the file. Raises RunError if the file is damaged, was saved by a newer Keras, has
-        weights that are not finite, or has another input or output than a model of this run.
+        Keras runs no code from the file. Raises RunError if the file is damaged, was saved by a newer Keras, or has
+        weights that are not finite. Also raises RunError if the inputs or outputs of the model do not fit this run.
 
         Args:
-            shape: the shape of one input: `(D,)` for a head, `(H, W, 3)` for a classifier. By default, a head may take
-                any number of features, and a classifier takes images of the run's size.
+            shape: the required shape of one input: `(D,)` for a head, `(H, W, 3)` for a classifier. By default, a head
+                may take any number of features, and a classifier takes images of the run's size. If the run's settings
+                give no size, a classifier may take images of any size.
         """
         from headstart.pipeline.runs.models import load_classifier, load_head  # late: they import TensorFlow
 
@@ -148,7 +149,7 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of `metrics.json`. Fields that are null, and figures on val that are null, are left out.
+        """Return the content of `metrics.json`. Fields and figures on val are left out if they are null.
 
         If the run has no `metrics.json`, return an empty dict. Raises RunError if the file is damaged. Callers must not
         change the result, which is kept for later calls.

@@ -78,18 +78,20 @@ def logistic_regression(strength: float) -> Any:
 
 
 def fitted_logistic(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    """Return a logistic regression, fitted to `features`, float32 [N, D], and `labels`, int64 [N].
+    """Fit a logistic regression to `features` and `labels`, and return it.
 
-    `strength` is the inverse of the penalty. A fit that has not converged after 300 iterations is returned, too.
+    `features` is float32 [N, D], and `labels` is int64 [N]. `strength` is the inverse of the penalty. A fit that has
+    not converged after 300 iterations is returned, too.
     """
     with quiet():
         return logistic_regression(strength).fit(features, labels)
 
 
 def logistic_chances(model: Any, features: Features, classes: int) -> np.ndarray:
-    """Return the class probabilities, float64 [N, classes], that `model` gives for `features`, float32 [N, D].
+    """Return the class probabilities that `model` gives for `features`.
 
-    If `model` was fitted without images of a class, the probability of this class is 0.
+    `features` is float32 [N, D]. The result is float64 [N, classes]. If `model` was fitted without images of a class,
+    the probability of this class is 0.
     """
     chances = np.zeros((len(features), classes))
     for block in blocks(features):

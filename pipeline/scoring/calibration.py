@@ -41,20 +41,21 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def threshold_of_sets(self, alpha: float) -> float | None:
-        """Return the threshold for sets of labels: an image's set holds each label with at least this probability.
+        """Return the threshold by which the set of likely labels of an image is made.
 
-        The probability that a set lacks the true label is at most `alpha`. The method is split conformal prediction
-        with the score LAC (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
+        The set holds each label whose probability is at least the threshold. On average, at most the fraction `alpha`
+        of new images get a set without their true label. The method is split conformal prediction with the score LAC
+        (arXiv 2107.07511). With fewer than 1 / alpha - 1 val images, the result is None.
         """
         rank = math.floor(alpha * (len(self.true_probabilities) + 1))
         return self.true_probabilities[rank - 1] if rank else None
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
-    """Return the calibration of a model, from its `logits` on val.
+    """Return the calibration of a model. `logits` and `labels` are the model's logits and the true labels on val.
 
     `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. `distance` becomes
-    `Calibration.distance`: an image at a larger distance from the training images is unlike them.
+    `Calibration.distance`. An image at a larger distance from the training images is unlike them.
     """
     temperature = fit_temperature(logits, labels)
     found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])
@@ -108,9 +109,10 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
-    """Return the expected calibration error in [0, 1]: the mean gap between the confidence and the accuracy of a bin.
+    """Return the expected calibration error, in [0, 1].
 
-    The mean is over the bins of `reliability`. Each bin is weighted by its number of examples. `chances` are
+    The examples are sorted into bins by `reliability`. The gap of a bin is the difference between its mean confidence
+    and its accuracy. The error is the mean gap, weighted by the number of examples in each bin. `chances` are
     probabilities, float [N, C], and `labels` is int [N].
     """
     bins = reliability(chances, labels)
@@ -118,11 +120,11 @@ def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the `calibration_error` that a perfectly calibrated model with the probabilities `chances` has on average.
+    """Return the mean `calibration_error` of a perfectly calibrated model. Chance alone causes this error.
 
-    `chances` is float [N, C]. The confidence of a prediction is the probability of the predicted class. The average is
-    over random draws, in which a prediction is right with a probability equal to its confidence. In a draw, the
-    fraction of right predictions differs by chance from the mean confidence. So the result is over 0.
+    `chances`, float [N, C], has the probabilities that the model gives. The confidence of a prediction is the
+    probability of the predicted class. The mean is over random draws, in which a prediction is right with a probability
+    equal to its confidence. In a draw, the fraction of right predictions differs by chance from the mean confidence.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -71,7 +71,7 @@ class ValFigures:
 
 
 def val_figures(choose_by: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return the figures of `logits` on val by name: `loss`, `accuracy`, and the figure that `choose_by` names.
+    """Return a dict of figures on val: `loss`, `accuracy`, and the figure that `choose_by` names.
 
     `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. An undefined figure is NaN.
     """

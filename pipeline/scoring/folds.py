@@ -15,8 +15,8 @@ Fold = tuple[Rows, Rows]  # rows to train on, rows to validate on
 def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed: int) -> list[Fold]:
     """Return `count` folds for cross-validation. A fold is a pair: the rows to train on, and the rows to validate on.
 
-    `labels`, int64 [N], and `groups` have the label and the group of each example. The examples of a group are
-    validated in the same fold. Raises ValueError if no class has `count` or more examples.
+    `labels` is int64 [N]. `groups` has the group of each example. All examples of a group are validated in the same
+    fold. Raises ValueError if no class has `count` or more examples.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -26,11 +26,11 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw about `most` random rows, so that each stratum keeps its share. Return the drawn rows, int64 [n], ascending.
+    """Draw random rows from each stratum. Return the drawn rows, int64 [n], in ascending order.
 
-    `strata`, int [N], has the stratum of each row. If `most` is N or more, all rows are drawn. From a stratum with
-    several rows, at least two are drawn. From a stratum with one row, this row is drawn. So with many small strata,
-    more than `most` rows are drawn.
+    `strata`, int [N], has the stratum of each row. If N is at most `most`, all rows are drawn. If N is larger, the
+    fraction `most` / N of each stratum is drawn, but never fewer than two rows of a stratum (or its only row). With
+    many small strata, n may be larger than `most`.
     """
     if len(strata) <= most:
         return np.arange(len(strata))
@@ -42,10 +42,10 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw about `most` of the rows. Return the drawn rows, int64 [n], ascending, and `folds` without the other rows.
+    """Draw about `most` rows, and remove all other rows from the folds. Return the drawn rows and the new folds.
 
-    The returned folds hold positions in the array of the drawn rows. Each class of each fold keeps its share of the
-    rows; see `stratified`. `labels`, int64 [N], has the label of each row.
+    The drawn rows are int64 [n], in ascending order. The new folds hold positions in the array of the drawn rows. Each
+    class of each fold keeps its share of the rows; see `stratified`. `labels`, int64 [N], has the label of each row.
     """
     of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is no such fold
     for number, (_, val) in enumerate(folds, 1):
@@ -63,7 +63,7 @@ def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: in
 def rarest(labels: np.ndarray, groups: Sequence[Hashable]) -> tuple[int, int]:
     """Return the class with the fewest groups, and the number of its groups.
 
-    `labels`, int64 [N], and `groups` have the label and the group of each example.
+    `labels` is int64 [N]. `groups` has the group of each example.
     """
     found: dict[int, set[Hashable]] = {}
     for label, group in zip(labels.tolist(), groups, strict=True):

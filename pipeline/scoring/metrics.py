@@ -86,13 +86,13 @@ def top_accuracy(logits: np.ndarray, labels: np.ndarray) -> float | None:
 def score(
     logits: np.ndarray, labels: np.ndarray, class_names: Sequence[str], predicted: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Return the metrics of logits on N >= 1 examples, by name. An undefined value is None.
+    """Return a dict of the metrics of N >= 1 examples. An undefined metric is None.
 
     Args:
         logits: float [N, 1] (two classes) or [N, C].
-        labels: int [N], in [0, C).
-        predicted: the predicted labels, int [N], if a threshold decided them. By default, the result of
-            `predicted_labels`.
+        labels: the true labels, int [N], in [0, C).
+        predicted: the predicted labels, int [N]. They must be given if a threshold decides labels. By default, they are
+            the result of `predicted_labels`.
 
     Returns:
         `accuracy`, `balanced_accuracy` and `macro_f1`.
@@ -204,7 +204,7 @@ def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, i
     interval, so they lie in [0, 1]. The result is never narrower than Wilson's interval for `images` images.
 
     Args:
-        of_folds: the accuracies of all folds, at least two. If cross-validation was repeated, the folds of all repeats.
+        of_folds: the accuracies of all folds of all repeats, at least two.
         folds: the number of folds of one repeat.
         images: the number of different images.
     """

@@ -32,10 +32,11 @@ class SimpleModels:
     def of(
         cls, labels: np.ndarray, class_names: Sequence[str], logistic: dict[str, Any] | None, note: str = ""
     ) -> "SimpleModels":
-        """Return the scores of the simple models on examples with the labels `labels`, int64 [N].
+        """Return the scores of the two simple models on N examples with the labels `labels`, int64 [N].
 
-        The scores of always predicting the largest class are computed from `labels`. `logistic` has the metrics of
-        logistic regression, and becomes the field `logistic_regression`. `note` becomes the field `note`.
+        The first model always predicts the largest class. Its scores are computed from `labels`. The second model is
+        logistic regression. `logistic` has the metrics of logistic regression, or is None if this model is left out.
+        `note` becomes the field `note`.
         """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)
@@ -78,11 +79,13 @@ class SimpleModels:
 
 
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
-    """Choose some of `count` training images for a fit of logistic regression. Return their rows, int64 [n], ascending.
+    """Choose the training images for a fit of logistic regression. Return their rows, int64 [n], in ascending order.
 
-    If a fit to all images is quick, all images are chosen. Otherwise, a random sample is chosen, as large as a quick
-    fit allows. If the sample would have under ten images per class on average, no image is chosen. `width` is the
-    number of features of an image.
+    `count` is the number of all training images, and `width` is the number of features of an image. If a fit to all
+    images is quick, all images are chosen. If it is slow, M is the number of images that a quick fit allows:
+
+    - If M is at least ten times the number of classes, M random images are chosen.
+    - If M is smaller, no image is chosen.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))
@@ -93,10 +96,11 @@ def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarr
 
 
 class Logistic:
-    """Logistic regression whose penalty is chosen by cross-validation on the images of the fit.
+    """Logistic regression. Its penalty is chosen in one of two ways.
 
-    The images of a group are in the same fold. With over 1,000 images, only one of the folds is scored. If a class has
-    only one group, there is no cross-validation, and the inverse penalty is 0.01.
+    - If each class has at least two groups, the penalty is chosen by cross-validation on the images of the fit. The
+      images of a group are in the same fold. With over 1,000 images, only one of the folds is scored.
+    - If a class has only one group, the inverse penalty is 0.01.
     """
 
     def __init__(
@@ -138,10 +142,11 @@ def score_simple_models(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> SimpleModels:
-    """Return the scores of logistic regression, and of always predicting the largest class, on the same examples.
+    """Return the scores of two simple models on N examples.
 
-    Logistic regression is fitted to the training images first. If this fit would take long, only a sample of the images
-    is used. If the sample would be too small, logistic regression is left out; see `rows_to_fit`.
+    One model always predicts the largest class. The other model is logistic regression, fitted to the training images
+    that `rows_to_fit` chooses. If no image is chosen, or if all chosen images have the same class, logistic regression
+    is left out.
 
     Args:
         trained: the labels (int64 [M]) and the groups of the M training images.

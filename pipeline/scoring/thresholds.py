@@ -42,7 +42,10 @@ def is_second(chances: np.ndarray, second_above: float) -> np.ndarray:
 
 
 def moved(threshold: Threshold | None) -> bool:
-    """Return True if there is a threshold other than 0.5. If not, the more probable class is predicted."""
+    """Return whether there is a threshold other than 0.5.
+
+    Without a threshold, or with a threshold of 0.5, the more probable class is predicted.
+    """
     return threshold is not None and threshold.value != 0.5
 
 
@@ -58,11 +61,14 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 
 
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return the highest threshold that finds the fraction `wanted` of new positive images, on average over val sets.
+    """Return a threshold, as high as possible, whose sensitivity on new images is at least `wanted`.
 
-    A threshold finds an image whose probability is over the threshold. A threshold finds a higher fraction of the
-    images on which it was chosen than of new images. So the threshold is lowered as in split conformal prediction
-    (arXiv 2107.07511). With too few positive images (see `enough`), the threshold finds all given positive images.
+    The sensitivity is the fraction of the positive images with a probability over the threshold. The threshold reaches
+    `wanted` on average over many val sets. With one val set, the sensitivity may be lower. On the images on which a
+    threshold is chosen, its sensitivity is usually higher than on new images. So the threshold is a little lower than
+    the given images need, as in split conformal prediction (arXiv 2107.07511). If there are fewer positive images than
+    `enough` returns, `wanted` can't be guaranteed. In this case, all given positive images have a probability over the
+    threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -76,9 +82,11 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return the lowest threshold that rejects the fraction `wanted` of new negative images, on average over val sets.
+    """Return a threshold, as low as possible, whose specificity on new images is at least `wanted`.
 
-    For the arguments, see `for_sensitivity`. At least one image must be negative.
+    The specificity is the fraction of the negative images with a probability under the threshold. The threshold reaches
+    `wanted` on average over many val sets. For the arguments, see `for_sensitivity`. At least one image must be
+    negative.
     """
     return _within(1 - for_sensitivity(1 - chances, ~positive, wanted))
 

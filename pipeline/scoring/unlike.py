@@ -26,9 +26,10 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference for a sample of the training images whose features are `features`, float [R, D].
+        """Return the reference with the features `features`, float [R, D].
 
-        The rows of `features` need not have unit length. For the choice of the sample, see `reference_rows`.
+        `features` has a row for each image of the sample. The rows need not have unit length. For the choice of the
+        sample, see `reference_rows`.
         """
         return cls(unit_length(features).astype(np.float16))
 
@@ -41,7 +42,7 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the distance from the sample within which 99 % of the val images lie.
+        """Return the 99 % quantile of the val images' distances from the sample.
 
         `features`, float32 [N, D], has the features of the val images. For the distance, see `distances`.
         """
@@ -67,8 +68,8 @@ def _pools() -> Any:
 def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
     """Draw the sample of the training images for a reference. Return the rows of the sample, int64 [R], ascending.
 
-    Each class gives equally many images, or all that it has. `labels`, int [N], has the labels of the training images.
-    The same `labels` give the same rows. `width` is the number of features of an image.
+    Each class gives about equally many images, or all that it has. `labels`, int [N], has the labels of the training
+    images. The same `labels` give the same rows. `width` is the number of features of an image.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

@@ -1,1 +1,1 @@
-"""`headstart serve`: a page and an HTTP interface that answer for photographs."""
+"""`headstart serve`: a page and an HTTP interface that classify photographs."""

@@ -24,21 +24,21 @@ class _Waiting(Generic[Given, Found]):
 
 @dataclass
 class Batches(Generic[Given, Found]):
-    """Collects images into batches, and runs each batch in one of `passes` threads.
+    """Collects images into batches, and runs the batches in threads.
 
-    A full batch is run as soon as a thread is free. A batch that is not full is run when no image has come for `wait`
-    seconds. Two rules delay a batch that is not full:
+    A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
 
-    - While a further image is on its way (see `coming`), the batch waits for this image. This wait ends 20 * `wait`
-      seconds after the first image of the batch came.
-    - The batch waits until two threads are free. If there is only one thread, the batch waits until this thread is
-      free.
+    - At least two threads are free. If there is only one thread, this thread must be free.
+    - The time for further images to come has ended. While an image is on its way (see `coming`), this time ends
+      20 * `wait` seconds after the first image of the batch came. While no image is on its way, it ends `wait` seconds
+      after the last image came.
 
     Args:
-        run: takes at most `size` images and the number of a thread, from 0, and returns a result for each image.
+        run: a function of two arguments: a list of at most `size` images, and the number of a thread in [0, `passes`).
+            It returns a result for each image.
         size: the maximum number of images in a batch.
         passes: the number of threads. Each thread runs one batch at a time.
-        wait: the time, in seconds, that a batch waits for a further image.
+        wait: seconds; see above.
     """
 
     run: Callable[[Sequence[Given], int], Sequence[Found]]

@@ -39,13 +39,13 @@ class Guard:
 
     - Its header `Host` has neither an IP address nor one of the names `hosts`. Without this rule, the owner of a domain
       could make the domain's name lead to this machine, and the owner's page could read the answers (DNS rebinding).
-    - A browser makes the request for a page of another site, and the method is not GET, HEAD or OPTIONS.
+    - The request comes from a page of another site, and its method is not GET, HEAD or OPTIONS.
 
     Args:
         app: the application that answers the other requests.
         hosts: the names by which the server may be reached.
-        pages: names of the server's own pages, besides the name in `Host`. A server behind a proxy needs these names,
-            because a proxy may put another name into `Host`.
+        pages: host names in the URLs of the server's own pages, in addition to the host in `Host`. A server behind a
+            proxy needs `pages`, because a proxy may put another name into `Host`.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], pages: Collection[str] = ()) -> None:
@@ -85,10 +85,11 @@ class Guard:
             raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        """Return whether a page at `origin` is a page of this server. `host` is the header `Host`.
+        """Return whether a page is a page of this server.
 
-        The page is the server's own if its host and port are those in `host`, or if its host is one of the names
-        `pages`; see `Guard`.
+        `origin` is the header `Origin` of the page's request, and `host` is the header `Host`. The page is the server's
+        own if `origin` has the same host and port as `host`. It is also the server's own if the host in `origin` is one
+        of the names `pages`; see `Guard`.
         """
         try:
             parts = urlsplit(origin)

@@ -93,8 +93,9 @@ class Nearest:
 def find(example: Example, data: Path | None) -> ImageFile | None:
     """Return the image file of `example`. Return None if no such file is found, or if the image has a URL.
 
-    First, the path of `example` is tried. Then the last one to four names of the path are tried below the folder
-    `data`. A run may come from anywhere, so a file is taken only if its bytes have the digest of `example`.
+    First, the path of `example` is tried. Then these paths in the folder `data` are tried: the file name alone, and the
+    file name with one, two and three of its parent folders. A run may come from anywhere, so a file is taken only if
+    its bytes have the digest of `example`.
     """
     places = [example.path]
     if data and is_local(example.path):
@@ -161,9 +162,10 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`, or None if the folder can't be used.
+    """Return the data folder of `run`.
 
-    Raises a HeadstartError if `places` names a data folder that can't be used.
+    If the folder can't be used, there are two cases. If `places` names the folder, a HeadstartError is raised. If
+    `places` names no data folder, the result is None.
     """
     try:
         return run_data(run, places)

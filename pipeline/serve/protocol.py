@@ -18,8 +18,8 @@ class Connection(HttpToolsProtocol):
 
     - The headers of a request do not arrive in time, or are too large.
     - The client does not take the answer in time.
-    - A request comes before the previous request is answered. The new request is not read, and the connection is closed
-      after the answer to the previous request.
+    - A request comes before the previous request is answered. The connection is closed as soon as the previous request
+      is answered. The new request gets no answer.
     - `MOST_CONNECTIONS` other connections are open.
     - The bytes can't be read as a request.
 
@@ -91,9 +91,10 @@ class Connection(HttpToolsProtocol):
         self._start_clock()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Handle the end of the client's data. Return whether the connection stays open until an answer is sent.
+        """Handle the end of the client's data.
 
-        A request that has arrived whole is still answered. A request that is cut off is refused.
+        Return True to keep the connection open for an answer, or False to close the connection. A request that has
+        arrived whole is still answered. A request that is cut off is refused, unless its answer has begun.
         """
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
             self.cycle.keep_alive = False
@@ -141,11 +142,11 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Send an error with the HTTP status `status` and the message `sentence`, and read no further requests.
+        """Stop reading requests, and send a last response.
 
-        If an earlier request still gets an answer, the answer is sent instead of the error. A request still gets an
-        answer if it has arrived whole, or if its answer has begun. The connection ends when the client closes it, or
-        when the time limit is over.
+        An answer that is not complete yet is the last response if it has begun, or if its request has arrived whole. In
+        all other cases, the last response is an error with the HTTP status `status` and the message `sentence`. The
+        connection ends when the client closes it, or when the time limit is over.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):

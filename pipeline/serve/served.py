@@ -127,7 +127,7 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 
 
 def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
-    """Return the pixels of an image, decoded once for each of `configs`, or the fault if the image can't be used.
+    """Decode an image once for each of `configs`. Return the pixels, or the fault if the image can't be used.
 
     The image is decoded as in `predict`. If the image's file has several pages, the first page is taken.
     """

@@ -64,7 +64,7 @@ class Server:
 
     Args:
         stopping: is called when a signal comes, before the server refuses new connections.
-        seconds: the least time after the signal for answers to requests that began before the signal.
+        seconds: for this time after the signal, requests that have begun are not cut off.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:

@@ -87,7 +87,10 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Within the block, count one more request in work. Raises a RefusalError if too many are in work already."""
+        """Within the block, count one more unanswered request.
+
+        Raises a RefusalError if too many requests are unanswered already.
+        """
         self._require_room()
         self.requests += 1
         try:

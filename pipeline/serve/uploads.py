@@ -94,7 +94,7 @@ def _too_large(most: int) -> RefusalError:
 
 @dataclass
 class _Form:
-    """The files of a form that have been read so far. The parser of the form calls the methods."""
+    """Collects the files of a form while the form is parsed. The parser of the form calls methods of this class."""
 
     max_files: int
     files: list[tuple[str, bytearray]] = field(default_factory=list)

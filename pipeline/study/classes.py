@@ -33,15 +33,16 @@ class ClassGain:
 
 
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
-    """Return the gain of each class, sorted by the lower end of its interval, the highest first.
+    """Return the gain of each class. The list is sorted by the lower ends of the gains' intervals, from high to low.
 
-    The gain of a class is the rise of its recall that is expected from twice as many training images. The gain is
-    log(2) times the slope of the recall against the logarithm of the number of images. The slope is fitted to the
-    larger half of the curve's sizes.
+    The gain of a class is the rise of its recall that is expected from twice as many training images. The gain is the
+    product of two numbers:
 
-    A constant slope may promise too much. So all gains are multiplied by one factor of at most 1. The factor is the
-    rise in accuracy that a fitted law predicts (see `kept_law`), divided by the rise in accuracy that the slope
-    predicts.
+    - log(2) times the slope of the recall against the logarithm of the number of images. The slope is fitted to the
+      larger half of the curve's sizes.
+    - A factor of at most 1, because a constant slope may promise too much. The factor is the same for all classes: the
+      rise in accuracy that a fitted law predicts (see `kept_law`), divided by the rise in accuracy that a constant
+      slope predicts.
 
     The interval of a gain comes from two variances: the variance between the val images of the class, and the variance
     between the draws of training images.
@@ -68,10 +69,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much each prediction is expected to gain from twice as many training images: float64 [S, V].
+    """Return how much the correctness of each prediction should rise with twice as many images, float64 [S, V].
 
-    A right prediction counts 1, and a wrong one 0. The result has a row for each of the S subsets of a size, and a
-    column for each of the V val images. For the method, see `class_gains`.
+    The correctness of a prediction is 1 if the prediction is right, and 0 if it is wrong. S is the number of subsets of
+    each size, and V is the number of val images. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

@@ -6,14 +6,17 @@ from headstart.pipeline.scoring.metrics import predicted_labels, probabilities
 
 
 def contributions(metric: ChooseBy, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the contribution of each row to the figure that `metric` names, float64 [N].
+    """Return the contribution of each image to the figure that `metric` names, float64 [N].
 
-    The mean of all contributions is the figure. The mean over a sample of the rows estimates the figure of the sample.
-    For accuracy and loss, the estimate is exact. For the other metrics, the contributions are the values of the
-    infinitesimal jackknife, and the estimate is a first-order approximation. For the AUC, see DeLong et al. 1988,
-    doi:10.2307/2531595.
+    `logits`, float [N, C] with C >= 2, has a row for each image. `labels` is int [N]. Each class must occur in
+    `labels`.
 
-    `logits` is float [N, C] with C >= 2, and `labels` is int [N]. Each class must occur in `labels`.
+    The mean of all contributions is the figure. The mean of the contributions in a sample of the images estimates the
+    figure of the sample:
+
+    - For accuracy and loss, the estimate is exact.
+    - For the other metrics, the contributions are the values of the infinitesimal jackknife, and the estimate is a
+      first-order approximation. For the AUC, see DeLong et al. 1988, doi:10.2307/2531595.
     """
     right = predicted_labels(logits) == labels
     match metric:

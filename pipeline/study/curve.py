@@ -74,8 +74,8 @@ def measure_curve(
     Args:
         units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
         sizes: the numbers of units in a subset, rising. The last one must be the number of all units.
-        seeds: the number of subsets of each size. A head is trained on each subset. All subsets of the last size are
-            equal, so only one head is trained on them.
+        seeds: the number of subsets of each size except the last. Only one subset has the last size: all of `train`.
+            One head is trained on each subset.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows
@@ -117,7 +117,8 @@ def _each(
 def _logits(train: LabelledFeatures, features: Features) -> np.ndarray:
     """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C].
 
-    For a class without training images, the result has the logarithm of the smallest normal float32, not of 0.
+    A class without training images has the probability 0, and 0 has no finite logarithm. For this class, the result has
+    the logarithm of the smallest normal float32.
     """
     if len(known := np.unique(train.labels)) == 1:  # logistic regression needs two classes
         return log_chances(np.tile(np.eye(train.classes)[known[0]], (len(features), 1)))

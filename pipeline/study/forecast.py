@@ -1,20 +1,23 @@
 """Forecast figures for more training images than there are, with bootstrap intervals.
 
 The bootstrap makes B replicates of the measured curve. For each replicate, val images and subsets of the training
-images are drawn with replacement. If all predictions on a small val are right, such a bootstrap gives an interval of
-width 0. So before the draw, two made-up predictions are added to val, one right and one wrong (Agresti & Coull 1998,
-doi:10.1080/00031305.1998.10480550). The effect of the made-up predictions is subtracted from the forecasts.
+images are drawn with replacement.
+
+For all metrics except the loss, two made-up predictions are added to val before the draw, one right and one wrong
+(Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550). Without made-up predictions, an interval would have the
+width 0 if all predictions on a small val are right. The mean effect of made-up predictions is subtracted from the
+forecast figures.
 
 Normal noise is added in two places:
 
-- to the replicates, because the n training images at hand are a random draw themselves
-- to the forecasts, because future training images will be a random draw as well
+- to the replicates, because the training images at hand are a random draw themselves
+- to the errors from which `Forecast.at` computes intervals, because future training images will be a random draw, too
 
-The variance of the noise is estimated from the variance between small subsets. The variance falls with 1 / n, like the
-variance of a mean.
+The variance of the noise is A / n for n training images. `_spread` estimates A from the variance between small subsets.
 
-The size from which a law holds is not known. So for each replicate, the first size of the fit is chosen at random among
-the smaller sizes. Two laws are fitted, and the law that is better on the larger sizes is kept.
+Two laws (see `laws.py`) are fitted to each replicate. The law that better predicts the largest sizes is kept. A law may
+not hold for the smallest sizes. So for each replicate, the size at which the fit begins is drawn at random among the
+smaller sizes.
 """
 
 from __future__ import annotations
@@ -105,9 +108,10 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the median of `errors`, [B, M], over the B replicates: float64 [M].
+        """Return the forecast errors, float64 [M]: the medians of `errors` over the replicates, minus `_raised`.
 
-        Made-up predictions raise the errors of the replicates (see `_added`). `_raised`, the mean rise, is subtracted.
+        `errors`, [B, M], has the errors of the B replicates. `_raised` is the number by which made-up predictions raise
+        these errors; see `_added`.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -169,10 +173,10 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of made-up predictions that the bootstrap adds to val: two, or 0 if the metric is the loss.
+        """The number of made-up predictions that the bootstrap adds to val: 0 if the metric is the loss, else two.
 
-        If all predictions on val are right, all replicates would be equal without made-up predictions. Losses differ
-        from image to image, so the loss needs no made-up predictions.
+        Made-up predictions make the replicates differ from each other even if all predictions on val are right. The
+        loss needs no made-up predictions, because losses differ from image to image.
         """
         return 0 if self._curve.metric == "loss" else 2
 
@@ -205,20 +209,21 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Return the two ends of the interval that holds the fraction `LEVEL`, 0.9, of `values` along the first axis.
+    """Compute intervals over the first axis of `values`, [B, ...]. Return the lower and the upper ends, each [...].
 
-    `values` is [B, ...], and each of the two ends is [...].
+    An interval holds the middle 0.9 (`LEVEL`) of its B values.
     """
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
     return low, high
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return a constant A. For heads on independent samples of n images, the variance of the error is A / n.
+    """Return the A for which A / n is the variance of the error between heads on independent samples of n images.
 
-    The variance is measured between subsets of the same N images. Between such subsets, the variance is smaller by the
-    factor 1 - n / N, and the result is corrected for this factor. `images`, [K], has the sizes of the subsets; the last
-    size is N. `errors`, [K, S], has the errors of the S subsets of each size.
+    `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
+
+    All subsets are drawn from the same N images, where N is the last size. So the measured variance between subsets of
+    n images is too small by the factor 1 - n / N. The result is corrected for this factor.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -55,9 +55,10 @@ def _log_linear_images(parameters: np.ndarray, error: float) -> np.ndarray:
 
 
 def _fit_power_law(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit error = c + a n^-b with c >= 0 and a >= 0. Return c, a and b of each curve, [B, 3].
+    """Fit error = c + a n^-b with c >= 0 and a >= 0. The columns of the result, [B, 3], are `c`, `a` and `b`.
 
-    For each exponent b of a grid, c and a follow from a linear fit. The exponent with the lowest squared error is kept.
+    The exponent `b` is searched on a grid. For each exponent on the grid, a linear fit gives the other two parameters.
+    The exponent with the lowest squared error is kept.
     """
     best = np.full(len(errors), np.inf)
     kept = np.zeros((len(errors), 3))
@@ -96,10 +97,11 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Fit each law to the smaller sizes. Return each law's squared deviations, summed over the larger sizes.
+    """Return how far each law is off at the largest sizes when the law is fitted only to the smaller sizes.
 
-    The larger sizes are the `held_out` largest. `images` is [K], and `errors` is [B, K]. The result, float64 [2, B],
-    has a row for each of the two laws, and a column for each of the B curves.
+    The `held_out` largest sizes are left out of the fit. The result, float64 [2, B], has the squared deviations, summed
+    over the sizes that are left out. It has a row for each of the two laws, and a column for each of the B curves.
+    `images` is [K], and `errors` is [B, K].
     """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(

@@ -18,7 +18,7 @@ _CLASSES_SHOWN, _FEW_OF_EACH = 3, 10
 
 @dataclass(frozen=True)
 class Size:
-    """A number of training images, and the figure measured or expected with it."""
+    """A number of training images, with the figure that was measured or is expected for this number."""
 
     images: int
     figure: Estimate
@@ -136,8 +136,11 @@ class StudyResult:
     def _reached(self, needed: Needed) -> str:
         """Return a sentence that tells how many images are needed to reach the target of `needed`.
 
-        If the measured figures reach the target from some size on, the sentence tells this size. Otherwise, the
-        sentence tells what the law predicts.
+        The sentence depends on the measured sizes that miss the target:
+
+        - If no size misses the target, the sentence tells the smallest size.
+        - If the largest size misses the target, the sentence tells what the law predicts.
+        - If only smaller sizes miss the target, the sentence tells the next size above them.
         """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]

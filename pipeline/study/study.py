@@ -97,9 +97,10 @@ def study_features(
     seed: int = 0,
     at_hand: int = 0,
 ) -> StudyResult:
-    """Study features in memory. `units` has an entry for each training image; see `nested_order`.
+    """Return the result of a study of features that are in memory.
 
-    Each class must occur in both splits. Raises DataError if there are too few different images.
+    `units` has an entry for each training image; see `nested_order`. Each class must occur in both splits. Raises
+    DataError if there are too few different images.
 
     Args:
         at_hand: the number of all training images, if `train` is only a sample of them. The forecast begins at this
@@ -140,10 +141,13 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast how many images it takes to reach `target`, a value of the metric.
+    """Forecast how many images are needed to reach `target`, a value of the metric.
 
-    If `target` is 0, the target is the next round value above the present value, such as 0.95. If there is no higher
-    round value, the result is None. For the loss, a `target` of 0 gives None, too.
+    If `target` is 0, the result depends on the metric:
+
+    - For the loss, the result is None.
+    - For any other metric, the forecast is for the next round value above the present value, such as 0.95. If there is
+      no higher round value, the result is None.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
@@ -152,10 +156,10 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return all `examples` if there are at most `most`. Otherwise, return a random sample of `most` examples.
+    """Return all `examples` if there are at most `most`. If there are more, return a random sample.
 
-    In the sample, each class keeps its share of the examples. Each class has at least one example, so the sample may
-    have more than `most` examples.
+    In the sample, each class keeps its share of the examples, and has at least one unit; see `nested_order`. The sample
+    has `most` examples, or more if one unit of each class already makes more.
     """
     if len(examples) <= most:
         return examples

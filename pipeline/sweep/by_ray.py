@@ -174,10 +174,13 @@ class _Searchers:
             self._dismiss([place])
 
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
-        """Forget a worker that died. After `_MOST_FAILURES` deaths on a node, the node gets no more workers.
+        """Forget a worker that died, and count its death. After `_MOST_FAILURES` deaths, its node gets no more workers.
 
-        If the worker had finished a trial, earlier deaths on the node no longer count. If several workers died while
-        they trained the same head, only the first death counts, because the head may be the cause.
+        Some deaths do not count:
+
+        - If the worker had finished a trial, earlier deaths on the node no longer count.
+        - If another worker died earlier while it trained the same head, the new death does not count, because the head
+          may be the cause.
         """
         del self._workers[place]
         with self._owner_named():
@@ -198,7 +201,7 @@ class _Searchers:
             console.print(f"refused {self._why}", style="yellow")
 
     def _cause(self, error: Any) -> Exception:
-        """Return the first cause of an error in a worker. The death of the study's owner becomes a HeadstartError."""
+        """Return the exception to raise for an error in a worker: a HeadstartError if the study's owner died."""
         errors = self.ray.exceptions
         while isinstance(error, errors.RayTaskError) and isinstance(error.cause, Exception):
             error = error.cause

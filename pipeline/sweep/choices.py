@@ -56,9 +56,11 @@ class Choice:
         return min(self.values, key=lambda one: abs(one - value)) if numbers else self.values[0]
 
     def grid(self) -> list[Any]:
-        """Return all `values`. For a range of numbers, return up to three points of the range.
+        """Return the values that a grid search tries.
 
-        The points have equal distances or, with `log`, equal ratios.
+        - If `between` is false, the result has all elements of `values`.
+        - If `between` is true, the result has up to three numbers of the range. The numbers have equal distances or,
+          with `log`, equal ratios.
         """
         if not self.between:
             return list(self.values)
@@ -74,9 +76,9 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
     """Return every point of a grid as a pair: its parameters, and the result of `build` for the point.
 
-    `build` receives a function, and calls the function for each parameter that `build` needs. The function returns the
-    value of the parameter at the point. A point has only the parameters that `build` asked for, so points may have
-    different parameters. Raises OptionError if there are more than `most` points.
+    For each point, `build` is called with one argument, a function `choose`. When `build` needs a parameter, it calls
+    `choose(name, choice)`, and gets the value of the parameter at the point. A point has only the parameters that
+    `build` asked for, so points may have different parameters. Raises OptionError if there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

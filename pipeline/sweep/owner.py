@@ -17,8 +17,8 @@ class Left:
     """Two counts for a worker that has ended or died.
 
     - `finished`: the number of trials that the worker finished.
-    - `deaths`: the number of workers that died with the same head, this worker included; 0 if this worker did not die
-      in a trial.
+    - `deaths`: 0 if the worker did not die in a trial. If the worker died in a trial, the number of workers that have
+      died so far with the head of this trial, this worker included.
     """
 
     finished: int  # number of trials that the worker finished
@@ -41,11 +41,15 @@ class StudyOwner:
         self._left: set[str] = set()  # a claim of a worker may arrive after its death was noticed
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial. Return the trial, the number of other running trials, and the number of finished trials.
+        """Claim a trial for the worker whose name is `worker`.
 
-        `worker` names the worker that claims the trial. The trial is a pair: its number and its parameters. If no trial
-        is left, or if `most` trials are finished or running, the trial is None. If `end` was called, or if the worker
-        has left, the result is (None, 0, 0). `pruner` decides which trials are pruned.
+        Returns:
+            The trial, as a pair of its number and its parameters, or None.
+            The number of other trials that are running.
+            The number of finished trials.
+
+        If no trial is left, or if `most` trials are finished or running, the trial is None. If `end` was called, or if
+        the worker has left, the result is (None, 0, 0). `pruner` decides which trials are pruned.
         """
         if self._over or worker in self._left:
             return None, 0, 0

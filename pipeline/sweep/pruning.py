@@ -16,11 +16,12 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """Return a pruner that keeps the best third of the trials at each rung: after r, 3r and 9r epochs, and so on.
+    """Return a pruner that keeps the best third of the trials at each rung. The rungs are r, 3r, 9r, and so on.
 
-    The first rung r is one epoch, or up to four if an epoch has few training examples. `training_sizes` has the number
-    of training examples of each fold. With several folds, rungs are numbers of folds, not of epochs, and r is two
-    folds.
+    - With one fold, a rung is a number of epochs. r is one epoch, or up to four if an epoch has few training examples.
+    - With several folds, a rung is a number of folds, and r is two folds.
+
+    `training_sizes` has the number of training examples of each fold.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """
@@ -30,10 +31,14 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
 
 
 class EpochPruner:
-    """Stops the training of a head after an epoch if `trial` is pruned, or if the head no longer improves on val.
+    """Decides after each epoch whether the training of a head stops.
 
-    `trial` is None if trials are pruned after folds, not after epochs. `pruned` becomes True when `trial` is pruned.
-    Epochs are compared by the figure `choose_by`; see `choosing.rank`.
+    The training stops in two cases:
+
+    - `trial` is pruned. `pruned` is then true.
+    - The head no longer improves on val. Epochs are compared by the figure that `choose_by` names; see `choosing.rank`.
+
+    If trials are pruned after folds, not after epochs, `trial` is None, and the first case does not occur.
     """
 
     def __init__(self, trial: optuna.Trial | None, choose_by: ChooseBy = "loss") -> None:

@@ -53,7 +53,7 @@ def require_no_other_database(path: Path) -> None:
 def require_sound(study: optuna.Study) -> None:
     """Raise a ValueError if `study` or a trial of it has an attribute that headstart can't have written.
 
-    The error names the first such attribute.
+    The error message tells the name of the first such attribute.
     """
     attributes = study.user_attrs
     converted(attributes, _StudyAttributes, "attributes")

@@ -111,7 +111,8 @@ class Space:
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Return the parameters of the head that is nearest to `config` in this space.
 
-        The head takes the first alternative of `cuts`, or the last alternative if `cuts.free` is true.
+        `config` says nothing about cuts, so the head takes the first of `cuts.alternatives`, or the last one if
+        `cuts.free` is true.
         """
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}

@@ -71,8 +71,8 @@ class Study:
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
         """Raise an OptionError if the study was made with other data or settings than `identity` describes.
 
-        In a new study, `identity` is recorded as the attribute `part`. In an existing study, `identity` is compared
-        with this attribute, and the error names the differences.
+        `part` is the name under which the first call records `identity` in the study. Each later call compares
+        `identity` with the record. The error message tells the differences.
         """
         now = json.loads(json.dumps(identity))
         with self.locked():
@@ -94,9 +94,9 @@ class Study:
     def read_as(self, asked: DataConfig) -> DataConfig:
         """Return the settings with which to read the study's data.
 
-        If a setting in `asked` is not the default, `asked` is returned. If all settings in `asked` are the default, the
-        settings with which the study was begun are returned. A study of a version before 0.2 has no record of its
-        settings, and its data are read by the layout `v1`.
+        If a setting in `asked` is not the default, the result is `asked`. If all settings in `asked` are the default,
+        the result is what `keep_reading` recorded last. If a version before 0.2 began the study, there is no record,
+        and the result has the layout `v1`.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -150,9 +150,9 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Give the trial of a dead worker back to the study. Return how many workers have died with this trial's head.
+        """Handle the death of the worker that ran `trial`. Return how many workers have died with this trial's head.
 
-        If the result is `MOST_DEATHS` or more, the trial is not given back, but fails for good; see `fail`.
+        If the number is below `MOST_DEATHS`, the trial goes back to the study. If not, it fails for good; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
@@ -164,7 +164,7 @@ class Study:
         return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark an interrupted trial as failed, and queue its head again.
+        """Mark an interrupted trial as failed, so that its head is tried again.
 
         A trial is interrupted if its process has ended or has given the trial back. If the calling process is killed
         during the call, the call can be repeated.
@@ -237,7 +237,7 @@ def remove_curves(folder: Path) -> None:
 class _Worker:
     """A locked file, by which other processes see that this process is alive.
 
-    The kernel releases the lock when the process ends. A process ID could also be that of a later process.
+    The kernel releases the lock when the process ends. A process ID proves less: a later process may get the same ID.
     """
 
     def __init__(self, study: Path) -> None:
@@ -249,7 +249,7 @@ class _Worker:
 
     @staticmethod
     def ended(study: Path, name: str) -> bool:
-        """Return whether the process of the worker `name` has ended. If so, its file beside `study` is removed."""
+        """Return whether the worker `name` has ended. If the worker has ended, remove its file beside `study`."""
         with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:
             try:
                 lock(file, wait=False)

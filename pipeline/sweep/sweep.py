@@ -143,7 +143,7 @@ def _cache(
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the study's search space.
 
-    Returns the examples and the scan's `example_digests`. Raises OptionError if the study has other data or settings.
+    Returns the examples, and hashes from `example_digests`. Raises OptionError if the study has other data or settings.
     """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
@@ -252,10 +252,10 @@ def _winner(study: Study) -> FrozenTrial:
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winning trial `number` as the run `path`, unless `path` has a run that is as good or better.
+    """Train the winning trial `number` as the run `path`, unless `path` has a run that stays.
 
-    A run from a better trial of the study stays, and so does a run from the same trial. With `overwrite`, a run from
-    the same trial stays only if it is not older than `began`, the start of this search in seconds since 1970.
+    A run from a better trial of the study stays. A run from the same trial stays, too, except if `overwrite` is true
+    and the run is older than `began`, the start of this search in seconds since 1970.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
@@ -272,9 +272,9 @@ def _write_run(
 
 
 def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
-    """Return the study and the trial from which `run` was made. If `run` is not from a search, return {}.
+    """Return the study and the trial from which `run` was made, or {} if `run` is not from a search.
 
-    If `run` is damaged, raise RunError. With `overwrite`, return {} for a damaged run.
+    If `run` is damaged, the result is {} with `overwrite`. Without `overwrite`, RunError is raised.
     """
     try:
         return run.config().get("sweep") or {}
@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check. It raises DataError if classes, train or val differ from `then`, made by `example_digests`."""
+    """Return a check that raises DataError if classes, train or val changed. `then` has hashes of the earlier data."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = example_digests(scanned.examples, scanned.class_names)

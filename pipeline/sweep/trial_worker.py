@@ -34,7 +34,10 @@ class ServedTrial(FixedTrial):
 
 
 class ServedStudy:
-    """The part of a study that `run_trials` uses. Each method calls the owner of the study, an actor."""
+    """The part of a study that `run_trials` uses.
+
+    All methods except `finished` and `prune_by` call the owner of the study. The owner is an actor; see `StudyOwner`.
+    """
 
     def __init__(self, worker: str, owner: Any, space: Any, seed: int, logs: Path) -> None:
         self.space, self.seed, self.logs = space, seed, logs
@@ -60,7 +63,7 @@ class ServedStudy:
         return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
 
     def finished(self) -> Sized:
-        """Return a range whose length is the number of trials that were finished at the last `claim`."""
+        """Return a range. Its length is the number of finished trials, as counted in the last call of `claim`."""
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial) -> None:
@@ -112,6 +115,9 @@ class TrialWorker:
             run_trials(study, data, most, math.inf, lambda: None)
 
     def remove_files(self) -> None:
-        """Remove the files of the trial that runs, before this process is killed. Any thread may call this method."""
+        """Remove the files of the current trial. Any thread may call this method.
+
+        The driver calls this method before it kills the worker.
+        """
         if self._files:
             shutil.rmtree(self._files, ignore_errors=True)

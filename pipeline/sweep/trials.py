@@ -33,7 +33,7 @@ _ELSEWHERE = (
 
 @dataclass(frozen=True)
 class SearchData:
-    """The features of train and val, and the folds over them, which all trials of a search share."""
+    """The data that all trials of a search share: the features of train and val, and the folds."""
 
     labelled: LabelledFeatures  # rows of train, then of val; with several folds, it has no views
     folds: Sequence[Fold]  # a trial's figures are means over the folds

@@ -134,7 +134,7 @@ def _write(file: Path, store: FeatureStore, examples: Examples, class_names: lis
 
 
 def _slabs(store: FeatureStore, digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the features of `digests` in slabs that are small enough for memory. The order is that of `digests`.
+    """Yield the features of `digests`, in the order of `digests`, in slabs that are small enough for memory.
 
     A slab is a pair: the position of its first row in `digests`, and its features, float32 [n, *shape].
     """

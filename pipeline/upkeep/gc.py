@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 @dataclass(frozen=True)
 class Unused:
-    """How many images with features of one fingerprint are in a data folder, and how many are in none."""
+    """The images that have features of one fingerprint: how many are in a data folder, and how many are not."""
 
     folder: str
     kept: int  # images in a data folder
@@ -53,7 +53,7 @@ class Garbage:
 
 
 def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False, reading: DataConfig = DataConfig()) -> Garbage:
-    """Count the features in the store at `root` whose images are in no folder of `data`. With `yes`, also drop them.
+    """Count the features in the store at `root` whose images are in no folder of `data`. If `yes`, drop these features.
 
     `reading` decides how lists of images are read. Raises StoreError if `root` holds no features, or if another process
     changed the store meanwhile. Raises DataError if a folder has no images, or has files that can't be read: the

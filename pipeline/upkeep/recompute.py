@@ -50,10 +50,10 @@ def recompute(
 ) -> Recomputation:
     """Compare stored features of images of `data` with the features of a fresh forward pass.
 
-    Stores that differ only in the cut are compared together, on up to `config.recompute` images. `seed` decides which
-    images are compared. If `data` is a list of images, `reading` decides how the list is read. Stores that can't be
-    compared, for example because of other weights, are reported on the console. Raises StoreError if no store can be
-    compared. Raises DataError if `data` has no images.
+    Stores are compared in groups. The stores of a group differ only in the cut. For each group, up to
+    `config.recompute` images are compared. `seed` decides which images are compared. If `data` is a list of images,
+    `reading` decides how the list is read. If a group can't be compared, the reason is printed on the console. Raises
+    StoreError if no group can be compared. Raises DataError if `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(kind_of(data)))
     images = {example.image.digest: example.image for example in found.examples}
@@ -111,9 +111,9 @@ def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
     """Build the backbone that `fingerprint` describes, with the weights that `config` names.
 
-    Raises WeightsError if `fingerprint` has other weights than `config`. Raises OptionError in two cases:
+    Raises WeightsError if these weights are not the weights of `fingerprint`. Raises OptionError in two cases:
 
-    - The features were made by another version of headstart, in another way.
+    - This version of headstart computes features differently from the version that made the features of `fingerprint`.
     - The features come from a `.keras` file, but `config.weights` names no `.keras` file.
     """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
@@ -152,10 +152,10 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
 
 
 def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
-    """Return the relative error of each image's features in `store`, compared with `fresh`, float32 [n, *shape].
+    """Return the relative error of each image's features in `store`, compared with the features in `fresh`.
 
-    `fresh` has the features of the n images of `batch`. Images without features in `store`, and images whose file
-    changed since the scan, are left out.
+    `fresh`, float32 [n, *shape], has the features of the n images of `batch`. Images without features in `store`, and
+    images whose file changed since the scan, are left out.
     """
     lacking = set(store.missing([image.digest for image in batch]))
     rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged_since_read()]
