@@ -35,38 +35,34 @@ class Extractor:
     Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
     """
 
-    def __init__(
-        self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None, earlier: float = 0.0
-    ) -> None:
-        """`earlier` is the total time of earlier extractions, in seconds.
-
-        Only the extractions since the last compaction count; see `compact_by_itself`.
-        """
-        self.network = network.calibrated(images)
-        self._cluster, self._earlier = cluster, earlier
+    def __init__(self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None) -> None:
+        self.network, self._cluster = network.calibrated(images), cluster
         self._freeze = cache(lambda: self.network.freeze(keep=True))
 
     def extract(
-        self, images: Sequence[ImageFile], view: View | None = None, compact: bool = True
+        self, images: Sequence[ImageFile], view: View | None = None, part: bool = False
     ) -> tuple[Stores, Extracted]:
         """Extract the missing features of `images`. If there is a cluster, the cluster extracts them.
 
-        If `view` is given, features are extracted from this view of each image. If `compact` is true, a store with many
-        small shards is compacted afterwards. Returns two things: the store of each cut, and the result of the
+        If `view` is given, features are extracted from this view of each image. `part` tells whether `images` are one
+        of many parts of a set; see `extract_features`. Returns two things: the store of each cut, and the result of the
         extraction.
         """
         stores = {cut: store.create() for cut, store in self.network.stores(view).items()}
         if self._cluster:
             done = self._cluster.extract(images, self.network, stores, view)
         else:
-            done = extract_features(images, self._freeze, stores, self.network.images, view, part=not compact)
+            done = extract_features(images, self._freeze, stores, self.network.images, view, part)
             backbone, store = self.network.backbone, self.network.extraction.store
             keep_speed(store, backbone.name, done.extracted, done.seconds, backbone.precision, backbone.image_size)
-        if compact and (done.extracted or self._earlier):
-            for filled in stores.values():
-                compact_by_itself(filled, self._earlier + done.seconds)
-            self._earlier = 0.0
         return stores, done
+
+
+def _compact(stores: Stores, done: Extracted) -> None:
+    """Compact each of `stores` that has many small shards, if the extraction `done` filled them."""
+    if done.extracted:
+        for store in stores.values():
+            compact_by_itself(store, done.seconds)
 
 
 class Early:
@@ -91,17 +87,17 @@ class Early:
             networks = load_networks(self._config, self._extraction, KnownBackbones(self._extraction.store))
             self._extractors = [Extractor(network, images) for network in networks]
         for extractor in self._extractors:
-            _, done = extractor.extract(images, compact=False)  # there are many turns; the last step compacts
+            _, done = extractor.extract(images, part=True)
             self.done += replace(done, rejects=())
 
 
 def extract_all(
-    scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None, earlier: float = 0.0
+    scanned: Scan, networks: Sequence[Network], cluster: Cluster | None = None, earlier: Extracted | None = None
 ) -> tuple[Scan, list[Extractor], Stores, Extracted]:
     """Extract the missing features of the scanned examples with each network in turn.
 
-    `earlier` is the time in seconds that an `Early` took with these networks. After the extraction, the store remembers
-    which weights were used; see `remember_weights`.
+    `earlier` is what an `Early` extracted with these networks. It is added to the totals. After the extraction, stores
+    with many small shards are compacted, and the store remembers which weights were used; see `remember_weights`.
 
     Returns four things:
     - a scan in which images that can't be decoded are rejects
@@ -109,14 +105,15 @@ def extract_all(
     - the store of each cut
     - the totals of the extraction
     """
-    extractors, stores, done = [], Stores(), Extracted()
+    extractors, stores, done = [], Stores(), earlier or Extracted()
     for network in networks:
         images = scanned.examples.images
-        extractors.append(Extractor(network, images, cluster, earlier / len(networks)))
+        extractors.append(Extractor(network, images, cluster))
         filled, here = extractors[-1].extract(images)
         scanned = reject_undecodable(scanned, here.rejects)
         stores |= filled
         done += here
+    _compact(stores, done)
     remember_weights(networks)
     return scanned, extractors, stores, done
 
@@ -133,6 +130,7 @@ def extract_views(
     for extractor in extractors:
         for view, stores in zip(views, by_view, strict=True):
             filled, done = extractor.extract(images, view)
+            _compact(filled, done)
             if done.rejects:
                 first = done.rejects[0]
                 raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")

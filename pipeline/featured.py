@@ -188,8 +188,7 @@ def _cached(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        earlier = early.done.seconds if early else 0.0
-        scanned, extractors, stores, done = extract_all(scanned, networks, workers, earlier)
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers, early and early.done)
     except DataError:
         list_rejects(extraction.store, scanned.rejects)
         raise
@@ -207,7 +206,7 @@ def _cached(
         views=by_view,
         config=resolved_config(config, networks),
         extraction=extraction,
-        extracted=early.done + done if early else done,
+        extracted=done,
         views_extracted=views_extracted,
     )
 
