@@ -188,7 +188,7 @@ def _cached(
         networks = networks_for(scanned, config, extraction)
         if require:
             require(scanned, networks)
-        scanned, extractors, stores, done = extract_all(scanned, networks, workers, early and early.done)
+        scanned, extractors, stores, done = extract_all(scanned, networks, workers, early.done if early else None)
     except DataError:
         list_rejects(extraction.store, scanned.rejects)
         raise

@@ -116,7 +116,7 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
         return why_blind([every[positions[at]] for at in unread], len(positions))
 
     with progress("looking at files", len(files), "files") as advance:
-        sharing = Sharing(crew, len(files), lambda at, again: every[np.array(at)], advance, blind)
+        sharing = Sharing(crew, len(files), lambda at, again: every[np.array(at)], advance, blind=blind)
         for piece in sharing.run():
             positions = np.array(piece.positions)
             if piece.result is None:

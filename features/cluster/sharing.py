@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from headstart.features.cluster.crew import Crew
@@ -63,6 +63,7 @@ class Sharing:
     count: int
     items: Callable[[Sequence[int], bool], Any]
     advance: Callable[[int], None]
+    _: KW_ONLY
     blind: Callable[[Sequence[int], Any], str] = lambda positions, result: ""
     unread: Callable[[Sequence[int], Any], Sequence[int]] = lambda positions, result: ()
     worked: Callable[[Member, Any], None] = lambda member, result: None

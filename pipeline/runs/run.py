@@ -165,7 +165,7 @@ class Run:
 
     def finetuning_gained_nothing(self) -> bool:
         """Return whether no epoch of fine-tuning was better than the head. The classifier then equals the head."""
-        return self.metrics().get("finetune", {}).get("best_epoch") == 0
+        return bool(self.metrics().get("finetune", {}).get("best_epoch") == 0)
 
     def threshold(self, model: str) -> Threshold | None:
         """Return the threshold of `model` (`head` or `finetuned`) in this run. If the run has none, return None.

@@ -126,7 +126,7 @@ def logits_by(
 
     positions, rows = list[np.ndarray](), list[np.ndarray]()
     sharing = Sharing(
-        crew, len(images), lambda at, again: every[np.array(at)], advance, blind, lost_of, largest=_LARGEST
+        crew, len(images), lambda at, again: every[np.array(at)], advance, blind=blind, unread=lost_of, largest=_LARGEST
     )
     for piece in sharing.run():
         if piece.result is None:

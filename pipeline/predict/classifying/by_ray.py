@@ -191,7 +191,7 @@ def classified_by(
         return why_blind(_unread(outcome.result), len(positions))
 
     window = max(4 * _LARGEST, _HELD_BYTES // (_ITEM_BYTES + 8 * len(answers.run.class_names())))
-    sharing = Sharing(crew, len(files), unit, lambda count: None, blind, largest=_LARGEST, window=window)
+    sharing = Sharing(crew, len(files), unit, lambda count: None, blind=blind, largest=_LARGEST, window=window)
     for positions, outcome in sharing.in_order():
         if outcome is None:
             yield 0, 0, [Reject(files[positions[0]], "crashed", "three workers died while they classified it")]
