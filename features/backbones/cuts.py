@@ -150,9 +150,8 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     `config.weights` is one value for all backbones, or one value per backbone, joined by `+`. The path of an existing
     weights file may contain a `+`. If there is not exactly one way to split `config.weights`, an OptionError is raised.
 
-    A backbone that is a `.keras` file holds its own weights. If `.keras` files are joined with networks of
-    `BACKBONES`, `config.weights` has values for the networks of `BACKBONES` only. The result then has the value
-    `imagenet` for each `.keras` file.
+    A backbone that is a `.keras` file holds its own weights. If there are other backbones, too, `config.weights` has
+    values for the other backbones only. The result then gives each `.keras` file the value `imagenet`, a placeholder.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights

@@ -164,17 +164,17 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    The resolution of a block is the resolution of its output. Usually, several blocks at the end have the lowest
-    resolution. The first of these blocks still belongs to the stage before, and the others are the last stage. In
-    InceptionV3, the first is `mixed8`, and the last stage consists of the two blocks after `mixed8`.
+    The resolution of a block is the resolution of its output. Usually, a few blocks at the end have the lowest
+    resolution. The first of them reduces the resolution and belongs to the stage before. The others are the last stage.
+    In InceptionV3, the first is `mixed8`, and the last stage consists of the two blocks after `mixed8`.
 
     There are four exceptions:
 
-    - If only one of several blocks has the lowest resolution, this block is the last stage.
-    - If most blocks have the lowest resolution, the last quarter of all blocks is the last stage.
-    - If the network is a single block, the last stage begins at the first operation whose output has the lowest
+    - Only the last block has the lowest resolution: this block is the last stage.
+    - Most blocks have the lowest resolution: the last quarter of all blocks is the last stage.
+    - The network is a single block: the last stage begins at the first operation whose output has the lowest
       resolution.
-    - If `read_graph` returns None, the last stage begins at the last operation with a kernel.
+    - `read_graph` returns None: the last stage begins at the last operation with a kernel.
 
     The last stage always includes the last operation with a kernel.
     """

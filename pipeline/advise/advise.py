@@ -127,8 +127,8 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
     """Return the accuracy of the chosen network's best cut minus the accuracy of its deepest cut.
 
-    `stores` are the stores of all candidates. `right` lists the accuracy of each candidate, in the same order. `chosen`
-    is the index of a store of the chosen network.
+    A candidate is one cut of one network. `stores` has the store of each candidate, and `right` has its accuracy.
+    `chosen` is the index of a candidate; its network is the chosen network.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]

@@ -115,9 +115,9 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Whether headstart made a folder that holds the files `names` and the subfolders `folders`.
+    """Return whether headstart made a folder that holds the files `names` and the subfolders `folders`.
 
-    `folders` are paths. Each of them that headstart made must also be in `ours`.
+    `folders` are paths. `ours` is the set of all paths of folders that are known to be made by headstart.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

@@ -72,7 +72,7 @@ def read_features(stores: Stores, digests: Digests) -> np.ndarray:
 
 
 def width(stores: Stores) -> int:
-    """Return D, the number of features of an image at all cuts."""
+    """Return D, the number of features of an image, summed over all cuts."""
     return sum(store.form.shape[0] for store in stores.values())
 
 

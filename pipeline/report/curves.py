@@ -167,8 +167,8 @@ def _trust(evidence: Evidence) -> str:
     """Return two HTML tables about the model that `predict` uses.
 
     The first table has the accuracy on all answers, and on the 90, 80 and 50 % of the answers that are most probable.
-    The second table is about sets of labels. It says how often the sets hold the true label, and how many labels they
-    have on average.
+    The second table is about conformal prediction sets: how often a set holds the true label, and how many labels a set
+    has on average.
     """
     found, model = evidence.predictions, evidence.answering
     assert found

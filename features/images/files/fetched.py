@@ -135,7 +135,7 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
 
 def kept_folder() -> Path | None:
-    """Return the absolute path of the folder that holds the kept bytes now; None if no bytes are kept."""
+    """Return the absolute path of the folder in which `bytes_kept` keeps bytes. Return None outside `bytes_kept`."""
     return _kept.folder.absolute() if _kept and _kept.folder else None
 
 
