@@ -90,14 +90,13 @@ def evaluate_cached(
     tell_positive(run, threshold, positive)
     taken = take(run, cached, split, places.data)
     seen = _told(run, cached, taken, places)
-    unchanged = run.finetuning_gained_nothing()
-    finetuned = run.classifier_file.exists() and not unchanged
-    thresholds = _thresholds(run, cached, taken, threshold, positive, finetuned, workers)
-    outputs = _outputs(run, cached, taken.examples, finetuned, workers)
+    models = _Models(run, cached, workers)
+    thresholds = models.thresholds(taken, threshold, positive)
+    outputs = models.outputs(taken.examples)
     predicted = {
         model: predicted_by(run, model, output.logits, thresholds.get(model)) for model, output in outputs.items()
     }
-    result = _result(run, cached, taken, outputs, predicted, thresholds, positive, seen, unchanged)
+    result = _result(models, taken, outputs, predicted, thresholds, positive, seen)
     logits = {model: output.logits for model, output in outputs.items()}
     class_names, better = run.class_names(), result.better
     answers = ModelAnswers(better, predicted[better], calibrated(run, better, logits[better]))
@@ -137,98 +136,100 @@ class _Output:
     precision: str
 
 
-def _thresholds(
-    run: Run,
-    cached: FeaturedExamples,
-    taken: Taken,
-    config: ThresholdConfig,
-    positive: str | None,
-    finetuned: bool,
-    workers: Cluster | None,
-) -> dict[str, Threshold]:
-    """Return the threshold of each model, by the model's name. A model without a threshold is left out.
+@dataclass(frozen=True)
+class _Models:
+    """The models of a run that are scored: the head, and the fine-tuned classifier if fine-tuning gained.
 
-    A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation. `positive` is the
-    positive class. For `finetuned` and `workers`, see `_outputs`.
+    If `workers` are given, they run the classifier.
     """
-    if positive is None:
-        return {}
-    if not needs_val(config):
-        found = {model: given_threshold(run, model, config, positive) for model in ("head", "finetuned")}
-        return {model: one for model, one in found.items() if one and (finetuned or model == "head")}
-    if taken.elsewhere:
-        raise OptionError(
-            f"{config.flag}: is chosen on val of the run's own data; leave --data out, and score it after"
-        )
-    if not cached.of("val"):
-        raise DataError(f"{run.path}: {config.flag}: its data have no val to choose a threshold on; give --threshold")
-    val = take(run, cached, "val", None).examples
-    return {
-        model: chosen_threshold(
-            config, positive, calibrated(run, model, output.logits), _labels(val), run.class_names()
-        )
-        for model, output in _outputs(run, cached, val, finetuned, workers).items()
-    }
 
+    run: Run
+    cached: FeaturedExamples
+    workers: Cluster | None
 
-def _outputs(
-    run: Run, cached: FeaturedExamples, examples: Examples, finetuned: bool, workers: Cluster | None
-) -> dict[str, _Output]:
-    """Return the outputs of each model, by its name.
+    @property
+    def finetuned(self) -> bool:
+        """Whether the fine-tuned classifier is scored, too."""
+        return self.run.classifier_file.exists() and not self.run.finetuning_gained_nothing()
 
-    The head is named `head`. If `finetuned` is true, there is also the fine-tuned classifier, named `finetuned`. If
-    `workers` are given, they run the classifier. Raises RunError if an output is not finite.
-    """
-    features = cached.labelled(examples).features
-    model = run.load_model(run.head_file, features.shape[1:])
-    starts = range(0, len(features), _TOGETHER)  # Keras copies what it gets
-    parts = [model.predict(features[at : at + _TOGETHER], batch_size=1024, verbose=0) for at in starts]
-    head = np.concatenate(parts)
-    outputs = {"head": _Output(require_finite(head, run.head_file), cached.config.precision)}
-    if finetuned:
-        outputs["finetuned"] = _output_of_classifier(run, cached, examples, workers)
-    return outputs
+    def thresholds(self, taken: Taken, config: ThresholdConfig, positive: str | None) -> dict[str, Threshold]:
+        """Return the threshold of each model, by the model's name. A model without a threshold is left out.
 
+        A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation. `positive` is
+        the positive class.
+        """
+        run = self.run
+        if positive is None:
+            return {}
+        if not needs_val(config):
+            found = {model: given_threshold(run, model, config, positive) for model in ("head", "finetuned")}
+            return {model: one for model, one in found.items() if one and (self.finetuned or model == "head")}
+        if taken.elsewhere:
+            raise OptionError(
+                f"{config.flag}: is chosen on val of the run's own data; leave --data out, and score it after"
+            )
+        if not self.cached.of("val"):
+            raise DataError(
+                f"{run.path}: {config.flag}: its data have no val to choose a threshold on; give --threshold"
+            )
+        val = take(run, self.cached, "val", None).examples
+        return {
+            model: chosen_threshold(
+                config, positive, calibrated(run, model, output.logits), _labels(val), run.class_names()
+            )
+            for model, output in self.outputs(val).items()
+        }
 
-def _output_of_classifier(run: Run, cached: FeaturedExamples, examples: Examples, workers: Cluster | None) -> _Output:
-    """Run the fine-tuned classifier on the raw images of `examples`, and return its output.
+    def outputs(self, examples: Examples) -> dict[str, _Output]:
+        """Return the outputs of each model, by its name: `head` and `finetuned`.
 
-    If `workers` are given, they run the classifier. Raises DataError if an image can't be decoded.
-    """
-    from headstart.features.images.batches import why_undecodable
-    from headstart.pipeline.classifier import classifier_precision, freeze_split
+        Raises RunError if an output is not finite, and DataError if an image can't be decoded.
+        """
+        outputs = {"head": self._of_head(examples)}
+        if self.finetuned:
+            outputs["finetuned"] = self._of_classifier(examples)
+        return outputs
 
-    images = examples.images
-    with progress("evaluating the classifier", len(images)) as advance:
-        if workers:
-            positions, logits = logits_by(workers.begun(), run, cached.network, images, advance)
-        else:
-            positions, logits = freeze_split(run, cached.network).logits(images, advance)
-    if len(positions) < len(images):
-        lost = np.setdiff1d(np.arange(len(images)), positions)
-        reject = why_undecodable(images[int(lost[0])])
-        raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
-    return _Output(require_finite(logits, run.classifier_file), classifier_precision(cached.network.config))
+    def _of_head(self, examples: Examples) -> _Output:
+        features = self.cached.labelled(examples).features
+        model = self.run.load_model(self.run.head_file, features.shape[1:])
+        starts = range(0, len(features), _TOGETHER)  # Keras copies what it gets
+        parts = [model.predict(features[at : at + _TOGETHER], batch_size=1024, verbose=0) for at in starts]
+        return _Output(require_finite(np.concatenate(parts), self.run.head_file), self.cached.config.precision)
+
+    def _of_classifier(self, examples: Examples) -> _Output:
+        """Run the fine-tuned classifier on the raw images of `examples`."""
+        from headstart.features.images.batches import why_undecodable
+        from headstart.pipeline.classifier import classifier_precision, freeze_split
+
+        images, network = examples.images, self.cached.network
+        with progress("evaluating the classifier", len(images)) as advance:
+            if self.workers:
+                positions, logits = logits_by(self.workers.begun(), self.run, network, images, advance)
+            else:
+                positions, logits = freeze_split(self.run, network).logits(images, advance)
+        if len(positions) < len(images):
+            lost = np.setdiff1d(np.arange(len(images)), positions)
+            reject = why_undecodable(images[int(lost[0])])
+            raise DataError(f"{reject.path}: {reject.reason}, {reject.detail} ({len(lost)} such files)")
+        return _Output(require_finite(logits, self.run.classifier_file), classifier_precision(network.config))
 
 
 def _result(
-    run: Run,
-    cached: FeaturedExamples,
+    models: _Models,
     taken: Taken,
     outputs: Mapping[str, _Output],
     predicted: Mapping[str, np.ndarray],
     thresholds: Mapping[str, Threshold],
     positive: str | None,
     seen: Seen | None,
-    unchanged: bool,
 ) -> EvaluateResult:
     """Score the outputs of each model, compare the models, and return the result.
 
-    `predicted` holds the predicted labels of each model, int64 [N]. `unchanged` is true if no epoch of fine-tuning was
-    better than the head. In this case, the classifier has the weights of the head and of the pretrained backbone.
+    `predicted` holds the predicted labels of each model, int64 [N].
     """
-    labels, class_names = _labels(taken.examples), run.class_names()
-    simple = simple_models_of(run, cached, taken.examples)
+    run, labels, class_names = models.run, _labels(taken.examples), models.run.class_names()
+    simple = simple_models_of(run, models.cached, taken.examples)
     metrics = {}
     for model, output in outputs.items():
         found = score(output.logits, labels, class_names, predicted[model])
@@ -248,12 +249,12 @@ def _result(
         finetuned=metrics.get("finetuned"),
         better=best,
         mcnemar=mcnemar(best, others[0], right[best], right[others[0]]) if others and alike else None,
-        unchanged=unchanged,
+        unchanged=run.finetuning_gained_nothing(),
         predictions_file=run.predictions_file(taken.stem),
         confusion_file=run.confusion_file(taken.stem),
         seen=seen,
         positive=positive,
-        advice=advised_folds(run, cached, taken),
+        advice=advised_folds(run, models.cached, taken),
     )
 
 
