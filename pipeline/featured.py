@@ -157,7 +157,7 @@ def cache_features(
         seed: decides the views and, if `data` has no split folders, the splits.
         require: is called with the scan and networks before extraction, and raises an error if they can't be used.
         reading: how `data` is read.
-        labelled: whether to raise DataError if images have no labels.
+        labelled: whether labels are needed; see `read_data`.
         by_ray: the settings of Ray. If they name a cluster, the cluster scans large data and extracts features.
     """
     chosen_cuts(config)  # reports a wrong name before the scan

@@ -1,7 +1,7 @@
 """Find the data, the store and the weights of a run. Each may have been moved since the run was made.
 
-Three places are tried in this order: the option, the place that the run remembers, the environment variable. For
-weights, a fourth place is tried: the files that were used with the store.
+If an option names a place, only this place is tried. Otherwise, places are tried in this order: the place that the run
+remembers, the environment variable and, for weights, the files that were used with the store.
 """
 
 import os

@@ -111,7 +111,10 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
 
 
 def _require_cluster(address: str) -> None:
-    """Raise a HeadstartError unless a Ray cluster answers at `address`. Ray itself would try for two minutes."""
+    """Raise a HeadstartError unless a Ray cluster answers at `address`. Ray itself would try for two minutes.
+
+    For `ray://HOST:PORT`, any server that accepts a connection counts as a cluster.
+    """
     asked = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     place = asked.removeprefix(_CLIENT)
     if place not in ("", "auto"):

@@ -152,7 +152,7 @@ def scan(
             the memory.
         pages: which pages of a TIFF are examples. The pages of one file form a group.
         config: how `data` is read.
-        labelled: whether to raise DataError if the images have no labels.
+        labelled: whether labels are needed; see `read_data`.
         turn, elsewhere: see `inspect_images`.
     """
     if config.group == NEAR_DUPLICATES:

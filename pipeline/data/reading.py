@@ -49,9 +49,10 @@ class Files:
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     """List the files of `data`: a folder, a manifest or tars. Find the split, label and group of each file.
 
-    If some files of a folder have a label, the files without a label are left out. Raises DataError if `data` is
-    missing or of another kind. Raises OptionError if `config` does not fit the kind of `data`. For other errors, see
-    `read_manifest` and `read_names`.
+    If some files of a folder or of tars have a label, the files without a label are left out. If `labelled` is true, a
+    DataError is raised for a row of a list without a label, and if no file of a folder or of tars has a label. Raises
+    DataError if `data` is missing or of another kind, and OptionError if `config` does not fit the kind of `data`. For
+    other errors, see `read_manifest` and `read_names`.
     """
     require_data(data)
     kind = shards.kind_of(data)

@@ -23,9 +23,10 @@ from headstart.pipeline.labels.table import Row, read_table
 def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Change the labels of `data` by the actions in the CSV file `table`. All rows are checked before one is applied.
 
-    If `data` is a folder, images are moved to the folder of another class. Images with the action `aside` are moved to
-    the folder `.aside`. If `data` is a list, the list is rewritten, and images with the action `aside` lose their row.
-    A log is kept beside `table`, for `undo`. If an earlier call was cut off, its remaining moves are made first.
+    If `data` is a folder, images are moved to the folder of another class, or renamed if their names tell the class.
+    Images with the action `aside` are moved to the folder `.aside`. If `data` is a list, the list is rewritten, and
+    images with the action `aside` lose their row. A log is kept beside `table`, for `undo`. If an earlier call was cut
+    off, its remaining moves are made first.
 
     Raises DataError if a row does not fit `data`. Raises OptionError for tars and for the layout `v1`.
     """

@@ -208,7 +208,7 @@ def _require_alike(config: FeatureConfig) -> None:
 
 
 def _require_room(extraction: ExtractionConfig, scanned: Scan, networks: Sequence[Network]) -> None:
-    """Raise a DataError if memory can't hold the features of the scanned images."""
+    """Raise a DataError if the features of the scanned images take more than `memory_limit` allows."""
     count = len(scanned.examples)
     size = sum(4 * int(np.prod(one.backbone.shape(cut))) for one in networks for cut in one.cuts) * count
     if size > memory_limit(extraction.memory):

@@ -14,7 +14,10 @@ _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """The settings of `serve`: its address, its model and its limits. A wrong value raises an OptionError."""
+    """The settings of `serve`: its address, its model and its limits.
+
+    An invalid number or host name raises an OptionError.
+    """
 
     host: str = option("127.0.0.1", "Address to listen on. By default, only this machine can connect.")
     port: int = option(8000, "Port to listen on. 0: any free port.")

@@ -1,4 +1,4 @@
-"""The values that a setting may take, and the grid over several settings."""
+"""The values that a setting may take, and the grid over several settings, of which some depend on others."""
 
 from __future__ import annotations
 

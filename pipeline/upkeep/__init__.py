@@ -1,1 +1,1 @@
-"""`headstart store`: commands that list, check, clean up and export the features in a store."""
+"""`headstart store`: commands that list, explain, check, clean up and export the features in a store."""

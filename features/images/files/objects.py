@@ -69,7 +69,7 @@ def require_package(url: str) -> None:
 
 
 def version_of(url: str) -> Version:
-    """Return the version of an object. Raises the errors of the service's library."""
+    """Return the version of an object. Raises the errors of the service's library, and those of `_asked`."""
     found = _asked(url, "info")
     if found.get("type") == "directory":
         raise FileNotFoundError(errno.ENOENT, "a folder, not an object")
