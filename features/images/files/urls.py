@@ -193,8 +193,8 @@ def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
     """Call `ask` with the module that reads `url`. Return the result of `ask`.
 
     After a transient error, `ask` is called again. The pauses between the calls grow, and are of random length. Raises
-    UnreadableError after `TRIES` calls with transient errors, and after the first other error that `fault_of` knows. All
-    other errors are raised as they are.
+    UnreadableError after `TRIES` calls with transient errors, and after the first other error that `fault_of` knows.
+    All other errors are raised as they are.
     """
     reader = _reader_of(url)
     for number in range(TRIES):
