@@ -277,9 +277,9 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Return a function that ends each unit of which all images have numbers below `after` in the stream.
+        """Take out the begun units whose images all have numbers below `after` in the stream.
 
-        The `ShardWriter` calls the function when the features of these units are on disk.
+        Return a function that ends these units. The `ShardWriter` calls it when their features are on disk.
         """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:

@@ -28,7 +28,7 @@ class Choice:
         return f"{who} answers: {self.reason}{f'; {self.threshold}' if self.threshold else ''}"
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
+        """Return the model, the reason and the threshold, for JSON."""
         threshold = asdict(self.threshold) if self.threshold else None
         return {"model": self.model, "reason": self.reason, "threshold": threshold}
 

@@ -99,7 +99,8 @@ def enough(wanted: float) -> int:
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
     """Return the threshold with the lowest total cost of misses and false alarms.
 
-    If several thresholds have the lowest cost, the result is the threshold nearest to `alarm / (miss + alarm)`. For
+    The thresholds that are tried lie in the middle between neighbours among the different `chances`, 0 and 1. If
+    several of these thresholds have the lowest cost, the one nearest to `alarm / (miss + alarm)` is returned. For
     perfectly calibrated probabilities, `alarm / (miss + alarm)` is the best threshold.
 
     Args:
