@@ -72,8 +72,8 @@ def _joined(features: Sequence[Any]) -> Any:
     return features[0] if len(features) == 1 else keras.layers.Concatenate(name="features")(features)
 
 
-def split_classifier(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
-    """Split a fine-tuned `classifier` into two parts: a network with the classifier's weights, and the head.
+def take_apart(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
+    """Take a fine-tuned `classifier` apart. Return two things: a network with the classifier's weights, and the head.
 
     `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`. Only
     the precision may differ: int8 becomes float32. Raises RunError if the classifier does not fit `network`.
@@ -142,13 +142,13 @@ class FrozenClassifier:
         return logits
 
 
-def freeze_split(run: Run, network: Network) -> FrozenClassifier:
+def freeze_in_parts(run: Run, network: Network) -> FrozenClassifier:
     """Load the fine-tuned classifier of `run`, and build the fast form of its backbone.
 
-    `network` is the network of `run`, before fine-tuning. Errors: see `split_classifier`.
+    `network` is the network of `run`, before fine-tuning. Errors: see `take_apart`.
     """
     side = network.images.size
-    trained, head = split_classifier(run.load_model(run.classifier_file, (side, side, 3)), network)
+    trained, head = take_apart(run.load_model(run.classifier_file, (side, side, 3)), network)
     return FrozenClassifier(trained, trained.freeze(), head)
 
 

@@ -200,14 +200,14 @@ class _Models:
     def _of_classifier(self, examples: Examples) -> _Output:
         """Run the fine-tuned classifier on the raw images of `examples`."""
         from headstart.features.images.batches import why_undecodable
-        from headstart.pipeline.classifier import classifier_precision, freeze_split
+        from headstart.pipeline.classifier import classifier_precision, freeze_in_parts
 
         images, network = examples.images, self.cached.network
         with progress("evaluating the classifier", len(images)) as advance:
             if self.workers:
                 positions, logits = logits_by(self.workers.begun(), self.run, network, images, advance)
             else:
-                positions, logits = freeze_split(self.run, network).logits(images, advance)
+                positions, logits = freeze_in_parts(self.run, network).logits(images, advance)
         if len(positions) < len(images):
             lost = np.setdiff1d(np.arange(len(images)), positions)
             reject = why_undecodable(images[int(lost[0])])

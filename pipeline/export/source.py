@@ -136,10 +136,10 @@ class Source:
         return logits
 
     def _logits_of_classifier(self) -> Answer:
-        from headstart.pipeline.predict.classifier import freeze_classifier
+        from headstart.pipeline.predict.classifier import freeze_whole
 
         file, side = self.run.classifier_file, self.images.size
-        frozen = freeze_classifier(file, lambda: self.run.load_model(file), 1, side, 0, self.store)
+        frozen = freeze_whole(file, lambda: self.run.load_model(file), 1, side, 0, self.store)
         return lambda pixels: require_finite(_outputs(frozen, pixels)[-1], file)
 
 

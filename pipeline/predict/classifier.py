@@ -22,7 +22,7 @@ from headstart.features.terminal import console
 _FEATURES, _LOGITS = Cut("classifier", "features"), Cut("classifier", "logits")
 
 
-def freeze_classifier(
+def freeze_whole(
     file: Path, load: Callable[[], keras.Model], outputs: int, image_size: int, batch_size: int, store: Path | None
 ) -> FrozenBackbone:
     """Prepare a classifier, which is backbone and head together, for fast forward passes.

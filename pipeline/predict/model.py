@@ -193,7 +193,7 @@ class _Classifier:
 
     def _load(self) -> FrozenBackbone:
         from headstart.pipeline.classifier import with_features
-        from headstart.pipeline.predict.classifier import freeze_classifier
+        from headstart.pipeline.predict.classifier import freeze_whole
 
         file, side = self._run.classifier_file, self._images.size
 
@@ -201,7 +201,7 @@ class _Classifier:
             classifier = self._run.load_model(file)
             return with_features(classifier) if self._reference else classifier
 
-        return freeze_classifier(file, load, 2 if self._reference else 1, side, self._batch_size, self._store)
+        return freeze_whole(file, load, 2 if self._reference else 1, side, self._batch_size, self._store)
 
 
 def _timed(clock: Clock, load: Callable[[], Any]) -> Any:

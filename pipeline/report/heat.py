@@ -31,10 +31,10 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
     """
     from headstart.features.images.batches import decoded_batches
     from headstart.features.tensorflow import keras
-    from headstart.pipeline.classifier import split_classifier
+    from headstart.pipeline.classifier import take_apart
 
     side = data.network.images.size
-    network, head = split_classifier(run.load_model(run.classifier_file, (side, side, 3)), data.network)
+    network, head = take_apart(run.load_model(run.classifier_file, (side, side, 3)), data.network)
     backbone, cuts = network.backbone, network.cuts
     if any(len(backbone.shapes[cut.block]) != 3 for cut in cuts):
         raise OptionError(f"{backbone.title}: its features are no mean over space")

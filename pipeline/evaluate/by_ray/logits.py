@@ -78,13 +78,13 @@ class LogitsJob(UnitJob):
         """
         from headstart.features.device import processor, start_tensorflow
         from headstart.features.frozen.network import load_networks
-        from headstart.pipeline.classifier import freeze_split
+        from headstart.pipeline.classifier import freeze_in_parts
 
         task, built = self._task, Built(device=start_tensorflow(), processor=processor())
         batch_size = task.extraction.batch_size or batch_sizes.get(built.kind, 0)
         extraction = replace(task.extraction, batch_size=batch_size)
         (network,) = load_networks(task.config, extraction, KnownBackbones(extraction.store, read_only=True))
-        self._classifier = freeze_split(Run.open(task.run), network)
+        self._classifier = freeze_in_parts(Run.open(task.run), network)
         side = network.images.size
         noise = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
         logits = self._classifier(noise).ravel()
