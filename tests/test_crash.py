@@ -118,6 +118,7 @@ def test_a_run_killed_many_times_loses_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_several_processes_fill_one_store(
     headstart, start, many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -136,7 +136,10 @@ def test_without_hard_links_the_first_still_wins(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lacks", ["flush and links", "flock", "locks"])
+@pytest.mark.parametrize(
+    "lacks",
+    ["flock", pytest.param("flush and links", marks=pytest.mark.soak), pytest.param("locks", marks=pytest.mark.soak)],
+)
 def test_commands_on_a_disk_that_lacks_something(drawn: Path, tmp_path: Path, lacks: str) -> None:
     refuse = "def refuse(*_, **__): raise OSError(errno.{0}, os.strerror(errno.{0}))\n"
     code = {

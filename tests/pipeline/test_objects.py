@@ -11,7 +11,7 @@ from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features
 from headstart.tests.conftest import QUICK, SMALL
 
-IMAGES = 500
+IMAGES = 300
 
 
 @pytest.mark.slow

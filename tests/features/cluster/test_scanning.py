@@ -81,6 +81,7 @@ def test_workers_scan_as_one_process_does(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.soak
 def test_a_file_that_kills_its_workers(
     workers: Cluster, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,7 +56,11 @@ OTHERS = ("resnet50_v2", "convnext_tiny", "nasnet_mobile", "inception_resnet_v2"
 
 @pytest.fixture(
     scope="module",
-    params=[QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in (*FOLDED, *OTHERS))],
+    params=[
+        QUICK,
+        *(pytest.param(name, marks=pytest.mark.slow) for name in FOLDED),
+        *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.soak]) for name in OTHERS),
+    ],
 )
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return with_statistics(request.param)

@@ -209,7 +209,7 @@ def test_the_picture_marks_wrong_and_mended_images(drawn: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_lite0_tells_the_drawings_apart_and_fine_tuning_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    fields = run_demo(network=FeatureConfig(backbone="efficientnet_lite0")).fields()
+    fields = run_demo(400, network=FeatureConfig(backbone="efficientnet_lite0")).fields()
     assert fields["head"]["accuracy"] >= 0.98
     assert fields["finetuned"]["accuracy"] >= fields["head"]["accuracy"]
     assert fields["val"]["finetuned"]["loss"] < 0.9 * fields["val"]["head"]["loss"]

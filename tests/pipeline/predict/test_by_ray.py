@@ -97,6 +97,7 @@ def test_workers_score_as_one_process_does(two_nodes: None, tiny_tuned_run: Path
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.soak
 def test_an_image_that_kills_its_workers(
     two_nodes: None, tiny_tuned_run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,7 +250,7 @@ def test_two_processes_do_not_write_one_file(headstart, run: Path, images: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [SUFFIXES[0], *(pytest.param(one, marks=pytest.mark.soak) for one in SUFFIXES[1:])])
 def test_every_image_once_after_two_kills(
     headstart,
     start_headstart: Callable[..., subprocess.Popen],

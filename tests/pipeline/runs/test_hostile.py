@@ -108,6 +108,7 @@ def test_the_worst_runs(folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_hostile_runs(made: Path, tmp_path: Path) -> None:
     assert len(RUNS) >= 90
     harmless = set()
@@ -153,6 +154,7 @@ def test_the_worst_heads(folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_hostile_heads_and_classifiers(made: Path, tmp_path: Path) -> None:
     assert len(HEADS) + len(CLASSIFIERS) >= 30
     folder = tmp_path / "project"

@@ -67,6 +67,7 @@ def folders() -> set[Path]:
     return {path for path in Path(tempfile.gettempdir()).glob("headstart-trials-*") if any(path.iterdir())}
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_a_search_on_a_busy_cluster_ends_in_time(two_nodes: Any, study: Study, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(by_ray, "TrialWorker", SlowWorker)
@@ -82,6 +83,7 @@ def test_a_search_on_a_busy_cluster_ends_in_time(two_nodes: Any, study: Study, t
     assert folders() <= before
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_a_grid_that_is_used_up_ends_on_a_busy_cluster(two_nodes: Any, tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
@@ -92,6 +94,7 @@ def test_a_grid_that_is_used_up_ends_on_a_busy_cluster(two_nodes: Any, tmp_path:
     assert len(study.finished()) == len(study._grid) > 2
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_a_node_of_another_version_is_refused(
     two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -112,6 +115,7 @@ def test_a_head_that_kills_its_workers_does_not_end_the_search(
     assert "3 workers died of one head" in capfd.readouterr().err
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_a_study_whose_owner_is_killed_is_told(two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     class Dying(StudyOwner):
