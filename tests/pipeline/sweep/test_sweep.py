@@ -1,5 +1,7 @@
 """Searching over heads: what is chosen, what is kept, and that nothing is lost or done twice."""
 
+import errno
+import fcntl
 import gc
 import json
 import os
@@ -124,6 +126,24 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
     assert len(study.finished()) == 3
     assert len(set(params_of(study))) == 3
     assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+
+
+def test_without_flock_a_study_knows_the_workers_of_its_own_process(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)  # as on a disk where locks are POSIX's
+    one, other = (Study(tmp_path / "study.db", space, "random", 0) for _ in range(2))
+    one.claim(1)
+    assert other.claim(1) == (None, 1)
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    for file in tmp_path.glob(".study.db.*.worker"):  # the locks keep out other processes all the same
+        assert subprocess.run([sys.executable, "-c", code, file], capture_output=True, check=False).returncode
+    del one
+    gc.collect()
+    assert other.claim(1)[0]
 
 
 def test_files_of_killed_workers_are_removed_when_the_study_is_opened(tmp_path: Path, space: Space) -> None:
