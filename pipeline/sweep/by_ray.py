@@ -24,7 +24,7 @@ from headstart.pipeline.sweep.owner import StudyOwner
 from headstart.pipeline.sweep.space import Space
 from headstart.pipeline.sweep.study import MOST_DEATHS, Study
 from headstart.pipeline.sweep.trial_worker import TrialWorker
-from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData
+from headstart.pipeline.sweep.trials import OF_MACHINE, POLL_SECONDS, SearchData
 
 _RECRUIT_SECONDS, _ALONE_SECONDS = 2.0, 60.0
 _LEAVE_SECONDS = 10.0  # at most, for workers to remove their files
@@ -140,7 +140,8 @@ class _Searchers:
     def look(self) -> None:
         """Wait a short time for an answer of a worker, and handle the answer.
 
-        If a worker has died, its trial goes back to the study.
+        If a worker has died, its trial goes back to the study. If a worker lacks memory or room on its disk, it is
+        ended, and counts as dead, because another node may run its trial.
         """
         if not self._calls:
             time.sleep(POLL_SECONDS)
@@ -151,7 +152,11 @@ class _Searchers:
             try:
                 self._next(place, worker, self.ray.get(call))
             except self.ray.exceptions.RayTaskError as error:
-                raise self._cause(error) from error
+                cause = self._cause(error)
+                if isinstance(cause, HeadstartError) or not isinstance(cause, OF_MACHINE):
+                    raise cause from error
+                self.ray.kill(worker.actor)
+                self._died(place, worker, first_line(str(cause) or type(cause).__name__))
             except self.ray.exceptions.RayError as error:
                 self._died(place, worker, first_line(str(error)))
 

@@ -17,7 +17,7 @@ from headstart.pipeline.scoring.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
 from headstart.pipeline.sweep.study import Study
-from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData, run_trials
+from headstart.pipeline.sweep.trials import OF_MACHINE, POLL_SECONDS, SearchData, run_trials
 from headstart.pipeline.sweep.worker import run_pickled
 
 
@@ -98,7 +98,7 @@ def run_worker(study: Study, data: SearchData, most: int, until: float, parent: 
     try:
         with study.storage_errors_named():
             run_trials(study, data, most, until, leave_if_alone)
-    except (HeadstartError, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+    except (HeadstartError, *OF_MACHINE) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         console.print(f"a process of the search failed: {said}", style="red")
         raise SystemExit(1) from error

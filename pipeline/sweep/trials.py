@@ -24,11 +24,10 @@ from headstart.pipeline.sweep.study import remove_curves
 from tensorboard.plugins.hparams import api as hparams
 
 POLL_SECONDS = 0.5
+# Errors of a machine that lacks something, such as room on a disk. Another machine may run the trial.
+OF_MACHINE = (OSError, MemoryError, tf.errors.ResourceExhaustedError)
 # Errors that a trial's head did not cause. Another process may run the trial.
-_ELSEWHERE = (
-    KeyboardInterrupt, SystemExit, OSError, MemoryError, tf.errors.ResourceExhaustedError,
-    optuna.exceptions.StorageInternalError,
-)  # fmt: skip
+_ELSEWHERE = (KeyboardInterrupt, SystemExit, *OF_MACHINE, optuna.exceptions.StorageInternalError)
 
 
 @dataclass(frozen=True)
