@@ -13,7 +13,7 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, OptionError, RunError, StoreError
+from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.frozen.network import Network
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
@@ -25,12 +25,13 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.memory.limits import rows_in_memory
+from headstart.pipeline.memory.loading import scratch_place
 from headstart.pipeline.runs import Run, example_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
 from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.sweep.leaderboard import figures_of, ranked
+from headstart.pipeline.sweep.leaderboard import figures_of, ranked, winner
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
 from headstart.pipeline.sweep.sound import BASELINES
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
@@ -76,28 +77,33 @@ def sweep(
         shared = _search_data(cached, config.folds, seed, config.choose_by)
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
-        _search(study, shared, config, by_ray, _baselines(study, shared, first, extraction.memory))
-        winner = _winner(study)
-        head, cuts = _chosen(space, winner, _MORE_EPOCHS if cached.of("val") else 0)
+        _search(study, shared, config, by_ray, _baselines(study, shared, first, extraction.memory), extraction)
+        best = winner(study)
+        head, cuts = _chosen(space, best, _MORE_EPOCHS if cached.of("val") else 0)
         baselines = _baselines(study, shared, cuts, extraction.memory)
         del shared  # the run reads the features again
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         train = partial(train_run, data, path, chosen, extraction, head, seed=seed, reading=reading)
-        train = partial(train, folded=figures_of(winner) if config.folds else None, require=_unchanged(seen, data))
-        _write_run(study, winner.number, path, overwrite, began, train)
+        train = partial(train, folded=figures_of(best) if config.folds else None, require=_unchanged(seen, data))
+        _write_run(study, best.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
             run=str(path),
             finished=study.finished(),
             seconds=time.perf_counter() - start,
-            best=describe_winner(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
+            best=describe_winner(best, [space.cuts.names[cut] for cut in cuts], head, baselines),
             baselines=baselines,
             choose_by=config.choose_by,
         )
 
 
 def _search(
-    study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline]
+    study: Study,
+    data: SearchData,
+    config: SweepConfig,
+    by_ray: ClusterConfig,
+    baselines: Sequence[Baseline],
+    extraction: ExtractionConfig,
 ) -> None:
     """Run trials on the Ray cluster of `by_ray`, or in processes of this machine if `by_ray` has no cluster."""
     if by_ray.ray:
@@ -107,7 +113,7 @@ def _search(
         return
     from headstart.pipeline.sweep.processes import search
 
-    search(study, data, config, baselines)
+    search(study, data, config, baselines, scratch_place(extraction))
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> Space:
@@ -235,18 +241,6 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
     """
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
-
-
-def _winner(study: Study) -> FrozenTrial:
-    trials = study.finished()
-    if best := ranked(trials):
-        if lacking := {"accuracy", "best_epoch"} - set(best[0].user_attrs):
-            raise StoreError(f"--study {study.path}: trial {best[0].number} lacks {min(lacking)}; give another --study")
-        return best[0]
-    raise DataError(
-        f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "
-        "more --trials, or another --space"
-    )
 
 
 def _write_run(

@@ -578,6 +578,24 @@ def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, sma
     assert not (tmp_path / "study.db").exists()
 
 
+def test_processes_read_features_from_the_scratch_folder(
+    prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def full(parent: Path, size: int) -> None:
+        asked.append(parent)
+        raise OSError(errno.ENOSPC, "No space left on device", str(parent))
+
+    monkeypatch.setattr("headstart.pipeline.memory.on_disk.require_space", full)
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.fit_baselines", lambda *_: [])
+    (tmp_path / "scratch").mkdir()
+    elsewhere = replace(extraction, scratch=tmp_path / "scratch")
+    with pytest.raises(OSError, match="name a larger disk by --scratch, or leave out --jobs"):
+        sweep(prepared, tmp_path / "s.db", tmp_path / "run", small, elsewhere, SweepConfig(trials=2, jobs=2))
+    assert asked == [tmp_path / "scratch"]
+
+
 def test_a_run_that_exists_is_told_before_the_search(
     prepared: Path, small, extraction, run: Path, tmp_path: Path
 ) -> None:
