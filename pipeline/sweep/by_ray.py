@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected, load_ray
 from headstart.features.cluster.nodes import alive, first_line, slots, why_alone
-from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.errors import HeadstartError
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
@@ -39,12 +38,9 @@ def search_by_ray(
     No trial starts later than `config.timeout` seconds after the start of this call. Raises HeadstartError if there is
     no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
     """
-    parts = [data.labelled.features, *data.labelled.views]
-    arrays = [part for part in parts if isinstance(part, np.ndarray)]
-    if len(arrays) < len(parts):
-        raise OptionError("--ray: these features are on disk, and its workers need them in memory; give more --memory")
+    held = data.require_in_memory()
     until = time.monotonic() + (config.timeout or float("inf"))
-    with connected(by_ray.ray, sum(array.nbytes for array in arrays)):
+    with connected(by_ray.ray, held):
         ray = load_ray()
         here = ray.get_runtime_context().get_node_id()
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)

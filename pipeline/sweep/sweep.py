@@ -28,7 +28,6 @@ from headstart.pipeline.memory.limits import rows_in_memory
 from headstart.pipeline.memory.loading import scratch_place
 from headstart.pipeline.runs import Run, example_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
-from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked, winner
@@ -74,7 +73,7 @@ def sweep(
     with study.storage_errors_named():
         reading = study.read_as(reading)
         cached, seen = _cache(study, data, features, extraction, config, seed, reading, by_ray)
-        shared = _search_data(cached, config.folds, seed, config.choose_by)
+        shared = _search_data(cached, config, seed, by_ray)
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
         _search(study, shared, config, by_ray, _baselines(study, shared, first, extraction.memory), extraction)
@@ -181,20 +180,26 @@ def _cache(
     return cached, seen
 
 
-def _search_data(cached: FeaturedExamples, count: int, seed: int, choose_by: ChooseBy) -> SearchData:
-    """Return the features of train and val, and `count` folds over both.
+def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> SearchData:
+    """Return the features of train and val, and the folds of `config` over both.
 
-    If `count` is 0, there is one fold: heads are trained on train, and validated on val. Raises DataError if
-    `choose_by` is `auc` and the examples that validate a fold have only one class.
+    Without folds, there is one fold: heads are trained on train, and validated on val. Raises DataError if heads are
+    chosen by `auc` and the examples that validate a fold have only one class. Raises OptionError if trials should run
+    on a cluster and the features are on disk.
     """
-    train, val = cached.of("train"), cached.of("val")
-    labelled = cached.labelled([*train, *val], viewed=train)
-    folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
-    if folds and choose_by == "auc" and any(len(set(labelled.labels[val])) < 2 for _, val in folds):
-        raise DataError(f"--choose-by auc: a fold of --folds {count} has one class alone; give fewer folds")
     from headstart.pipeline.sweep.trials import SearchData
 
-    return SearchData(labelled, folds or [(slice(0, len(train)), slice(len(train), None))])
+    train, val = cached.of("train"), cached.of("val")
+    labelled = cached.labelled([*train, *val], viewed=train)
+    data = SearchData(labelled, [(slice(0, len(train)), slice(len(train), None))])
+    if by_ray.ray:
+        data.require_in_memory()
+    if not config.folds:
+        return data
+    folds = _folds([*train, *val], labelled.labels, config.folds, seed)
+    if config.choose_by == "auc" and any(len(set(labelled.labels[val])) < 2 for _, val in folds):
+        raise DataError(f"--choose-by auc: a fold of --folds {config.folds} has one class alone; give fewer folds")
+    return replace(data, folds=folds)
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:

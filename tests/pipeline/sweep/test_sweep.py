@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 import pytest
 from headstart.features.backbones.cuts import Cut
+from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.pipeline.data.config import DataConfig
@@ -576,6 +577,19 @@ def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, sma
         with pytest.raises(OptionError, match=message):
             sweep(prepared, tmp_path / "study.db", tmp_path / "run", changed, extraction, config)
     assert not (tmp_path / "study.db").exists()
+
+
+def test_features_on_disk_do_not_go_with_ray_and_no_baseline_is_fitted_before(
+    prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(*arguments, by_ray: ClusterConfig, **named) -> FeaturedExamples:
+        return cache_features(*arguments, **named)
+
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.cache_features", cached)
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.fit_baselines", lambda *_: pytest.fail("fitted"))
+    memory, by_ray = replace(extraction, memory=1e-5), ClusterConfig("local")
+    with pytest.raises(OptionError, match="--ray: these features are on disk"):
+        sweep(prepared, tmp_path / "s.db", tmp_path / "run", small, memory, SweepConfig(trials=1), by_ray=by_ray)
 
 
 def test_processes_read_features_from_the_scratch_folder(
