@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from headstart.pipeline.sweep.trials import SearchData
 
 _MOST_SAMPLED = 50_000  # images to which baselines are fitted if memory does not hold all; for two classes, a minute
+_COPIES = 3  # of the features, of 4 bytes each, while baselines are fitted to folds
 _MORE_EPOCHS = 5  # with val, the winner is trained again for at most its best epoch plus this many epochs
 
 
@@ -216,8 +217,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The scores are kept in the study. If not all features fit into `memory`, the baselines are fitted to a sample of the
-    images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
+    The scores are kept in the study. If `memory` has no room for all features and their copies, the baselines are
+    fitted to a sample of the images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
@@ -225,7 +226,7 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
     if kept is None:
         labelled, every = data.labelled.at(cuts), len(data.labelled)
         folds, sample = data.folds, None
-        most = rows_in_memory(labelled.features.shape[1], memory)
+        most = rows_in_memory(_COPIES * labelled.features.shape[1], memory)
         if every > most:
             rows, folds = sampled_folds(labelled.labels, folds, min(most, _MOST_SAMPLED), study.seed)
             labelled, sample = labelled.take(rows), len(rows)

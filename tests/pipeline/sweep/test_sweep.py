@@ -579,6 +579,21 @@ def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, sma
     assert not (tmp_path / "study.db").exists()
 
 
+def test_baselines_see_as_many_images_as_memory_has_copies_for(
+    prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("headstart.pipeline.sweep.processes.search", lambda *given: seen.extend(given[3]))
+    cached = cache_features(prepared, small, extraction)
+    size = 4 * 576 * (len(cached.of("train")) + len(cached.of("val")))
+    for number, copies in enumerate((2, 3)):
+        memory = replace(extraction, memory=copies * size / 2**30)
+        study = tmp_path / f"{number}.db"
+        with pytest.raises(DataError, match="none of 0 finished trials"):
+            sweep(prepared, study, tmp_path / "run", small, memory, SweepConfig(trials=1, folds=2))
+    assert [one.sample is None for one in seen] == [False, False, True, True]
+
+
 def test_features_on_disk_do_not_go_with_ray_and_no_baseline_is_fitted_before(
     prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
