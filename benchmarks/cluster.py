@@ -8,14 +8,15 @@ benchmarks/cluster-check.json.
 """
 
 import argparse
+import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headstart.benchmarks.cluster_check import check
+from headstart.benchmarks.cluster_check import FEW, check
 from headstart.benchmarks.cluster_model import simulate
 from headstart.benchmarks.cluster_parts import Disk, Node, Outcome, Protocol, Work
 from headstart.features.files import write_json
@@ -125,17 +126,36 @@ def show_check(photos: Path, count: int, rounds: int, processes: Sequence[int], 
     return all(abs(ratio - 1) <= TOLERANCE for ratio in found["ratios"].values())
 
 
+def at_least(least: int, number: type[int] | type[float] = int) -> Callable[[str], float]:
+    """A type of options: a finite number of at least `least`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            kind = "a whole number" if number is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {kind} of at least {least}. Received: {text}")
+        return value
+
+    return parse
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=IMAGES)
-    parser.add_argument("--nodes", type=int, nargs="+", default=NODES)
-    parser.add_argument("--latency", type=float, default=Disk.latency * 1e3, help="milliseconds of an operation")
-    parser.add_argument("--operations", type=float, default=Disk.operations, help="metadata operations per second")
+    parser.add_argument("--images", type=at_least(1), nargs="+", default=IMAGES)
+    parser.add_argument("--nodes", type=at_least(1), nargs="+", default=NODES)
+    latency, operations = Disk.latency * 1e3, Disk.operations
+    parser.add_argument("--latency", type=at_least(0, float), default=latency, help="milliseconds of an operation")
+    parser.add_argument(
+        "--operations", type=at_least(1, float), default=operations, help="metadata operations per second"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--check", type=Path, metavar="PHOTOS", help="a folder of class folders of *.jpg")
-    parser.add_argument("--photographs", type=int, default=2000, help="how many of PHOTOS to take")
-    parser.add_argument("--processes", type=int, nargs="+", default=(1, 2, 4))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--photographs", type=at_least(FEW + 1), default=2000, help="how many of PHOTOS to take")
+    parser.add_argument("--processes", type=at_least(1), nargs="+", default=(1, 2, 4))
+    parser.add_argument("--rounds", type=at_least(1), default=3)
     asked = parser.parse_args()
     console = Console(width=_WIDTH)
     if asked.check:

@@ -112,7 +112,8 @@ def check(photos: Path, folder: Path, count: int, numbers: Sequence[int], rounds
     """Measure and predict in `rounds`. A ratio compares figures of one round; the median of the rounds counts."""
     data, some, store = folder / "data", folder / "some", folder / "store"
     count = copy_photographs(photos, data, count)
-    copy_photographs(photos, some, FEW)
+    if count <= copy_photographs(photos, some, FEW):
+        sys.exit(f"{photos}: gives {count} photographs, expected over {FEW}; add some, or raise --photographs")
     rows: list[dict[str, Any]] = []
     for number in range(rounds):
         few, alone = measure(some, store, 1), measure(data, store, 1)

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
-from headstart.features.errors import require_options
-from headstart.features.options import option
+from headstart.features.errors import OptionError, require_options
+from headstart.features.options import flags, option
 
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Where Ray runs, and how large its workers are. An invalid number raises an OptionError."""
+    """Where Ray runs, and how large its workers are. An invalid number raises an OptionError.
+
+    If `ray` is empty, every other setting must have its default. Otherwise, an OptionError is raised.
+    """
 
     ray: str = option(
         "",
@@ -29,3 +32,5 @@ class ClusterConfig:
             ("--ray-cpus", self.ray_cpus, self.ray_cpus >= 0, "at least 0"),
             ("--ray-gpus", self.ray_gpus, self.ray_gpus > 0 and whole, "a whole number, or a fraction between 0 and 1"),
         )
+        if not self.ray and (given := flags(self)):
+            raise OptionError(f"{given[0]}: needs --ray; add --ray, or leave it out")

@@ -140,8 +140,9 @@ def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected,
         found: the worker's result.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
-    unread = sorted({at for at, one in pairs if one.reason in UNREAD})
+    unread = {at for at, one in pairs if one.reason in UNREAD}
     kept = [(at, one) for at, one in pairs if at not in unread]
     rejects = [replace(one, path=files[at] + one.path.removeprefix(sent[at])) for at, one in kept]
     images = found.images.at(files[found.of_image])
-    return Inspected(files, images, found.of_image, rejects, [at for at, _ in kept]), np.array(unread, np.int64)
+    left = Inspected(files, images, found.of_image, rejects, [at for at, _ in kept])
+    return left, np.array(sorted(unread), np.int64)

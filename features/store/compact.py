@@ -144,6 +144,7 @@ def _rewrite(
             store.retire(done, merge=False)
             advance(len(sources))
             replaced += features.nbytes
+            del features  # else it is held while the next batch is read
             if is_disturbed(replaced):
                 break
     finally:
@@ -168,12 +169,19 @@ def _batches(
         here, rows_here = read_rows(shard, store.form, 0, _MOST_ROWS)
         kept = np.array([wanted is None or name in wanted for name in hex_digests(here)], bool)
         if sources and sum(map(len, digests)) + int(kept.sum()) > rows:
-            yield sources, np.concatenate(digests), np.concatenate(features)
-            sources, digests, features, held = [], [], [], set()
+            yield sources, _joined(digests), _joined(features)
+            sources, held = [], set()
         kept &= [digest not in held for digest in here.tolist()]
         held.update(here[kept].tolist())
         sources.append(shard)
         digests.append(here[kept])
         features.append(rows_here if kept.all() else rows_here[kept])
     if sources:
-        yield sources, np.concatenate(digests), np.concatenate(features)
+        yield sources, _joined(digests), _joined(features)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """Return `parts` as one array. The list is emptied, so that the caller does not hold the rows twice."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined

@@ -142,7 +142,7 @@ class FeatureStore:
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")
         with np.errstate(over="ignore"):
-            stored = features.astype(self.form.dtype)
+            stored = features.astype(self.form.dtype, copy=False)
         finite = np.isfinite(stored).all(axis=tuple(range(1, stored.ndim)))
         if not finite.all():
             raise StoreError(

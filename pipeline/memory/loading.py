@@ -3,6 +3,7 @@
 import errno
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +45,23 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
         if size > limit
         else f"{decimal(free)}, half of the memory that is free"
     )
-    folder = _scratch_place(extraction)
+    folder = scratch_place(extraction)
     console.print(
         f"features would take {decimal(size)} of memory, over {why}: they are read from scratch files of "
         f"{decimal(disk_size)} in {folder}, which gives the same heads"
     )
-    try:
+    with full_disk_explained("raise --memory"):
         return [_on_disk(folder, *each) for each in wanted]
+
+
+@contextmanager
+def full_disk_explained(otherwise: str) -> Iterator[None]:
+    """Within the block, add to the error of a full disk what to do: another --scratch, or `otherwise`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            error.strerror = f"{error.strerror}; name a larger disk by --scratch, or raise --memory"
+            error.strerror = f"{error.strerror}; name a larger disk by --scratch, or {otherwise}"
         raise
 
 
@@ -89,7 +97,7 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
         return FeaturesOnDisk.write(folder, len(digests), parts)
 
 
-def _scratch_place(extraction: ExtractionConfig) -> Path:
+def scratch_place(extraction: ExtractionConfig) -> Path:
     """Return the folder for scratch files.
 
     If `--scratch` is given, its folder is returned. If not, the store is returned, or the system's folder for temporary

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.cluster.connection import connected, load_ray
 from headstart.features.cluster.nodes import alive, first_line, slots, why_alone
-from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.errors import HeadstartError
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
@@ -24,7 +23,7 @@ from headstart.pipeline.sweep.owner import StudyOwner
 from headstart.pipeline.sweep.space import Space
 from headstart.pipeline.sweep.study import MOST_DEATHS, Study
 from headstart.pipeline.sweep.trial_worker import TrialWorker
-from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData
+from headstart.pipeline.sweep.trials import OF_MACHINE, POLL_SECONDS, SearchData
 
 _RECRUIT_SECONDS, _ALONE_SECONDS = 2.0, 60.0
 _LEAVE_SECONDS = 10.0  # at most, for workers to remove their files
@@ -39,12 +38,9 @@ def search_by_ray(
     No trial starts later than `config.timeout` seconds after the start of this call. Raises HeadstartError if there is
     no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
     """
-    parts = [data.labelled.features, *data.labelled.views]
-    arrays = [part for part in parts if isinstance(part, np.ndarray)]
-    if len(arrays) < len(parts):
-        raise OptionError("--ray: these features are on disk, and its workers need them in memory; give more --memory")
+    held = data.require_in_memory()
     until = time.monotonic() + (config.timeout or float("inf"))
-    with connected(by_ray.ray, sum(array.nbytes for array in arrays)):
+    with connected(by_ray.ray, held):
         ray = load_ray()
         here = ray.get_runtime_context().get_node_id()
         near = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
@@ -140,7 +136,8 @@ class _Searchers:
     def look(self) -> None:
         """Wait a short time for an answer of a worker, and handle the answer.
 
-        If a worker has died, its trial goes back to the study.
+        If a worker has died, its trial goes back to the study. If a worker lacks memory or room on its disk, it is
+        ended, and counts as dead, because another node may run its trial.
         """
         if not self._calls:
             time.sleep(POLL_SECONDS)
@@ -151,7 +148,11 @@ class _Searchers:
             try:
                 self._next(place, worker, self.ray.get(call))
             except self.ray.exceptions.RayTaskError as error:
-                raise self._cause(error) from error
+                cause = self._cause(error)
+                if isinstance(cause, HeadstartError) or not isinstance(cause, OF_MACHINE):
+                    raise cause from error
+                self.ray.kill(worker.actor)
+                self._died(place, worker, first_line(str(cause) or type(cause).__name__))
             except self.ray.exceptions.RayError as error:
                 self._died(place, worker, first_line(str(error)))
 

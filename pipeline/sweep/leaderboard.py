@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from headstart.features.errors import DataError, StoreError
 from headstart.features.terminal import console
 from headstart.pipeline.scoring.baselines import Baseline, rank_to_beat
 from headstart.pipeline.scoring.choosing import FIGURES, ChooseBy, rank, titled
@@ -22,6 +23,19 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the complete trials, the best first. A tie is decided by the lower loss, and then by the lower number."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return sorted(complete, key=lambda trial: (trial.value, figures_of(trial)["loss"], trial.number))
+
+
+def winner(study: Study) -> FrozenTrial:
+    """Return the best trial of `study`. Raises DataError if no trial is complete, StoreError if it lacks figures."""
+    trials = study.finished()
+    if best := ranked(trials):
+        if lacking := {"accuracy", "best_epoch"} - set(best[0].user_attrs):
+            raise StoreError(f"--study {study.path}: trial {best[0].number} lacks {min(lacking)}; give another --study")
+        return best[0]
+    raise DataError(
+        f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "
+        "more --trials, or another --space"
+    )
 
 
 def figures_of(trial: FrozenTrial) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from headstart.features.errors import StoreError
 from headstart.pipeline.sweep.config import Sampler
 from headstart.pipeline.sweep.space import Space
 from headstart.pipeline.sweep.study import Study, remove_curves
@@ -78,15 +79,16 @@ class StudyOwner:
         """Record the result of the trial of `worker`. `value` is None if the trial was pruned.
 
         `attributes` are stored with the trial. `curves` maps the names of TensorBoard's files to the contents of the
-        files. The files are written beside the study.
+        files. The files are written beside the study. Raises StoreError if they can't be written.
         """
         trial, study = self._trials[worker], self._studies[worker]
-        logs = study.logs / f"trial-{trial.number}"
-        remove_curves(logs)
-        for name, content in curves.items():
-            file = logs / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+        try:
+            _write_curves(study.logs / f"trial-{trial.number}", curves)
+        except OSError as error:  # no error of the worker's node, which would be left out
+            raise StoreError(
+                f"--study {study.path}: TensorBoard's files can't be written beside it ({error}); what was finished is "
+                "kept: mend this, and repeat the command"
+            ) from error
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         study.tell(trial, value)
@@ -121,3 +123,12 @@ class StudyOwner:
         elif trial and study:
             study.give_back(trial)
         return Left(self._finished.pop(worker, 0), deaths)
+
+
+def _write_curves(logs: Path, curves: Mapping[str, bytes]) -> None:
+    """Write TensorBoard's files into the folder `logs`, instead of the files that are there."""
+    remove_curves(logs)
+    for name, content in curves.items():
+        file = logs / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)

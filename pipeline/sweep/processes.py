@@ -8,24 +8,33 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError
 from headstart.features.tensorflow import tf
 from headstart.features.terminal import console
+from headstart.pipeline.memory.loading import full_disk_explained
 from headstart.pipeline.scoring.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
 from headstart.pipeline.sweep.study import Study
-from headstart.pipeline.sweep.trials import POLL_SECONDS, SearchData, run_trials
+from headstart.pipeline.sweep.trials import OF_MACHINE, POLL_SECONDS, SearchData, run_trials
 from headstart.pipeline.sweep.worker import run_pickled
 
 
-def search(study: Study, data: SearchData, config: SweepConfig, baselines: Sequence[Baseline] = ()) -> None:
+def search(
+    study: Study,
+    data: SearchData,
+    config: SweepConfig,
+    baselines: Sequence[Baseline] = (),
+    scratch: Path | None = None,
+) -> None:
     """Run trials until `config.trials` trials are finished, no trial is left, or the time `config.timeout` is over.
 
-    Meanwhile, the best trials and `baselines` are shown. Raises HeadstartError if worker processes failed before the
-    search was done.
+    Meanwhile, the best trials and `baselines` are shown. Several processes read features from files in the folder
+    `scratch`, which is the study's folder by default. Raises HeadstartError if worker processes failed before the
+    search was done. Raises OSError if there is no space for scratch files.
     """
     tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
@@ -33,7 +42,8 @@ def search(study: Study, data: SearchData, config: SweepConfig, baselines: Seque
         if config.jobs == 1:
             run_trials(study, data, config.trials, until, tick)
             return
-        on_disk = replace(data, labelled=data.labelled.on_disk(study.path.parent))
+        with full_disk_explained("leave out --jobs"):
+            on_disk = replace(data, labelled=data.labelled.on_disk(scratch or study.path.parent))
         _run_workers(study, on_disk, config, until, tick)
 
 
@@ -98,7 +108,7 @@ def run_worker(study: Study, data: SearchData, most: int, until: float, parent: 
     try:
         with study.storage_errors_named():
             run_trials(study, data, most, until, leave_if_alone)
-    except (HeadstartError, OSError, MemoryError, tf.errors.ResourceExhaustedError) as error:
+    except (HeadstartError, *OF_MACHINE) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
         console.print(f"a process of the search failed: {said}", style="red")
         raise SystemExit(1) from error

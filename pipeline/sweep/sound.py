@@ -1,6 +1,9 @@
 """Checks of a study's database, which may be damaged or come from elsewhere."""
 
+import json
+import re
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite
@@ -15,6 +18,8 @@ from headstart.pipeline.scoring.baselines import Baseline
 from optuna.trial import FrozenTrial, TrialState
 
 BASELINES = "baselines at "  # the beginning of the name of an attribute that holds the baselines at some cuts
+# Settings that older studies don't name, and the values that these studies have.
+_UNSAID = {"--choose-by": "loss", "space of class_weight": "none"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,24 @@ def require_no_other_database(path: Path) -> None:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not {"studies", "trials", "version_info"} <= tables:
         raise ValueError("it is a database of something else")
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe how the data or settings of a study differ from those of this start. Return "" if they are the same.
+
+    `then` is what the study has on record, and `now` is of this start. Both are JSON objects.
+    """
+    then = {**{name: value for name, value in _UNSAID.items() if name in now}, **then}
+    differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {_short(then.get(name))}, is {_short(now.get(name))}" for name in differs)
+
+
+def _short(value: Any) -> str:
+    """Return `value` as text for an error message. A SHA-256 hash is shortened to 12 characters."""
+    if value is None:
+        return "not there"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def require_sound(study: optuna.Study) -> None:

@@ -1,7 +1,6 @@
 """A search on disk: an Optuna study that several processes can fill. Interrupted trials are run again."""
 
 import json
-import re
 import uuid
 import weakref
 from collections.abc import Iterator, Mapping
@@ -10,14 +9,14 @@ from dataclasses import asdict
 from functools import cached_property
 from glob import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import optuna
 from headstart.features.errors import OptionError, StoreError
 from headstart.features.locks import lock
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.sweep.config import Sampler
-from headstart.pipeline.sweep.sound import require_no_other_database, require_sound
+from headstart.pipeline.sweep.sound import differences, require_no_other_database, require_sound
 from headstart.pipeline.sweep.space import Space
 from optuna.trial import FrozenTrial, TrialState
 
@@ -26,8 +25,6 @@ _NAME = "headstart"
 _OWNER, _REPLACES, _FAULTY, _DIED = "worker", "replaces", "faulty", "died"  # keys of a trial's attributes
 MOST_DEATHS = 3  # of workers that had the same head
 _LOCK_SECONDS = 60
-# Settings that older studies don't name, and the values that these studies have.
-_UNSAID = {"--choose-by": "loss", "space of class_weight": "none"}
 
 
 class Study:
@@ -83,10 +80,7 @@ class Study:
                         remove_curves(folder)
                 self.optuna.set_user_attr(part, now)
                 return
-        then = {**{name: value for name, value in _UNSAID.items() if name in now}, **then}
-        differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
-        if differs:
-            told = "; ".join(f"{name} was {_short(then.get(name))}, is {_short(now.get(name))}" for name in differs)
+        if told := differences(then, now):
             raise OptionError(
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
@@ -240,16 +234,28 @@ class _Worker:
     The kernel releases the lock when the process ends. A process ID proves less: a later process may get the same ID.
     """
 
+    # Names of this process's workers. A POSIX lock does not keep out its own process, which must not even open the file
+    # again: when it closes any file, it loses its POSIX locks on this file.
+    _here: ClassVar[set[str]] = set()
+
     def __init__(self, study: Path) -> None:
         for left in study.parent.glob(f".{escape(study.name)}.*.worker"):
             with suppress(OSError):  # it is no file, or of somebody else
                 self.ended(study, left.name.split(".")[-2])
         self.name = uuid.uuid4().hex
-        weakref.finalize(self, _release, _locked_file(study, f"{self.name}.worker"))
+        weakref.finalize(self, self._leave, self.name, _locked_file(study, f"{self.name}.worker"))
+        self._here.add(self.name)
 
-    @staticmethod
-    def ended(study: Path, name: str) -> bool:
+    @classmethod
+    def _leave(cls, name: str, file: IO[str]) -> None:
+        _release(file)
+        cls._here.discard(name)
+
+    @classmethod
+    def ended(cls, study: Path, name: str) -> bool:
         """Return whether the worker `name` has ended. If the worker has ended, remove its file beside `study`."""
+        if name in cls._here:
+            return False
         with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:
             try:
                 lock(file, wait=False)
@@ -290,11 +296,3 @@ def _unwritable(study: Path, error: OSError) -> StoreError:
 def _release(file: IO[str]) -> None:
     Path(file.name).unlink(missing_ok=True)
     file.close()
-
-
-def _short(value: Any) -> str:
-    """Return `value` as text for an error message. A SHA-256 hash is shortened to 12 characters."""
-    if value is None:
-        return "not there"
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text

@@ -13,7 +13,7 @@ import numpy as np
 from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
-from headstart.features.errors import DataError, OptionError, RunError, StoreError
+from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.frozen.network import Network
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
@@ -25,12 +25,12 @@ from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_featu
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.memory.limits import rows_in_memory
+from headstart.pipeline.memory.loading import scratch_place
 from headstart.pipeline.runs import Run, example_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
-from headstart.pipeline.scoring.choosing import ChooseBy
 from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.sweep.leaderboard import figures_of, ranked
+from headstart.pipeline.sweep.leaderboard import figures_of, ranked, winner
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
 from headstart.pipeline.sweep.sound import BASELINES
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from headstart.pipeline.sweep.trials import SearchData
 
 _MOST_SAMPLED = 50_000  # images to which baselines are fitted if memory does not hold all; for two classes, a minute
+_COPIES = 3  # of the features, of 4 bytes each, while baselines are fitted to folds
 _MORE_EPOCHS = 5  # with val, the winner is trained again for at most its best epoch plus this many epochs
 
 
@@ -73,31 +74,36 @@ def sweep(
     with study.storage_errors_named():
         reading = study.read_as(reading)
         cached, seen = _cache(study, data, features, extraction, config, seed, reading, by_ray)
-        shared = _search_data(cached, config.folds, seed, config.choose_by)
+        shared = _search_data(cached, config, seed, by_ray)
         study.enqueue_first(space.nearest_to(HeadConfig().for_examples(shared.training_sizes[0])))
         first = space.cuts.chosen_by(lambda _, choice: choice.values[0])
-        _search(study, shared, config, by_ray, _baselines(study, shared, first, extraction.memory))
-        winner = _winner(study)
-        head, cuts = _chosen(space, winner, _MORE_EPOCHS if cached.of("val") else 0)
+        _search(study, shared, config, by_ray, _baselines(study, shared, first, extraction.memory), extraction)
+        best = winner(study)
+        head, cuts = _chosen(space, best, _MORE_EPOCHS if cached.of("val") else 0)
         baselines = _baselines(study, shared, cuts, extraction.memory)
         del shared  # the run reads the features again
         chosen = replace(restricted(features, cuts), precision=cached.config.precision)
         train = partial(train_run, data, path, chosen, extraction, head, seed=seed, reading=reading)
-        train = partial(train, folded=figures_of(winner) if config.folds else None, require=_unchanged(seen, data))
-        _write_run(study, winner.number, path, overwrite, began, train)
+        train = partial(train, folded=figures_of(best) if config.folds else None, require=_unchanged(seen, data))
+        _write_run(study, best.number, path, overwrite, began, train)
         return SweepResult(
             study=study_path,
             run=str(path),
             finished=study.finished(),
             seconds=time.perf_counter() - start,
-            best=describe_winner(winner, [space.cuts.names[cut] for cut in cuts], head, baselines),
+            best=describe_winner(best, [space.cuts.names[cut] for cut in cuts], head, baselines),
             baselines=baselines,
             choose_by=config.choose_by,
         )
 
 
 def _search(
-    study: Study, data: SearchData, config: SweepConfig, by_ray: ClusterConfig, baselines: Sequence[Baseline]
+    study: Study,
+    data: SearchData,
+    config: SweepConfig,
+    by_ray: ClusterConfig,
+    baselines: Sequence[Baseline],
+    extraction: ExtractionConfig,
 ) -> None:
     """Run trials on the Ray cluster of `by_ray`, or in processes of this machine if `by_ray` has no cluster."""
     if by_ray.ray:
@@ -107,7 +113,7 @@ def _search(
         return
     from headstart.pipeline.sweep.processes import search
 
-    search(study, data, config, baselines)
+    search(study, data, config, baselines, scratch_place(extraction))
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> Space:
@@ -175,20 +181,26 @@ def _cache(
     return cached, seen
 
 
-def _search_data(cached: FeaturedExamples, count: int, seed: int, choose_by: ChooseBy) -> SearchData:
-    """Return the features of train and val, and `count` folds over both.
+def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> SearchData:
+    """Return the features of train and val, and the folds of `config` over both.
 
-    If `count` is 0, there is one fold: heads are trained on train, and validated on val. Raises DataError if
-    `choose_by` is `auc` and the examples that validate a fold have only one class.
+    Without folds, there is one fold: heads are trained on train, and validated on val. Raises DataError if heads are
+    chosen by `auc` and the examples that validate a fold have only one class. Raises OptionError if trials should run
+    on a cluster and the features are on disk.
     """
-    train, val = cached.of("train"), cached.of("val")
-    labelled = cached.labelled([*train, *val], viewed=train)
-    folds = _folds([*train, *val], labelled.labels, count, seed) if count else None
-    if folds and choose_by == "auc" and any(len(set(labelled.labels[val])) < 2 for _, val in folds):
-        raise DataError(f"--choose-by auc: a fold of --folds {count} has one class alone; give fewer folds")
     from headstart.pipeline.sweep.trials import SearchData
 
-    return SearchData(labelled, folds or [(slice(0, len(train)), slice(len(train), None))])
+    train, val = cached.of("train"), cached.of("val")
+    labelled = cached.labelled([*train, *val], viewed=train)
+    data = SearchData(labelled, [(slice(0, len(train)), slice(len(train), None))])
+    if by_ray.ray:
+        data.require_in_memory()
+    if not config.folds:
+        return data
+    folds = _folds([*train, *val], labelled.labels, config.folds, seed)
+    if config.choose_by == "auc" and any(len(set(labelled.labels[val])) < 2 for _, val in folds):
+        raise DataError(f"--choose-by auc: a fold of --folds {config.folds} has one class alone; give fewer folds")
+    return replace(data, folds=folds)
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
@@ -205,8 +217,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The scores are kept in the study. If not all features fit into `memory`, the baselines are fitted to a sample of the
-    images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
+    The scores are kept in the study. If `memory` has no room for all features and their copies, the baselines are
+    fitted to a sample of the images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
@@ -214,7 +226,7 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
     if kept is None:
         labelled, every = data.labelled.at(cuts), len(data.labelled)
         folds, sample = data.folds, None
-        most = rows_in_memory(labelled.features.shape[1], memory)
+        most = rows_in_memory(_COPIES * labelled.features.shape[1], memory)
         if every > most:
             rows, folds = sampled_folds(labelled.labels, folds, min(most, _MOST_SAMPLED), study.seed)
             labelled, sample = labelled.take(rows), len(rows)
@@ -235,18 +247,6 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
     """
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
-
-
-def _winner(study: Study) -> FrozenTrial:
-    trials = study.finished()
-    if best := ranked(trials):
-        if lacking := {"accuracy", "best_epoch"} - set(best[0].user_attrs):
-            raise StoreError(f"--study {study.path}: trial {best[0].number} lacks {min(lacking)}; give another --study")
-        return best[0]
-    raise DataError(
-        f"{study.path}: none of {len(trials)} finished trials came to an end with a finite loss; give more --timeout, "
-        "more --trials, or another --space"
-    )
 
 
 def _write_run(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import optuna
-from headstart.features.errors import DivergedError
+from headstart.features.errors import DivergedError, OptionError
 from headstart.features.tensorflow import tf
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import TrainedHead, fit_head
@@ -24,11 +24,10 @@ from headstart.pipeline.sweep.study import remove_curves
 from tensorboard.plugins.hparams import api as hparams
 
 POLL_SECONDS = 0.5
+# Errors of a machine that lacks something, such as room on a disk. Another machine may run the trial.
+OF_MACHINE = (OSError, MemoryError, tf.errors.ResourceExhaustedError)
 # Errors that a trial's head did not cause. Another process may run the trial.
-_ELSEWHERE = (
-    KeyboardInterrupt, SystemExit, OSError, MemoryError, tf.errors.ResourceExhaustedError,
-    optuna.exceptions.StorageInternalError,
-)  # fmt: skip
+_ELSEWHERE = (KeyboardInterrupt, SystemExit, *OF_MACHINE, optuna.exceptions.StorageInternalError)
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,19 @@ class SearchData:
     def training_sizes(self) -> list[int]:
         """Return the number of training examples of each fold."""
         return [len(self.labelled.labels[train]) for train, _ in self.folds]
+
+    def require_in_memory(self) -> int:
+        """Raise an OptionError if the features are on disk, where nodes of a cluster can't read them.
+
+        Return how many bytes of memory the features take.
+        """
+        parts = [self.labelled.features, *self.labelled.views]
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        if len(arrays) < len(parts):
+            raise OptionError(
+                "--ray: these features are on disk, and its workers need them in memory; give more --memory"
+            )
+        return sum(array.nbytes for array in arrays)
 
 
 class Trials(Protocol):

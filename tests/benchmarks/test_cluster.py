@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from headstart.benchmarks import cluster_model
-from headstart.benchmarks.cluster import GPU, SETUPS, simulate_setup
-from headstart.benchmarks.cluster_check import Measured, copy_photographs, predict
+from headstart.benchmarks.cluster import GPU, SETUPS, main, simulate_setup
+from headstart.benchmarks.cluster_check import Measured, check, copy_photographs, predict
 from headstart.benchmarks.cluster_model import simulate
 from headstart.benchmarks.cluster_parts import Costs, Disk, Host, Node, Protocol, Work
 from headstart.features.store.claims import VOID_SECONDS
@@ -188,3 +188,27 @@ def test_photographs_are_taken_from_each_class(tmp_path: Path) -> None:
     assert len(list((tmp_path / "data" / "dogs").iterdir())) == 3
     with pytest.raises(SystemExit, match="no folders of"):
         copy_photographs(tmp_path / "photos" / "cats", tmp_path / "other", 6)
+
+
+@pytest.mark.parametrize(("option", "least"), [
+    ("--images", 1), ("--nodes", 1), ("--operations", 1), ("--photographs", 17), ("--processes", 1), ("--rounds", 1),
+])  # fmt: skip
+def test_wrong_numbers_are_told_in_one_line(
+    option: str, least: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (str(least - 1), "many"):
+        monkeypatch.setattr(sys, "argv", ["cluster", option, wrong])
+        with pytest.raises(SystemExit):
+            main()
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert f"argument {option}: must be" in last
+        assert f"of at least {least}. Received: {wrong}" in last
+
+
+def test_too_few_photographs_are_told(tmp_path: Path) -> None:
+    for number in range(12):
+        photo = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        photo.touch()
+    with pytest.raises(SystemExit, match="photos: gives 12 photographs, expected over 16"):
+        check(tmp_path / "photos", tmp_path, 2000, [1], 1, 0)

@@ -122,6 +122,8 @@ def _asked(url: str, method: str) -> "BaseHTTPResponse":
     response = _pool(_proxy_for(url)).request(
         method, url, redirect=False, retries=False, preload_content=False, decode_content=False
     )
+    if method == "HEAD":
+        response.drain_conn()  # it has no body; a response that is closed unread would close its connection
     if response.status != 200:
         location = _target(url, response.headers.get("Location", ""))
         response.close()

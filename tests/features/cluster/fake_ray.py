@@ -33,10 +33,10 @@ class Method:
 
     call: Callable[..., Any]
 
-    def remote(self, *arguments: Any) -> Reference:
+    def remote(self, *arguments: Any, **named: Any) -> Reference:
         """Call the method."""
         try:
-            return Reference(self.call(*arguments))
+            return Reference(self.call(*arguments, **named))
         except RayError as error:
             return Reference(error)
         except Exception as error:

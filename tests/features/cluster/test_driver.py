@@ -53,6 +53,7 @@ def test_a_store_that_ray_fills_is_claimed(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     with extraction_module._claimed([store]) as renew:
         renew()
+        assert list(store.folder.glob("claims/*.claimed"))  # `others` is true for a folder that can't be listed, too
         assert Claims(store.folder).others()
     assert not list(store.folder.rglob("*.claimed"))
 
@@ -77,13 +78,14 @@ def test_a_worker_reads_the_bytes_that_the_driver_kept_and_keeps_none(
     with fetched.bytes_kept(tmp_path, "data"):
         fetched.keep("s3://a/1.jpg", version, b"abc")
         folder = fetched.kept_folder()
-        monkeypatch.setattr(fetched, "_kept", None)
-        fetched.read_kept(folder)
-        assert fetched.load("s3://a/1.jpg", version) == b"abc"
-        fetched.keep("s3://a/2.jpg", version, b"abc")
-        assert fetched.load("s3://a/2.jpg", version) is None
-        fetched.read_kept(None)
-        assert fetched.load("s3://a/1.jpg", version) is None
+        with monkeypatch.context() as worker:  # within the block, which takes back what the driver keeps
+            worker.setattr(fetched, "_kept", None)
+            fetched.read_kept(folder)
+            assert fetched.load("s3://a/1.jpg", version) == b"abc"
+            fetched.keep("s3://a/2.jpg", version, b"abc")
+            assert fetched.load("s3://a/2.jpg", version) is None
+            fetched.read_kept(None)
+            assert fetched.load("s3://a/1.jpg", version) is None
 
 
 def test_workers_are_compared_by_the_images_that_both_could_read() -> None:

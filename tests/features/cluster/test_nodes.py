@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from headstart.features.cluster.config import ClusterConfig
@@ -24,16 +25,16 @@ from PIL import Image
     ("cpus", "gpus", "config", "expected"),
     [
         (8, 0, ClusterConfig(), [(8, 0.0)]),
-        (8, 0, ClusterConfig(ray_cpus=3), [(3, 0.0)] * 2),
+        (8, 0, ClusterConfig("auto", ray_cpus=3), [(3, 0.0)] * 2),
         (0, 0, ClusterConfig(), []),  # a head that only manages the cluster
-        (2, 0, ClusterConfig(ray_cpus=4), []),
+        (2, 0, ClusterConfig("auto", ray_cpus=4), []),
         (32, 4, ClusterConfig(), [(8, 1.0)] * 4),
-        (32, 1, ClusterConfig(ray_gpus=0.5), [(16, 0.5)] * 2),
-        (32, 1, ClusterConfig(ray_gpus=0.1), [(3, 0.1)] * 10),
-        (32, 3, ClusterConfig(ray_gpus=2), [(32, 2)]),
-        (4, 1, ClusterConfig(ray_gpus=2), [(4, 0.0)]),
+        (32, 1, ClusterConfig("auto", ray_gpus=0.5), [(16, 0.5)] * 2),
+        (32, 1, ClusterConfig("auto", ray_gpus=0.1), [(3, 0.1)] * 10),
+        (32, 3, ClusterConfig("auto", ray_gpus=2), [(32, 2)]),
+        (4, 1, ClusterConfig("auto", ray_gpus=2), [(4, 0.0)]),
         (2, 8, ClusterConfig(), [(1, 1.0)] * 2),  # a worker needs a CPU to decode
-        (64, 8, ClusterConfig(ray_cpus=4), [(4, 1.0)] * 8),
+        (64, 8, ClusterConfig("auto", ray_cpus=4), [(4, 1.0)] * 8),
     ],
 )
 def test_the_workers_of_a_node(cpus: int, gpus: int, config: ClusterConfig, expected: list[tuple[int, float]]) -> None:
@@ -43,8 +44,15 @@ def test_the_workers_of_a_node(cpus: int, gpus: int, config: ClusterConfig, expe
 
 @pytest.mark.parametrize("wrong", [{"ray_cpus": -1}, {"ray_gpus": 0.0}, {"ray_gpus": 1.5}, {"ray_gpus": float("nan")}])
 def test_wrong_sizes_of_workers(wrong: dict[str, float]) -> None:
-    with pytest.raises(OptionError, match="--ray-"):
-        ClusterConfig(**wrong)
+    with pytest.raises(OptionError, match=r"--ray-.* must be"):
+        ClusterConfig("auto", **wrong)
+
+
+@pytest.mark.parametrize("given", [{"ray_cpus": 2}, {"ray_gpus": 0.5}, {"ray_mixed": True}])
+def test_settings_of_workers_need_ray(given: dict[str, Any]) -> None:
+    ClusterConfig("local", **given)
+    with pytest.raises(OptionError, match=r"--ray-\S+: needs --ray; add --ray, or leave it out"):
+        ClusterConfig(**given)
 
 
 def test_a_worker_uses_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,7 @@ class Site:
         self.cut: dict[str, int] = {}  # how often a body by path ends early
         self.seconds = 0.0  # between two bytes, if any
         self.asked: Counter[str] = Counter()
+        self.connections = 0
         self.port = 0
 
     def url(self, path: str) -> str:
@@ -68,6 +69,10 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            served.connections += 1
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -306,6 +311,16 @@ def test_servers_without_head_are_asked_by_get(site: Site, photo: Path) -> None:
     site.answers["/x.jpg"] = [405]
     (image,) = inspect_image(site.url("/x.jpg"))
     assert isinstance(image, ImageFile)
+
+
+def test_a_connection_is_used_again(site: Site, photo: Path) -> None:
+    site.files["/a.jpg"] = photo.read_bytes()
+    for _ in range(3):
+        version = version_of_url(site.url("/a.jpg"))
+        with pytest.raises(UnreadableError, match="HTTP 404"):
+            version_of_url(site.url("/no.jpg"))
+    assert read_url(site.url("/a.jpg"), version)[0] == site.files["/a.jpg"]
+    assert site.connections == 1
 
 
 def test_a_large_object_is_not_read(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

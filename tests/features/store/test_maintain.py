@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -109,6 +110,19 @@ def test_small_shards_become_one_and_readers_are_not_disturbed(tmp_path: Path) -
     compact(store)
     assert not any(shard.exists() for shard in old)
     holds(store, set(range(6)))
+
+
+def test_compaction_holds_few_copies_of_a_shard(tmp_path: Path) -> None:
+    store, dimension, large = store_in(tmp_path, shape=[1 << 15]), 1 << 15, 8 << 20
+    for number in range(40):  # of 1 MiB each
+        digests = [digest(one) for one in range(8 * number, 8 * number + 8)]
+        store.write_shard(digests, np.full((8, dimension), number, np.float32))
+    tracemalloc.start()
+    compact(store, large)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(store.shards()) == 5
+    assert most < 3 * large, most / large
 
 
 def test_shards_grow_to_the_size_asked_for(tmp_path: Path) -> None:

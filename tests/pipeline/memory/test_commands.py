@@ -157,7 +157,7 @@ def test_a_sweep_tells_that_its_baselines_saw_a_sample(
         names = [tmp_path / f"{name}{len(folds)}" for name in ("memory", "disk")]
         found = [
             headstart("sweep", prepared, "--study", f"{name}.db", "--run", name, *options, *folds, *more)
-            for name, more in zip(names, ((), ("--memory", "0.00004")), strict=True)
+            for name, more in zip(names, ((), ("--memory", "0.00006")), strict=True)
         ]
         assert found[0]["best"]["loss"] == found[1]["best"]["loss"]
         assert found[0]["best"]["head"] == found[1]["best"]["head"]

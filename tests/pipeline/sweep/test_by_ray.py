@@ -6,18 +6,29 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import optuna
 import psutil
 import pytest
+from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.errors import HeadstartError, StoreError
 from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.sweep import by_ray
+from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.owner import Left, StudyOwner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
+from headstart.pipeline.sweep.study import Study
 from headstart.pipeline.sweep.trial_worker import ServedStudy
 from headstart.tests.conftest import SMALL_FLAGS
+from headstart.tests.features.cluster.fake_ray import Actor, FakeRay, RayError
+from headstart.tests.pipeline.sweep.test_sweep import material
 
 NO_PRUNING = optuna.pruners.NopPruner()
 
@@ -131,6 +142,92 @@ def test_a_full_disk_leaves_the_trial_to_be_given_back(owner: StudyOwner, monkey
     assert claimed is not None
     assert again is not None
     assert again[1] == claimed[1]
+
+
+class Helper:
+    """A worker of a search without training, with an error of `errors` first. Each node makes it anew."""
+
+    errors: ClassVar[list[Exception]] = []
+
+    def __init__(self, cpus: int, name: str, owner: Actor) -> None:
+        self.name, self.owner = name, owner.worker
+
+    def hello(self) -> str:
+        return version("headstart")
+
+    def run(self, space: Space, seed: int, data: Any, most: int) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        while self.owner.claim(self.name, most, NO_PRUNING)[0]:
+            self.owner.tell(self.name, {}, 0.5, {"events.out.tfevents.1": b"curve"})
+
+    def remove_files(self) -> None:
+        pass
+
+
+class SearchRay(FakeRay):
+    """A cluster for a search: actors get their arguments."""
+
+    def remote(self, kind: type) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: Actor(kind(*given))))
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def get(self, asked: Any) -> Any:
+        return [super(SearchRay, self).get(one) for one in asked] if isinstance(asked, list) else super().get(asked)
+
+
+@pytest.fixture
+def searched(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[Study, SearchRay]]:
+    """A function that searches by a cluster of one node, whose workers are `Helper`."""
+    ray = SearchRay({"one": {"CPU": 1.0}}, lambda _: None)
+    ray.exceptions.RayActorError = type("RayActorError", (RayError,), {})
+    monkeypatch.setattr(by_ray, "load_ray", lambda: ray)
+    monkeypatch.setattr(by_ray, "connected", lambda *_: nullcontext())
+    monkeypatch.setattr(by_ray, "TrialWorker", Helper)
+    monkeypatch.setattr(by_ray, "_RECRUIT_SECONDS", 0.0)
+    monkeypatch.setattr(by_ray, "POLL_SECONDS", 0.0)
+
+    def search() -> tuple[Study, SearchRay]:
+        study = Study(tmp_path / "study.db", space, "random", 0)
+        by_ray.search_by_ray(study, material(), SweepConfig(trials=3), ClusterConfig("auto"))
+        return study, ray
+
+    return search
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "/tmp/headstart-trials")
+
+
+def test_a_worker_that_lacks_memory_or_room_does_not_end_the_search(
+    searched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Helper, "errors", [FULL, MemoryError()])
+    study, ray = searched()
+    assert len(study.finished()) == 3
+    told = " ".join(capsys.readouterr().err.split())
+    assert "died ([Errno 28] No space left on device: '/tmp/headstart-trials')" in told
+    assert "died (MemoryError)" in told
+    assert len(ray.killed) == 3
+
+
+def test_a_node_whose_workers_lack_room_again_and_again_is_refused(
+    searched: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Helper, "errors", [FULL] * 9)
+    with pytest.raises(HeadstartError, match=r"node one.*No space left on device"):
+        searched()
+    assert len(Helper.errors) == 6
+
+
+def test_a_full_disk_of_the_study_ends_the_search(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise FULL
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(StoreError, match=r"--study .*study.db: TensorBoard's files can't be written beside it"):
+        searched()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from headstart.features.cluster.config import ClusterConfig
-from headstart.features.errors import HeadstartError
+from headstart.features.errors import HeadstartError, StoreError
 from headstart.pipeline.sweep import by_ray
 from headstart.pipeline.sweep.by_ray import search_by_ray
 from headstart.pipeline.sweep.config import SweepConfig
@@ -18,7 +18,7 @@ from headstart.pipeline.sweep.owner import StudyOwner
 from headstart.pipeline.sweep.space import Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from headstart.tests.pipeline.sweep.test_sweep import SMALL_SPACE, material, of_two
-from headstart.tests.pipeline.sweep.trial_workers import LethalWorker, OldWorker, SlowWorker
+from headstart.tests.pipeline.sweep.trial_workers import FullWorker, LethalWorker, OldWorker, SlowWorker
 from headstart.tests.ray_nodes import two_ray_nodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
@@ -132,9 +132,19 @@ def test_a_study_whose_owner_is_killed_is_told(two_nodes: Any, study: Study, mon
 def test_an_error_of_the_owner_is_raised_as_it_is(two_nodes: Any, study: Study, monkeypatch) -> None:
     class Full(StudyOwner):
         def tell(self, *arguments: Any) -> None:
-            raise OSError(28, "No space left on device", "curves")
+            raise StoreError("--study study.db: No space left on device")
 
     monkeypatch.setattr(by_ray, "StudyOwner", Full)
-    with pytest.raises(OSError, match="No space left on device") as error:
+    with pytest.raises(StoreError, match="No space left on device") as error:
         search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
     assert len(str(error.value)) < 100
+
+
+@pytest.mark.timeout(120)
+def test_a_node_without_room_does_not_end_the_search(
+    two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(by_ray, "TrialWorker", FullWorker)
+    search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
+    assert len(study.finished()) == 3
+    assert "a worker of the search died ([Errno 28] No space left on device" in " ".join(capfd.readouterr().err.split())

@@ -1,5 +1,7 @@
 """Searching over heads: what is chosen, what is kept, and that nothing is lost or done twice."""
 
+import errno
+import fcntl
 import gc
 import json
 import os
@@ -17,6 +19,7 @@ import numpy as np
 import optuna
 import pytest
 from headstart.features.backbones.cuts import Cut
+from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.pipeline.data.config import DataConfig
@@ -124,6 +127,24 @@ def test_what_was_cut_off_is_done_again_and_counts_once(space: Space, tmp_path: 
     assert len(study.finished()) == 3
     assert len(set(params_of(study))) == 3
     assert not [trial for trial in study.optuna.trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+
+
+def test_without_flock_a_study_knows_the_workers_of_its_own_process(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)  # as on a disk where locks are POSIX's
+    one, other = (Study(tmp_path / "study.db", space, "random", 0) for _ in range(2))
+    one.claim(1)
+    assert other.claim(1) == (None, 1)
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    for file in tmp_path.glob(".study.db.*.worker"):  # the locks keep out other processes all the same
+        assert subprocess.run([sys.executable, "-c", code, file], capture_output=True, check=False).returncode
+    del one
+    gc.collect()
+    assert other.claim(1)[0]
 
 
 def test_files_of_killed_workers_are_removed_when_the_study_is_opened(tmp_path: Path, space: Space) -> None:
@@ -556,6 +577,52 @@ def test_what_does_not_go_together_is_told_before_the_search(prepared: Path, sma
         with pytest.raises(OptionError, match=message):
             sweep(prepared, tmp_path / "study.db", tmp_path / "run", changed, extraction, config)
     assert not (tmp_path / "study.db").exists()
+
+
+def test_baselines_see_as_many_images_as_memory_has_copies_for(
+    prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("headstart.pipeline.sweep.processes.search", lambda *given: seen.extend(given[3]))
+    cached = cache_features(prepared, small, extraction)
+    size = 4 * 576 * (len(cached.of("train")) + len(cached.of("val")))
+    for number, copies in enumerate((2, 3)):
+        memory = replace(extraction, memory=copies * size / 2**30)
+        study = tmp_path / f"{number}.db"
+        with pytest.raises(DataError, match="none of 0 finished trials"):
+            sweep(prepared, study, tmp_path / "run", small, memory, SweepConfig(trials=1, folds=2))
+    assert [one.sample is None for one in seen] == [False, False, True, True]
+
+
+def test_features_on_disk_do_not_go_with_ray_and_no_baseline_is_fitted_before(
+    prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cached(*arguments, by_ray: ClusterConfig, **named) -> FeaturedExamples:
+        return cache_features(*arguments, **named)
+
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.cache_features", cached)
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.fit_baselines", lambda *_: pytest.fail("fitted"))
+    memory, by_ray = replace(extraction, memory=1e-5), ClusterConfig("local")
+    with pytest.raises(OptionError, match="--ray: these features are on disk"):
+        sweep(prepared, tmp_path / "s.db", tmp_path / "run", small, memory, SweepConfig(trials=1), by_ray=by_ray)
+
+
+def test_processes_read_features_from_the_scratch_folder(
+    prepared: Path, small, extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def full(parent: Path, size: int) -> None:
+        asked.append(parent)
+        raise OSError(errno.ENOSPC, "No space left on device", str(parent))
+
+    monkeypatch.setattr("headstart.pipeline.memory.on_disk.require_space", full)
+    monkeypatch.setattr("headstart.pipeline.sweep.sweep.fit_baselines", lambda *_: [])
+    (tmp_path / "scratch").mkdir()
+    elsewhere = replace(extraction, scratch=tmp_path / "scratch")
+    with pytest.raises(OSError, match="name a larger disk by --scratch, or leave out --jobs"):
+        sweep(prepared, tmp_path / "s.db", tmp_path / "run", small, elsewhere, SweepConfig(trials=2, jobs=2))
+    assert asked == [tmp_path / "scratch"]
 
 
 def test_a_run_that_exists_is_told_before_the_search(

@@ -1,8 +1,10 @@
 """Workers of a search that die or differ. Ray's processes must be able to import them."""
 
+import errno
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,17 @@ class OldWorker(TrialWorker):
         except FileExistsError:
             return super().hello()
         return "0.0.1"
+
+
+class FullWorker(TrialWorker):
+    """Has no room for its files, if it is the first of two."""
+
+    def run(self, *search: Any) -> None:
+        """Run trials, or raise the error of a full disk."""
+        with suppress(FileExistsError):
+            Path(os.environ["LETHAL"]).touch(exist_ok=False)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp")
+        super().run(*search)
 
 
 class SlowWorker(TrialWorker):
