@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -141,8 +142,18 @@ def test_a_weight_that_float16_cannot_hold_is_refused(format: str, tmp_path: Pat
         module(format).write(deployable, tmp_path / MODEL_FILES[format], "float16", None)
 
 
-@keras.saving.register_keras_serializable("tests")
+@pytest.mark.parametrize("format", ["litert", pytest.param("saved_model", marks=pytest.mark.slow)])
+def test_float16_holds_a_network_with_random_state(format: str, tmp_path: Path) -> None:
+    deployable = network(middle=keras.layers.GaussianNoise(0.1, seed=100_000))
+    settings = {"size": SIDE, "resize": "stretch", "truncated": "reject", "bits": "auto"}
+    deployable = replace(deployable, metadata=METADATA | {"preprocessing": json.dumps(settings)})
+    path, batch = tmp_path / MODEL_FILES[format], drawn_pixels(3)
+    module(format).write(deployable, path, "float16", None)
+    assert np.abs(module(format).load(path)(batch) - np.asarray(deployable.model(batch))).max() <= 5e-3
+
+
 class Unknown(keras.layers.Layer):
+@keras.saving.register_keras_serializable("tests")
     """An operation that no converter knows."""
 
     def call(self, x):
