@@ -88,12 +88,17 @@ class Comparison:
 
         An export in float32 is judged by its labels and probabilities, on the pixels that the run itself gets. An
         export in another precision is judged by its accuracy, on the pixels that `preprocess.py` makes. The two kinds
-        of pixels differ for some rare files. Also raises an ExportError if a probability is not finite, or if accuracy
-        can't be measured because `preprocess.py` can read no image.
+        of pixels differ for some rare files. Also raises an ExportError if a probability is not finite, or if
+        `preprocess.py` can read no image.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):
             raise ExportError(f"{asked}: yields values that are not finite, so nothing was written")
+        if self.unreadable == self.images:
+            raise ExportError(
+                f"{asked}: preprocess.py can read none of the {self.images} val images ({self.first_unreadable}), so "
+                "nothing could be compared, and nothing was written; --images compares more of them"
+            )
         if config.precision == "float32":
             if found.changed_labels or not found.largest_difference <= _MOST:
                 raise ExportError(
@@ -101,11 +106,6 @@ class Comparison:
                     "was written"
                 )
             return
-        if self.unreadable == self.images:
-            raise ExportError(
-                f"{asked}: preprocess.py can read none of the {self.images} val images ({self.first_unreadable}), so "
-                "nothing could be compared, and nothing was written; --images compares more of them"
-            )
         lost = self.accuracy_of_run - self.accuracy
         if not lost <= config.tolerance + 1e-9:
             raise ExportError(

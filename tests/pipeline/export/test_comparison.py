@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from headstart.features.errors import ExportError, OptionError
 from headstart.pipeline.export.comparison import compare
-from headstart.pipeline.export.config import ModelExportConfig
+from headstart.pipeline.export.config import ExportPrecision, ModelExportConfig
 from headstart.pipeline.export.measure import Measured
 
 RUN = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.8, 0.2]])
@@ -58,10 +58,11 @@ def test_other_pixels_are_told_apart_from_other_arithmetic() -> None:
     assert "other pixels of 1 images, by 3 grey levels at most, and can't read 1 (x.tif: cut off)" in text
 
 
-def test_reduced_precision_is_refused_if_nothing_could_be_compared() -> None:
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_export_is_refused_if_nothing_could_be_compared(precision: ExportPrecision) -> None:
     nothing = replace(EXACT, levels=np.full(4, np.nan), unreadable="x.tif: cut off")
     with pytest.raises(ExportError, match=r"can read none of the 4 val images \(x.tif: cut off\)"):
-        compare(RUN, nothing, LABELS, None).require_close(ModelExportConfig("onnx", "int8"))
+        compare(RUN, nothing, LABELS, None).require_close(ModelExportConfig("onnx", precision))
 
 
 def test_a_threshold_decides_labels() -> None:
