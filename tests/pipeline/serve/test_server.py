@@ -1,5 +1,6 @@
 """A server under load, with clients that are slow, cut off or hostile, and how it stops."""
 
+import asyncio
 import io
 import os
 import signal
@@ -12,8 +13,10 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from typing import Any
 import pytest
 from headstart.tests.pipeline.serve.processes import Process, answer_on, request, served
+from headstart.pipeline.serve.server import Server, listen
 from PIL import Image
 
 pytestmark = pytest.mark.slow
@@ -122,7 +125,31 @@ def test_ten_thousand_requests_at_once(trained_run: Path, photographs: list[byte
         assert server.asked(data)[0] == 200
         stop(server, signal.SIGTERM, 0)
         assert "Traceback" not in server.log.read_text()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_second_interrupt_ends_requests_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    begun = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await asyncio.sleep(30)
+
+    listening = listen("127.0.0.1", 0)
+    server = Server(listening, app, lambda: None, 20)
+
+    def interrupt() -> None:
+        with socket.create_connection(listening.getsockname()) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            begun.wait(10)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            server.run()
+    assert not [one.message for one in caplog.records if one.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
