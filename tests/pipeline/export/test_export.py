@@ -234,6 +234,18 @@ def test_wrong_options_name_the_remedy(headstart, run: Path, tmp_path: Path) -> 
     assert not out.exists()
 
 
+def test_a_missing_package_is_told_before_images_are_looked_for(
+    headstart, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise AssertionError("the images are looked for")
+
+    monkeypatch.setattr("headstart.pipeline.export.export.find_images", fail)
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    said = headstart.error("export", run, tmp_path / "out", "--format=onnx")
+    assert 'needs tf2onnx, which is not installed: `pip install "headstart[onnx]"`' in said
+
+
 def test_a_damaged_export_is_refused(exported, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(exported[0], out)

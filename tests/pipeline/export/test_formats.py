@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from headstart.features.errors import ExportError
 from headstart.features.tensorflow import keras
-from headstart.pipeline.export.config import MODEL_FILES
+from headstart.pipeline.export.config import MODEL_FILES, ExportPrecision, Format
 from headstart.pipeline.export.deployable import Deployable, deployable_model
 from headstart.pipeline.export.folder import write_beside
+from headstart.pipeline.export.formats.packages import require_packages
 from headstart.pipeline.export.preprocess import pixels
 from PIL import Image
 
@@ -152,8 +153,8 @@ def test_float16_holds_a_network_with_random_state(format: str, tmp_path: Path) 
     assert np.abs(module(format).load(path)(batch) - np.asarray(deployable.model(batch))).max() <= 5e-3
 
 
-class Unknown(keras.layers.Layer):
 @keras.saving.register_keras_serializable("tests")
+class Unknown(keras.layers.Layer):
     """An operation that no converter knows."""
 
     def call(self, x):
@@ -194,6 +195,26 @@ def test_a_missing_extra_is_named(
         written(format, tmp_path, precision)
     assert f'`pip install "headstart[{extra}]"`' in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("format", "missing", "precision", "extra"),
+    [
+        ("onnx", "onnxruntime", "float32", "onnx"),
+        ("onnx", "tf2onnx", "float32", "onnx"),
+        ("litert", "ai_edge_litert", "float32", "litert"),
+        ("litert", "ai_edge_quantizer", "int8", "litert"),
+        ("openvino", "nncf", "int8", "int8"),
+    ],
+)
+def test_packages_that_are_not_installed_are_named(
+    format: Format, missing: str, precision: ExportPrecision, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_packages(format, precision)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ExportError) as raised:
+        require_packages(format, precision)
+    assert f'needs {missing}, which is not installed: `pip install "headstart[{extra}]"`' in str(raised.value)
 
 
 @pytest.mark.slow
