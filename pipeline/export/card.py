@@ -127,7 +127,7 @@ def _rates(own: Mapping[str, Any]) -> Iterator[str]:
 
 def _compared(labels: Mapping[str, Any], compared: Comparison) -> Iterator[str]:
     yield f"- This file ({labels['format']}, {labels['precision']}) in its own runtime, against the run it came from:"
-    for line in compared.lines():
+    for line in compared.lines(named=False):  # a path may be private
         yield f"  - {_plain(line)}"
 
 

@@ -134,7 +134,8 @@ def _compared(
                 at += len(batch)
                 advance(len(batch))
         pixels.flush()
-        asked = Asked(config.format, str(model.resolve()), local_files(images, scratch), source.preprocessing)
+        files, names = local_files(images, scratch), [image.path for image in images]
+        asked = Asked(config.format, str(model.resolve()), files, names, source.preprocessing)
         measured = measure(scratch, asked)
     return compare(np.concatenate(rows), measured, labels, source.second_above)
 

@@ -16,7 +16,7 @@ from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run
 
 CHANCES = np.array([[0.9, 0.1], [0.4, 0.6]])
-EXACT = Measured(CHANCES, CHANCES, np.zeros(2), 0.0, 100.0, 0.01, "")
+EXACT = Measured(CHANCES, CHANCES, np.zeros(2), 0.0, 100.0, 0.01)
 
 
 def card_of(path: Path, **measured: Any) -> str:
@@ -34,3 +34,10 @@ def test_figures_that_an_earlier_version_did_not_keep_are_left_out(run: Path) ->
     text = card_of(run)
     assert "- Split `test`, 5 images: accuracy 0.9000 (95 % interval 0.800 - 0.950)\n" in text
     assert "Split `train`" not in text
+
+
+def test_a_file_that_can_not_be_read_is_not_named(run: Path) -> None:
+    unreadable = {"unreadable": "/home/me/private.tif", "why_unreadable": "cut off"}
+    text = card_of(run, levels=np.array([0, np.nan]), **unreadable)
+    assert "and can't read 1 (cut off)" in text
+    assert "private" not in text

@@ -332,7 +332,7 @@ def test_a_fine_tuned_run_needs_no_weights(headstart, tuned_run: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_runtime_that_fails_is_told_in_a_line(exported, tmp_path: Path) -> None:
-    asked = Asked("keras", str(tmp_path / "gone.keras"), [], json.loads((exported[0] / "labels.json").read_text()))
+    asked = Asked("keras", str(tmp_path / "gone.keras"), [], [], json.loads((exported[0] / "labels.json").read_text()))
     with pytest.raises(ExportError, match=r"--format keras: its runtime can't run the model: .*gone\.keras"):
         measure(tmp_path, asked)
 
