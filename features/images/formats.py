@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +58,13 @@ class Header:
     pages: int = 1  # full-size images in a TIFF
 
 
-def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Header | Fault | None:
+def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding: bool = True) -> Header | Fault | None:
     """Return the header of an image from the bytes of its file, or the fault that makes the image unusable.
 
     Return None if neither the suffix of `name` nor `data` shows that the file is an image.
+
+    To find the orientation and the bits in use, the pixels of a few files must be decoded. Without `decoding`, no
+    pixels are decoded, and each header has the orientation 1 and 0 bits; see `completed`.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -70,7 +73,8 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Heade
     if format == "TIFF" and is_camera_raw(data):
         return _unsupported("camera raw")
     try:
-        return _header(data, format, count_pages(data) if format == "TIFF" else 1, max_pixels)
+        pages = count_pages(data) if format == "TIFF" else 1
+        return _header(data, format, pages, max_pixels, decoding=decoding)
     except Exception:  # Pillow's parsers raise almost anything on hostile headers
         return _why_no_header(data, format) if named or format not in _WEAK_MAGIC else None
 
@@ -99,10 +103,25 @@ def _inspect_page(data: bytes, page: Page, pages: int, max_pixels: int) -> Heade
         return _why_no_header(data, "TIFF", page.offset)
 
 
-def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None) -> Header | Fault:
+def completed(data: bytes, header: Header) -> Header:
+    """Return `header` with the orientation and the bits in use. This may decode all pixels of the image.
+
+    `header` was returned by `inspect_bytes` for a file with the bytes `data`, without `decoding`.
+    """
+    with open_image(data, header.format) as image:
+        return _completed(header, image, data)
+
+
+def _completed(header: Header, image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> Header:
+    return replace(header, orientation=_orientation(image, data), bits=_bits(image, data, first))
+
+
+def _header(
+    data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None, decoding: bool = True
+) -> Header | Fault:
     """Return the header of an image, read with Pillow, or a fault. Pillow may raise an exception of almost any type.
 
-    `pages` is the number of pages in the file. For `first`, see `open_image`.
+    `pages` is the number of pages in the file. For `first`, see `open_image`; for `decoding`, see `inspect_bytes`.
     """
     with open_image(data, format, first) as image:
         width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
@@ -111,8 +130,8 @@ def _header(data: bytes, format: str, pages: int, max_pixels: int, first: int | 
             return fault
         if image.mode == "F" or (image.mode == "I" and format != "PPM"):
             return Fault("unsupported", f"{format} with 32 bits per sample")
-        orientation = _orientation(image, data)
-        return Header(width, height, orientation, format, tile_pixels, scans, _bits(image, data, first), pages)
+        found = Header(width, height, 1, format, tile_pixels, scans, 0, pages)
+        return _completed(found, image, data, first) if decoding else found
 
 
 def why_too_large(width: int, height: int, tile_pixels: int, scans: int, max_pixels: int) -> Fault | None:

@@ -72,11 +72,12 @@ class Diagnosis:
                 f"{self.weights['download']}" + (f"; HEADSTART_WEIGHTS={named}" if named else "")
             ),
         )
+        free = "?" if on["free_bytes"] is None else decimal(on["free_bytes"])
         able = {name: "yes" if on[name] else "NO" for name in ("writable", "hard_links", "rename", "locks")}
         yield (
             "store",
             (
-                f"{on['store']} ({on['file_system']}, {decimal(on['free_bytes'])} free): "
+                f"{on['store']} ({on['file_system']}, {free} free): "
                 + ", ".join(f"{name.replace('_', ' ')} {found}" for name, found in able.items())
                 + f", times to {on['mtime_resolution_ns'] or '?'} ns"
             ),
@@ -148,12 +149,12 @@ def _problems(
         yield f"HEADSTART_WEIGHTS={at_hand['HEADSTART_WEIGHTS']}: no such file"
     if on["is_file"]:
         yield f"--store {on['store']}: is a file; name a folder"
+    elif on["free_bytes"] is not None and on["free_bytes"] < _LEAST_DISK:  # a full disk seems not writable
+        yield f"--store {on['store']}: its disk has {decimal(on['free_bytes'])} free; make room, or name another store"
     elif not on["writable"]:
         yield f"--store {on['store']}: {on['tried_in']} can't be written to; name another store"
     elif not on["rename"]:
         yield f"--store {on['store']}: its disk can't rename files; name a store on another disk"
-    elif on["free_bytes"] < _LEAST_DISK:
-        yield f"--store {on['store']}: its disk has {decimal(on['free_bytes'])} free; make room"
     if machine["memory_bytes"] < _LEAST_MEMORY:
         yield f"memory is {decimal(machine['memory_bytes'])}; headstart needs {decimal(_LEAST_MEMORY)}"
     if limit["open_files"] is not None and limit["open_files"] < _FEWEST_FILES:

@@ -88,11 +88,10 @@ def _is_folder(place: Path) -> bool:
         return False
 
 
-def _free(folder: Path) -> int:
-    try:
+def _free(folder: Path) -> int | None:
+    with suppress(OSError):
         return shutil.disk_usage(folder).free
-    except OSError:
-        return 0
+    return None
 
 
 def _abilities(folder: Path) -> dict[str, Any]:

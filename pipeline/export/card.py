@@ -100,14 +100,14 @@ def _figures(source: Source) -> Iterator[str]:
         yield f"- Val, on which the best epoch was chosen: accuracy {val['accuracy']:.4f}"
     found = metrics.get("evaluate", {})
     for key, scored in found.items():
-        own = scored.get(model) if isinstance(scored, Mapping) else None
-        if not isinstance(own, Mapping) or scored.get("split") == "train":
+        if not isinstance(scored, Mapping) or not isinstance(own := scored.get(model), Mapping):
             continue
-        what = f"Split `{_plain(str(scored.get('split')))}`" if key in SPLITS else f"Other data, `{_plain(key)}`"
-        yield (
-            f"- {what}, {scored.get('n')} images: accuracy {own['accuracy']:.4f} (95 % interval "
-            f"{interval_text(own['accuracy_interval'])}), balanced {own['balanced_accuracy']:.4f}"
-        )
+        split = scored.get("split", key)  # version 0.1.0 kept no `split`
+        if split == "train":
+            continue
+        what = f"Split `{_plain(str(split))}`" if key in SPLITS else f"Other data, `{_plain(key)}`"
+        if rates := ", ".join(_rates(own)):
+            yield f"- {what}, {scored.get('n')} images: {rates}"
         error = own.get("calibration_error")
         if isinstance(error, Mapping) and isinstance(error.get("after"), float):
             yield f"  - expected calibration error {error['after']:.4f}"
@@ -115,9 +115,19 @@ def _figures(source: Source) -> Iterator[str]:
         yield "- The run was not evaluated on test images: `headstart evaluate` gives figures on images it never saw"
 
 
+def _rates(own: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the rates of a model as texts, from its figures in `metrics.json`. Earlier versions kept fewer figures."""
+    accuracy, balanced = own.get("accuracy"), own.get("balanced_accuracy")
+    if isinstance(accuracy, float):
+        ends = own.get("accuracy_interval")
+        yield f"accuracy {accuracy:.4f}" + (f" (95 % interval {interval_text(ends)})" if ends else "")
+    if isinstance(balanced, float):
+        yield f"balanced {balanced:.4f}"
+
+
 def _compared(labels: Mapping[str, Any], compared: Comparison) -> Iterator[str]:
     yield f"- This file ({labels['format']}, {labels['precision']}) in its own runtime, against the run it came from:"
-    for line in compared.lines():
+    for line in compared.lines(named=False):  # a path may be private
         yield f"  - {_plain(line)}"
 
 

@@ -40,7 +40,8 @@ class Comparison:
     mean_level: float
     differing: int  # images whose pixels differ
     unreadable: int  # images that `preprocess.py` can't read
-    first_unreadable: str
+    first_unreadable: str  # its path
+    why_unreadable: str  # without the path
     accuracy: float  # of the export, from the files
     accuracy_interval: tuple[float, float]
     accuracy_of_run: float
@@ -66,11 +67,12 @@ class Comparison:
             "latency": self.latency,
         }
 
-    def lines(self) -> Iterator[str]:
-        """Yield the summary for a person."""
+    def lines(self, named: bool = True) -> Iterator[str]:
+        """Yield the summary for a person. Without `named`, no file is named."""
         yield f"on {self.images} val images, from their files, against the run: {self.from_files}"
         if self.differing or self.unreadable:
-            unread = f", and can't read {self.unreadable} ({self.first_unreadable})" if self.unreadable else ""
+            first = f"{self.first_unreadable}: {self.why_unreadable}" if named else self.why_unreadable
+            unread = f", and can't read {self.unreadable} ({first})" if self.unreadable else ""
             yield (
                 f"preprocess.py makes other pixels of {self.differing} images, by {self.levels:g} grey levels at most"
                 f"{unread}; on the same pixels, {self.same_pixels}"
@@ -92,11 +94,17 @@ class Comparison:
 
         Also raises an ExportError in these cases:
         - A probability is not finite.
-        - The precision is not float32, and `preprocess.py` can read no image.
+        - `preprocess.py` can read no image.
         """
         asked, found = f"--format {config.format} --precision {config.precision}", self.same_pixels
         if not np.isfinite(found.largest_difference):
             raise ExportError(f"{asked}: yields values that are not finite, so nothing was written")
+        if self.unreadable == self.images:
+            raise ExportError(
+                f"{asked}: preprocess.py can read none of the {self.images} val images ({self.first_unreadable}: "
+                f"{self.why_unreadable}), so nothing could be compared, and nothing was written; --images compares "
+                "more of them"
+            )
         if config.precision == "float32":
             if found.changed_labels or not found.largest_difference <= _MOST:
                 raise ExportError(
@@ -104,11 +112,6 @@ class Comparison:
                     "was written"
                 )
             return
-        if self.unreadable == self.images:
-            raise ExportError(
-                f"{asked}: preprocess.py can read none of the {self.images} val images ({self.first_unreadable}), so "
-                "nothing could be compared, and nothing was written; --images compares more of them"
-            )
         lost = self.accuracy_of_run - self.accuracy
         if not lost <= config.tolerance + 1e-9:
             raise ExportError(
@@ -140,6 +143,7 @@ def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, second_abov
         differing=int((levels > 0).sum()),
         unreadable=int((~read).sum()),
         first_unreadable=measured.unreadable,
+        why_unreadable=measured.why_unreadable,
         accuracy=float(right.mean()) if len(right) else 0.0,
         accuracy_interval=wilson_interval(int(right.sum()), max(len(right), 1)),
         accuracy_of_run=float((_labels(run[read], second_above) == labels[read]).mean()) if len(right) else 0.0,

@@ -16,6 +16,7 @@ from headstart.pipeline.export.card import card
 from headstart.pipeline.export.comparison import Comparison, compare
 from headstart.pipeline.export.config import MODEL_FILES, MODULES, ModelExportConfig
 from headstart.pipeline.export.folder import labels_of, require_free, write_beside
+from headstart.pipeline.export.formats.packages import require_packages
 from headstart.pipeline.export.images import RunImages, decoded, find_images, local_files
 from headstart.pipeline.export.measure import DECODED, Asked, measure
 from headstart.pipeline.export.source import Source, load_source
@@ -78,6 +79,7 @@ def export(
     """
     run = Run.open(path)
     require_free(out, overwrite)
+    require_packages(config.format, config.precision)
     choice = choose_model(run, config.model)
     with bytes_kept(known_store(run, places), run_data(run, places)):
         images = find_images(run, places)
@@ -133,7 +135,8 @@ def _compared(
                 at += len(batch)
                 advance(len(batch))
         pixels.flush()
-        asked = Asked(config.format, str(model.resolve()), local_files(images, scratch), source.preprocessing)
+        files, names = local_files(images, scratch), [image.path for image in images]
+        asked = Asked(config.format, str(model.resolve()), files, names, source.preprocessing)
         measured = measure(scratch, asked)
     return compare(np.concatenate(rows), measured, labels, source.second_above)
 

@@ -22,6 +22,7 @@ from headstart.pipeline.export.config import MODULES, Format
 from headstart.pipeline.export.preprocess import pixels
 
 _BATCH, _SINGLE = 32, 20
+_SINGLE_VALUES = ("mean_level", "images_per_second", "latency", "unreadable", "why_unreadable")  # of `Measured`
 ASKED, DECODED, _MEASURED = "asked.json", "decoded.npy", "measured.npz"
 
 
@@ -31,7 +32,8 @@ class Asked:
 
     format: Format
     model: str  # path
-    files: Sequence[tuple[str, int]]  # path and page of each image
+    files: Sequence[tuple[str, int]]  # path and page of each image; see `local_files`
+    names: Sequence[str]  # path of each image as a person knows it
     preprocessing: dict[str, Any]
 
 
@@ -48,7 +50,8 @@ class Measured:
     mean_level: float  # the mean difference between both kinds of pixels, in grey levels
     images_per_second: float  # of the model alone, in batches
     latency: float  # seconds for one image, the median
-    unreadable: str  # the first file that `preprocess.py` can't read, and why; "" if it reads all
+    unreadable: str = ""  # the name of the first file that `preprocess.py` can't read; "" if it reads all
+    why_unreadable: str = ""  # the reason, without the path of the file
 
 
 def measure(folder: Path, asked: Asked) -> Measured:
@@ -66,7 +69,7 @@ def measure(folder: Path, asked: Asked) -> Measured:
         raise ExportError(f"--format {asked.format}: its runtime can't run the model: {said[-1][:300]}")
     with np.load(folder / _MEASURED) as found:
         values: dict[str, Any] = {name: found[name] for name in found.files}
-    single = {name: values[name].item() for name in ("mean_level", "images_per_second", "latency", "unreadable")}
+    single = {name: values[name].item() for name in _SINGLE_VALUES}
     return Measured(**{**values, **single})
 
 
@@ -84,12 +87,13 @@ def measured(folder: Path) -> Measured:
     began = time.perf_counter()
     of_decoded = np.concatenate([run(decoded[at : at + _BATCH]) for at in starts])
     speed = len(decoded) / (time.perf_counter() - began)
-    of_files, levels, means, unreadable = [], [], [], ""
+    of_files, levels, means, unreadable, why = [], [], [], "", ""
     for at, (path, page) in enumerate(asked.files):
         try:
             own = pixels(path, **asked.preprocessing, page=page)
         except Exception as error:  # Pillow's parsers raise almost anything
-            unreadable = unreadable or f"{path}: {error}"
+            if not unreadable:
+                unreadable, why = asked.names[at], str(error).replace(path, "the file")
             of_files.append(np.full_like(of_decoded[0], np.nan))
             levels.append(np.nan)
             continue
@@ -105,6 +109,7 @@ def measured(folder: Path) -> Measured:
         speed,
         _latency(run, decoded),
         unreadable,
+        why,
     )
 
 

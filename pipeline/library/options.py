@@ -56,6 +56,12 @@ def made(kind: type[_Config], given: Mapping[str, Any]) -> _Config:
         raise OptionError(" ".join(str(error).split())) from error
 
 
+def require_no_rejects(given: Mapping[str, Any]) -> None:
+    """Raise an OptionError if `given` has the option `max_rejects`, which has no effect on a sequence of files."""
+    if given.get("max_rejects") is not None:
+        raise OptionError("max_rejects: each file of a sequence must be usable; leave max_rejects out")
+
+
 def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Make the two configs that feature extraction needs from the options in `given`.
 

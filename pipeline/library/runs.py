@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -17,7 +17,7 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.own import Build, OwnHead
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.library.arguments import Place, path_text, received, switch, whole
-from headstart.pipeline.library.options import feature_configs, made, require_known
+from headstart.pipeline.library.options import feature_configs, keyword, made, require_known
 from headstart.pipeline.library.pictures import listed, on_disk
 from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.predict.clock import Clock
@@ -206,12 +206,16 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
         run: the folder of a run.
         logits: whether the model yields uncalibrated logits in place of probabilities. The logits are float32 [B, C].
             With two classes, they are float32 [B, 1]: the logit of the second class.
-        options: options of `headstart.load`, such as `model="head"`.
+        options: the options `model`, `store`, `weights` and `seed` of `headstart.load`.
 
     Raises:
+        OptionError: for any other option.
         RunError: if there is no run, or if the head has several networks whose `image_size` or `resize` differ.
         WeightsError: if the weights of the network are gone.
     """
+    kinds = [keyword(field) for field in fields(PredictConfig) if field.name != "model"]
+    if unfit := [name for name in kinds if options.get(name) is not None]:
+        raise OptionError(f"{unfit[0]}: has no effect on a classifier; leave it out")
     return load(run, **options).classifier(logits)
 
 

@@ -23,7 +23,7 @@ from headstart.pipeline.data.examples import Example, Examples, Scan
 from headstart.pipeline.extracting import Stores, extract_all
 from headstart.pipeline.featured import cache_features, networks_for
 from headstart.pipeline.library.arguments import Place, path_text, received, switch, whole
-from headstart.pipeline.library.options import feature_configs, made, require_known
+from headstart.pipeline.library.options import feature_configs, made, require_known, require_no_rejects
 from headstart.pipeline.memory.limits import memory_limit
 from headstart.pipeline.memory.loading import read_features
 from rich.filesize import decimal
@@ -138,9 +138,8 @@ def features(
         found = cache_features(place, config, extraction, seed, require, reading, labelled=False)
         return _table(found.examples, found.class_names, found.rejects, found.stores)
     if reading != DataConfig():
-        raise OptionError(
-            "data: a sequence of files has no layout; leave out the options that say how a folder is read"
-        )
+        raise OptionError("data: a sequence of files has no layout; leave out options that say how a folder is read")
+    require_no_rejects(given)
     return features_of_files(_listed(data), config, extraction)
 
 

@@ -12,7 +12,7 @@ from headstart.features.errors import OptionError
 from headstart.features.frozen.network import Network, resolved_config
 from headstart.pipeline.featured import fingerprints_of
 from headstart.pipeline.library.arguments import received
-from headstart.pipeline.library.options import feature_configs, made, require_known
+from headstart.pipeline.library.options import feature_configs, made, require_known, require_no_rejects
 from headstart.pipeline.library.table import features_of_files
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -110,6 +110,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         options = {} if own["options"] is None else own["options"]
         if not isinstance(options, Mapping):
             raise OptionError(f"options must be a dict of options. Received: {received(options)}")
+        require_no_rejects(options)
         return {**options, **{name: value for name, value in own.items() if name != "options" and value is not None}}
 
     def _require_same(self, networks: list[Network]) -> None:

@@ -73,6 +73,10 @@ def serve_export(path: Path, config: ServeConfig, places: Places) -> ServedExpor
     """
     if config.model != "auto" or places != Places():
         raise OptionError(f"--model, --store, --weights, --data: are for runs; {path} is an export and needs none")
+    if config.neighbours not in (0, ServeConfig().neighbours):
+        raise OptionError(
+            f"--neighbours {config.neighbours}: is for runs, and {path} is an export; leave --neighbours out"
+        )
     opened = open_export(path)
     names, threshold = opened.class_names, None
     if config.threshold is not None and len(names) != 2:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from headstart.features.errors import RunError
 from headstart.features.images.faults import NO_IMAGE, Fault
-from headstart.features.images.formats import Header, inspect_bytes
+from headstart.features.images.formats import Header, completed, inspect_bytes
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.places import NetworkPlaces
@@ -129,11 +129,12 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
     """Decode an image once for each of `configs`. Return the pixels, or the fault if the image can't be used.
 
-    The image is decoded as in `predict`. If the image's file has several pages, the first page is taken.
+    The image is decoded as in `predict`. If the image's file has several pages, the first page is taken. `header` is
+    the result of `usable_header`.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 
-    image = ImageFile(name, "", len(data), 0, **vars(header))
+    image = ImageFile(name, "", len(data), 0, **vars(completed(data, header)))
     found = [decoded_bytes(data, image, config) for config in configs]
     whole = [pixels for pixels in found if pixels is not None]
     if len(whole) == len(configs):
@@ -144,10 +145,12 @@ def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageCon
 def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
     """Return the header of an image, or the fault if the image can't be used. No pixels are decoded.
 
+    So the header lacks the orientation and the bits in use; see `completed`.
+
     `data` has the bytes of the image's file, and `name` is the file's name. The name helps to distinguish a damaged
     image from a file that is no image.
     """
-    header = inspect_bytes(data, Path(name).name, max_pixels)
+    header = inspect_bytes(data, Path(name).name, max_pixels, decoding=False)
     if not isinstance(header, Header):
         return header or NO_IMAGE
     if header.scans * header.width * header.height > _MOST_OFTEN * max_pixels:

@@ -105,7 +105,9 @@ class Server:
 
     def _interrupt(self) -> None:
         self._interrupts += 1
-        self._server.force_exit = self._interrupts > 1
+        if self._interrupts > 1:
+            logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it would log a traceback of each request in work
+            self._server.force_exit = True
         self._stop()
 
     def _stop(self) -> None:

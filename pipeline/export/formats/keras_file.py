@@ -64,10 +64,7 @@ def _in_float16(weights: bytes) -> bytes:
             if isinstance(item, h5py.Group):
                 new.require_group(name).attrs.update(item.attrs)
                 return
-            value = item[()]
-            if value.dtype == np.float32:
-                value = half(value, name)
-            new.create_dataset(name, data=value).attrs.update(item.attrs)
+            new.create_dataset(name, data=half(item[()], name)).attrs.update(item.attrs)
 
         new.attrs.update(old.attrs)
         old.visititems(copy)
@@ -75,7 +72,12 @@ def _in_float16(weights: bytes) -> bytes:
 
 
 def half(value: np.ndarray, name: str) -> np.ndarray:
-    """Return the weight `value` as float16. Raises an ExportError if a number in it is too large for float16."""
+    """Return the weight `value` as float16. A value that is not float32, such as a random state, is returned unchanged.
+
+    `name` is the name of the weight. Raises an ExportError if a number in a weight is too large for float16.
+    """
+    if value.dtype != np.float32:
+        return value
     with np.errstate(over="ignore"):
         found = value.astype(np.float16)
     if not np.isfinite(found).all():

@@ -1,11 +1,30 @@
-"""Import the packages that the formats need, and explain the errors of converters. Some packages are optional."""
+"""Require and import the packages that the formats need. Explain the errors of converters."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from headstart.features.errors import ExportError
+from headstart.pipeline.export.config import ExportPrecision, Format
+
+_NEEDED: Mapping[Format, Sequence[str]] = {
+    "onnx": ("onnx", "onnxruntime", "tf2onnx"),
+    "litert": ("ai_edge_litert",),
+}  # packages that are not installed with headstart
+_NEEDED_FOR_INT8: Mapping[Format, Sequence[str]] = {"litert": ("ai_edge_quantizer",), "openvino": ("nncf",)}
+
+
+def require_packages(format: Format, precision: ExportPrecision) -> None:
+    """Raise an ExportError if a package that an export in `format` needs is not installed. Nothing is imported."""
+    needed = [*_NEEDED.get(format, ()), *(_NEEDED_FOR_INT8.get(format, ()) if precision == "int8" else ())]
+    if lacking := [name for name in needed if find_spec(name) is None]:
+        extra = "int8" if format == "openvino" else format
+        raise ExportError(
+            f"--format {format} --precision {precision}: needs {lacking[0]}, which is not installed: "
+            f'`pip install "headstart[{extra}]"`'
+        )
 
 
 def package(name: str, extra: str) -> Any:

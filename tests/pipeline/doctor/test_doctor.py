@@ -1,11 +1,13 @@
 """`headstart doctor`: one screen that tells what this machine has, and what would fail."""
 
+import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from headstart.pipeline.doctor import machine, software
+from headstart.pipeline.doctor import machine, places, software
 from headstart.pipeline.doctor.doctor import _precision, doctor
 from headstart.pipeline.doctor.places import disk, weights, without_home
 
@@ -103,6 +105,20 @@ def test_several_weights_are_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_store_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "store").touch()
     assert any("is a file; name a folder" in one for one in doctor(tmp_path / "store").problems)
+
+
+@pytest.mark.usefixtures("started")
+def test_a_full_disk_is_told_as_such(headstart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(places.tempfile, "TemporaryDirectory", full)
+    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=4096)))
+    (problem,) = doctor(tmp_path).problems
+    assert "its disk has 4.1 kB free; make room" in problem
+    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=full))  # how much is free is not known
+    assert "can't be written to" in headstart.whole("doctor", f"--store={tmp_path}")[2]
+    assert doctor(tmp_path).disk["free_bytes"] is None
 
 
 @pytest.mark.usefixtures("started")

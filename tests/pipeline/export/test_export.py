@@ -234,6 +234,18 @@ def test_wrong_options_name_the_remedy(headstart, run: Path, tmp_path: Path) -> 
     assert not out.exists()
 
 
+def test_a_missing_package_is_told_before_images_are_looked_for(
+    headstart, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise AssertionError("the images are looked for")
+
+    monkeypatch.setattr("headstart.pipeline.export.export.find_images", fail)
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    said = headstart.error("export", run, tmp_path / "out", "--format=onnx")
+    assert 'needs tf2onnx, which is not installed: `pip install "headstart[onnx]"`' in said
+
+
 def test_a_damaged_export_is_refused(exported, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(exported[0], out)
@@ -320,7 +332,7 @@ def test_a_fine_tuned_run_needs_no_weights(headstart, tuned_run: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_runtime_that_fails_is_told_in_a_line(exported, tmp_path: Path) -> None:
-    asked = Asked("keras", str(tmp_path / "gone.keras"), [], json.loads((exported[0] / "labels.json").read_text()))
+    asked = Asked("keras", str(tmp_path / "gone.keras"), [], [], json.loads((exported[0] / "labels.json").read_text()))
     with pytest.raises(ExportError, match=r"--format keras: its runtime can't run the model: .*gone\.keras"):
         measure(tmp_path, asked)
 

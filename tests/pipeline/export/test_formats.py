@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 from headstart.features.errors import ExportError
 from headstart.features.tensorflow import keras
-from headstart.pipeline.export.config import MODEL_FILES
+from headstart.pipeline.export.config import MODEL_FILES, ExportPrecision, Format
 from headstart.pipeline.export.deployable import Deployable, deployable_model
 from headstart.pipeline.export.folder import write_beside
+from headstart.pipeline.export.formats.packages import require_packages
 from headstart.pipeline.export.preprocess import pixels
 from PIL import Image
 
@@ -141,6 +143,16 @@ def test_a_weight_that_float16_cannot_hold_is_refused(format: str, tmp_path: Pat
         module(format).write(deployable, tmp_path / MODEL_FILES[format], "float16", None)
 
 
+@pytest.mark.parametrize("format", ["litert", pytest.param("saved_model", marks=pytest.mark.slow)])
+def test_float16_holds_a_network_with_random_state(format: str, tmp_path: Path) -> None:
+    deployable = network(middle=keras.layers.GaussianNoise(0.1, seed=100_000))
+    settings = {"size": SIDE, "resize": "stretch", "truncated": "reject", "bits": "auto"}
+    deployable = replace(deployable, metadata=METADATA | {"preprocessing": json.dumps(settings)})
+    path, batch = tmp_path / MODEL_FILES[format], drawn_pixels(3)
+    module(format).write(deployable, path, "float16", None)
+    assert np.abs(module(format).load(path)(batch) - np.asarray(deployable.model(batch))).max() <= 5e-3
+
+
 @keras.saving.register_keras_serializable("tests")
 class Unknown(keras.layers.Layer):
     """An operation that no converter knows."""
@@ -183,6 +195,26 @@ def test_a_missing_extra_is_named(
         written(format, tmp_path, precision)
     assert f'`pip install "headstart[{extra}]"`' in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("format", "missing", "precision", "extra"),
+    [
+        ("onnx", "onnxruntime", "float32", "onnx"),
+        ("onnx", "tf2onnx", "float32", "onnx"),
+        ("litert", "ai_edge_litert", "float32", "litert"),
+        ("litert", "ai_edge_quantizer", "int8", "litert"),
+        ("openvino", "nncf", "int8", "int8"),
+    ],
+)
+def test_packages_that_are_not_installed_are_named(
+    format: Format, missing: str, precision: ExportPrecision, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_packages(format, precision)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ExportError) as raised:
+        require_packages(format, precision)
+    assert f'needs {missing}, which is not installed: `pip install "headstart[{extra}]"`' in str(raised.value)
 
 
 @pytest.mark.slow

@@ -156,6 +156,11 @@ def test_wrong_options_and_runs(trained_run: Path, tmp_path: Path) -> None:
     for name, value in {"top": 2, "max_rejects": 0.5, "probabilities": "all"}.items():
         with pytest.raises(headstart.OptionError, match=f"{name}: has no effect"):
             headstart.load(trained_run, **{name: value})
+    for name, value in {"views": 3, "threshold": 0.5, "abstain": 0.9, "max_pixels": 9, "from": "files.txt"}.items():
+        with pytest.raises(headstart.OptionError, match=f"{name}: has no effect on a classifier"):
+            headstart.classifier(trained_run, **{name: value})
+    with pytest.raises(headstart.OptionError, match="did you mean model"):
+        headstart.classifier(trained_run, modle="head")
 
 
 def test_a_truncated_picture_is_told_in_one_line(trained_run: Path, files: list[str]) -> None:

@@ -89,9 +89,10 @@ def test_environment_variables_hold_as_on_the_command_line(
         ({"image_size": "big"}, "image_size: Expected `int`"),
         ({"image_size": 7}, "--image-size"),
         ({"precision": "half"}, "precision: Invalid"),
-        ({"memory": 1e-9}, "over memory=1e-09"),
+        ({"memory": 1e-9, "max_rejects": 1}, "over memory=1e-09"),
         ({"views": 2}, "views: only"),
         ({"data": [], "layout": "none"}, "a sequence of files has no layout"),
+        ({"data": ["absent.jpg"], "max_rejects": 1}, "max_rejects: each file of a sequence must be usable"),
         ({"data": 5}, "data must be a folder, a list of images, or paths. Received: int 5"),
         ({"cut": ("top_activation", "top_activation:map")}, "maps can't lie side by side"),
         ({"data": []}, "names no file"),
@@ -110,15 +111,15 @@ def test_environment_variables_hold_as_on_the_command_line(
 )
 def test_errors_are_one_line(given: dict, said: str, prepared: Path, filled_store: Path) -> None:
     with pytest.raises(headstart.HeadstartError) as error:
-        headstart.features(**{"data": prepared, "store": filled_store, "max_rejects": 1, **SMALL, **given})
+        headstart.features(**{"data": prepared, "store": filled_store, **SMALL, **given})
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_too_many_features_are_told_before_extraction(prepared: Path, tmp_path: Path) -> None:
-    for data in (prepared, sorted(prepared.glob("test/*/[cd]*.jpg"))):
+    for data, options in ((prepared, {"max_rejects": 1}), (sorted(prepared.glob("test/*/[cd]*.jpg")), {})):
         with pytest.raises(headstart.DataError, match="over memory"):
-            headstart.features(data, store=tmp_path / "new", max_rejects=1, memory=1e-9, **SMALL)
+            headstart.features(data, store=tmp_path / "new", memory=1e-9, **options, **SMALL)
     assert not list((tmp_path / "new").rglob("*.shard*"))
     assert not [one for one in (tmp_path / "new").rglob("*") if one.is_file() and one.stat().st_size > 50_000]
 

@@ -56,6 +56,8 @@ def test_its_parameters(transformer: Any) -> None:
     assert transformer.cut is None
     with pytest.raises(headstart.OptionError, match="did you mean max_pixels"):
         clone(transformer).set_params(options={"max_pixel": 1}).fit(["a.jpg"])
+    with pytest.raises(headstart.OptionError, match="max_rejects: each file of a sequence must be usable"):
+        clone(transformer).set_params(options={"max_rejects": 0.5}).fit(["a.jpg"])
     with pytest.raises(headstart.OptionError, match="options must be a dict"):
         clone(transformer).set_params(options=[1]).fit(["a.jpg"])
 

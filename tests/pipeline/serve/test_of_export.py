@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from headstart.features.errors import ExportError
+from headstart.features.errors import ExportError, OptionError
 from headstart.pipeline.export.opened import OpenExport, open_export
 from headstart.pipeline.places import Places
 from headstart.pipeline.serve import of_export
@@ -34,6 +34,11 @@ def test_a_threshold_is_for_the_class_of_the_run(
     found = of_export.serve_export(Path("out"), ServeConfig(threshold=given), Places()).layout.threshold
     assert found
     assert (found.positive, found.second_above(names)) == (positive, pytest.approx(cut))
+
+
+def test_an_export_has_no_neighbours() -> None:
+    with pytest.raises(OptionError, match="--neighbours 9: is for runs, and out is an export"):
+        of_export.serve_export(Path("out"), ServeConfig(neighbours=9), Places())
 
 
 def test_only_a_model_stands_for_its_folder(tmp_path: Path) -> None:

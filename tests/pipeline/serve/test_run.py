@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from headstart.features.images.faults import Fault
+from headstart.features.images.formats import Header
+from headstart.features.images.pixels import ImageConfig
 from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict
@@ -17,9 +21,28 @@ from headstart.pipeline.runs import Run
 from headstart.pipeline.serve.app import make_app
 from headstart.pipeline.serve.config import ServeConfig
 from headstart.pipeline.serve.nearest import nearest_of
-from headstart.pipeline.serve.served import serve_run
+from headstart.pipeline.serve.served import pixels_of, serve_run, usable_header
 from headstart.pipeline.serve.service import Service
-from PIL import Image
+from headstart.tests.features.images.pictures import chunk, png, ramp
+from PIL import Image, ImageFile
+
+
+@pytest.mark.parametrize("kind", ["dark", "turned"])
+def test_no_pixels_are_decoded_to_read_a_header(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grey, exif = ramp(48), Image.Exif()
+    exif[0x0112] = 3  # upside down
+    dark, plain = (png(np.stack([one] * 3, axis=-1)) for one in (grey.astype(np.uint16) << 4, grey))
+    turned = plain[:-12] + chunk(b"eXIf", exif.tobytes()[6:]) + plain[-12:]  # as is said only behind the pixels
+    data, wanted = {"dark": (dark, grey), "turned": (turned, grey[:, ::-1])}[kind]
+    decoded: list[object] = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: [decoded.append(image), load(image)][1])
+    header = usable_header(data, "a.png", 10**6)
+    assert isinstance(header, Header)
+    assert not decoded
+    found = pixels_of(data, "a.png", header, [ImageConfig(48)])
+    assert not isinstance(found, Fault)
+    assert np.abs(found[0][..., 0].astype(int) - wanted).max() <= 1
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A server under load, with clients that are slow, cut off or hostile, and how it stops."""
 
+import asyncio
 import io
 import os
 import signal
@@ -9,10 +10,13 @@ import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from headstart.pipeline.serve.server import Server, listen
 from headstart.tests.pipeline.serve.processes import Process, answer_on, request, served
 from PIL import Image
 
@@ -93,28 +97,31 @@ def stop(server: Process, kind: signal.Signals, code: int) -> None:
     assert server.process.wait(60) == code, server.log.read_text()
 
 
-def test_ten_thousand_requests_at_once(trained_run: Path, photographs: list[bytes], tmp_path: Path) -> None:
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """12,000 files may be open, if the system allows so many."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 12_000), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_ten_thousand_requests_at_once(trained_run: Path, photographs: list[bytes], tmp_path: Path) -> None:
     with served(trained_run, tmp_path, "--max-requests=20") as server:
         server.asked(request(photographs[0]))
-        before, found = server.memory(), Counter[int]()
-        data = request(photographs[0])
+        before, data = server.memory(), request(photographs[0])
 
-        def ask() -> None:
-            for _ in range(20):
-                try:
-                    found[server.asked(data)[0]] += 1
-                except OSError:
-                    found[0] += 1
+        def ask() -> int:
+            try:
+                return server.asked(data)[0]
+            except OSError:
+                return 0
 
-        threads = [threading.Thread(target=ask) for _ in range(500)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(500) as pool:
+            found = Counter(one.result() for one in [pool.submit(ask) for _ in range(10_000)])
         assert found.total() == 10_000
         assert found.keys() <= {200, 429, 503}
         assert found[200] >= 100
@@ -122,7 +129,31 @@ def test_ten_thousand_requests_at_once(trained_run: Path, photographs: list[byte
         assert server.asked(data)[0] == 200
         stop(server, signal.SIGTERM, 0)
         assert "Traceback" not in server.log.read_text()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_second_interrupt_ends_requests_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    begun = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        begun.set()
+        await asyncio.sleep(30)
+
+    listening = listen("127.0.0.1", 0)
+    server = Server(listening, app, lambda: None, 20)
+
+    def interrupt() -> None:
+        with socket.create_connection(listening.getsockname()) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            begun.wait(10)
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            server.run()
+    assert not [one.message for one in caplog.records if one.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
