@@ -15,6 +15,7 @@ from headstart.pipeline.archives.parts import Part
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
 # On a long row of digits, some versions of tarfile search for minutes.
 _MOST_HEADER_BYTES = 1 << 16
+_AHEAD_BYTES = 1 << 12  # read with a header: often the small file after it, and the next header
 _DIGITS = re.compile(rb"\d{1000}")
 
 
@@ -64,16 +65,24 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
 
 
 class _HeaderFile:
-    """A file from which tarfile reads headers. It refuses to read more bytes than a header can have."""
+    """A file from which tarfile reads headers. It refuses to read more bytes than a header can have.
+
+    It reads a little more than tarfile asks for, because a read takes long on a far disk.
+    """
 
     def __init__(self, file: Part) -> None:
         self._file = file
+        self._ahead, self._start = b"", 0  # the bytes that were read last, and where they begin
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        header = self._file.read(size)
+        start = self._file.tell()
+        if not self._start <= start <= start + size <= self._start + len(self._ahead):
+            self._ahead, self._start = self._file.read_at(max(size, _AHEAD_BYTES), start), start
+        header = self._ahead[start - self._start : start - self._start + size]
+        self._file.seek(start + len(header))
         if _DIGITS.search(header):
             raise tarfile.ReadError("a header of nothing but digits")
         return header

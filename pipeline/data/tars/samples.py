@@ -3,18 +3,17 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headstart.features.errors import DataError
 from headstart.features.images.files.paths import Member
-from headstart.features.images.files.reading import read_member
 from headstart.features.images.scan import Reject
 from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
-from headstart.pipeline.archives.opening import list_plain_tar
+from headstart.pipeline.archives.opening import open_plain_tar
 from headstart.pipeline.data.clutter import clutter_kinds
 from headstart.pipeline.data.manifest import object_of
 from headstart.pipeline.data.names import as_label, has_image_suffix, is_text, listed
@@ -49,11 +48,16 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     If `labelled` is false, no label is read. Raises DataError if the tar is damaged or ends early, if a label can't be
     read, or if it is not clear which file or field is the label.
     """
+    with open_plain_tar(Path(tar)) as entries:
+        return _images_of(tar, entries, label_field, labelled)
+
+
+def _images_of(tar: str, entries: Sequence[Entry], label_field: str, labelled: bool) -> TarImages:
+    """Find the images and labels among `entries`, the files of the tar at `tar`; see `read_tar`."""
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
     beside: dict[str, dict[str, Entry]] = defaultdict(dict)
     again: dict[str, str] = {}  # of a key with two files for its label: the second one
-    entries = list_plain_tar(Path(tar))
     for entry, clutter in zip(entries, clutter_kinds(entry.name for entry in entries), strict=True):
         key, suffix = _key_of(entry.name)
         if clutter:
@@ -164,10 +168,9 @@ def _as_class(where: str, field: str, value: Any) -> str:
 
 def _text(tar: str, entry: Entry, most: int) -> str:
     where = f"{tar}/{entry.name}"
-    assert entry.start is not None
     if entry.size > most:
         raise DataError(f"{where}: {entry.size} bytes are too many for a label; at most {most} are read")
     try:
-        return read_member(Member(tar, entry.name, entry.start, entry.size)).decode("utf-8-sig")
+        return b"".join(entry.blocks()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not in UTF-8 ({error.reason})") from error
