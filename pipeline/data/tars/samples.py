@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from headstart.features.errors import DataError
+from headstart.features.images.columns.threads import in_threads
 from headstart.features.images.files.paths import Member
 from headstart.features.images.scan import Reject
+from headstart.features.terminal import progress
 from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
 from headstart.pipeline.archives.opening import open_plain_tar
@@ -34,6 +37,20 @@ class TarImages:
     rejects: list[Reject]  # links, devices, and names that lead out of the tar
     ignored: Counter[str]  # number of other files by kind
     fields: set[str]  # some fields of the files `key.json`; the field that was asked for is among them if a file has it
+
+
+def read_tars(tars: Sequence[str], label_field: str, labelled: bool) -> list[TarImages]:
+    """Return the result of `read_tar` for each of `tars`. Several threads read tars, because a far disk is slow."""
+    found = []
+    with progress("reading tars", len(tars), "tars") as advance:
+
+        def read(positions: np.ndarray) -> list[TarImages]:
+            return [read_tar(tars[at], label_field, labelled) for at in positions.tolist()]
+
+        for _, images in in_threads(read, np.arange(len(tars)), 1, remote=False):
+            found += images
+            advance(len(images))
+    return found
 
 
 def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
