@@ -32,7 +32,10 @@ GPU = Node(speed=6600, cores=12, decode=550, batch=384, start=40)
 # 32 cores, each as fast as those measured (EPYC 2022): 34.1 images/s of `inception_v3` on two, decoding included.
 CPU = Node(speed=16 * 34.1, cores=32, batch=48, start=40)
 FILES = {"read_operations": 4.0, "scan_operations": 1.0, "scan_seconds": 25e-6}
-TAR = {"read_operations": 0.0, "scan_operations": 0.0, "scan_seconds": 2e-6}
+# Counted in a tar of 4,000 photographs of 45 KB, each beside a `.cls`, in batches of 48; timed in one of 20,000 (Xeon).
+# A scan lists the tar: each process reads all headers, and makes a member of them in Python.
+TAR = {"read_operations": 1.04, "scan_operations": 1.0, "scan_seconds": 90e-6, "scan_bytes": 100.0 + 4096}
+KNOWN = {"read_operations": 0.0, "scan_operations": 0.0, "scan_seconds": 2e-6}  # what the store alone costs
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ class Setup:
 SETUPS = {
     "GPU, image files": Setup(GPU, FILES),
     "GPU, tar shards": Setup(GPU, TAR),
-    "GPU, tar shards, portions of 65,536": Setup(GPU, TAR, Protocol(portion_images=1 << 16, shard_images=1 << 16)),
+    "GPU, store alone": Setup(GPU, KNOWN),
+    "GPU, store alone, portions of 65,536": Setup(GPU, KNOWN, Protocol(portion_images=1 << 16, shard_images=1 << 16)),
     "32 cores, tar shards": Setup(CPU, TAR),
+    "32 cores, store alone": Setup(CPU, KNOWN),
 }
-TROUBLED, TROUBLED_NODES = "32 cores, tar shards", 32
+TROUBLED, TROUBLED_NODES = "32 cores, store alone", 32
 
 
 def simulate_setup(setup: Setup, images: int, nodes: int, disk: Disk, seed: int) -> Outcome:

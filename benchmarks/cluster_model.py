@@ -75,6 +75,7 @@ class _Cluster:
         self.operations = _Server(self.clock, disk.operations)
         self.bytes = _Server(self.clock, disk.bandwidth)
         mean = protocol.portion_images or portion_size(work.images)
+        self.shard_images = protocol.shard_images or writer.shard_size(work.images)
         self.grain = max(1, round(work.images / mean / MOST_UNITS))  # portions in a unit
         self.size = self._cut(mean)
         units = len(self.size)
@@ -83,7 +84,7 @@ class _Cluster:
         self.owner = np.full(units, -1)
         self.void_at = np.full(units, _NEVER)
         self.marked_until = np.full(units, -_NEVER)
-        self.shards = 0
+        self.shards = self.images = 0  # the images of the shards
         self.index_kept = False
         self.finished = 0.0
         self.processes = [_Process(self, number, node) for number, node in enumerate(nodes)]
@@ -131,7 +132,7 @@ class _Process:
         self.times: Counter[str] = Counter()
         self.extracted = 0
         self._knows = self._listed = self._took = self._since = 0.0  # it knows the store as of `_knows`
-        self._seen_shards = 0
+        self._seen_shards = self._seen_images = 0
         self._open = np.empty(0, np.int64)
         self._held: set[int] = set()
         self._taken: deque[int] = deque()
@@ -198,7 +199,7 @@ class _Process:
 
     def _extract(self, unit: int, first: int) -> Events:
         self._taken.append(unit)
-        full, rate = self._cluster.protocol.shard_images * self._cluster.grain, self._node.speed
+        full, rate = self._cluster.shard_images * self._cluster.grain, self._node.speed
         while first < self._cluster.size[unit]:
             soon = int(rate * max(0.0, self._since + writer.SHARD_SECONDS - self._clock.now)) + 1
             if self._node.host:
@@ -290,7 +291,7 @@ class _Process:
 
     def _write(self, collected: dict[int, int], images: int, done: list[int]) -> Events:
         cluster, costs = self._cluster, self._costs
-        shards = max(1, round(images / cluster.protocol.shard_images)) if images else 0
+        shards = max(1, round(images / cluster.shard_images)) if images else 0
         operations = shards * costs.write_shard + len(done) * costs.done * cluster.grain * cluster.protocol.claims
         waits = max(operations * cluster.disk.latency, cluster.operations.seconds(operations))
         moved = images * cluster.work.feature_bytes
@@ -298,6 +299,7 @@ class _Process:
             images * costs.write + max(waits, moved / self._node.bandwidth, cluster.bytes.seconds(moved))
         )
         cluster.shards += shards
+        cluster.images += images
         for unit, stop in collected.items():
             cluster.wrote(unit, stop)
         for unit in done:
@@ -402,9 +404,10 @@ class _Process:
 
     def _list(self, what: str = "") -> Events:
         """List the store, and read the digests of new shards."""
-        start, new = self._clock.now, self._cluster.shards - self._seen_shards
-        self._seen_shards += new
-        yield from self._operate(new * self._costs.open_shard, new * self._costs.learn_shard)
+        start, cluster, costs = self._clock.now, self._cluster, self._costs
+        new, images = cluster.shards - self._seen_shards, cluster.images - self._seen_images
+        self._seen_shards, self._seen_images = cluster.shards, cluster.images
+        yield from self._operate(new * costs.open_shard, new * costs.learn_shard + images * costs.learn_image)
         if (without := self._took_without_news()) > 0:
             yield from self._operate(0, without)
         self._knows, self._listed, self._took = start, self._clock.now, self._clock.now - start

@@ -7,8 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from headstart.features.store.writer import SHARD_IMAGES
-
 GIGABIT = 1e9 / 8  # bytes per second
 
 
@@ -68,10 +66,10 @@ class Work:
     Args:
         images: at least 1.
         image_bytes, feature_bytes: of one image.
-        read_operations: metadata operations to read one image: open, fstat, read and close of a file. In a tar shard of
-            thousands there is none.
-        scan_operations, scan_seconds, scan_bytes: metadata operations, processor seconds and bytes of the scan memory
-            to look at one known image.
+        read_operations: metadata operations to read one image: open, fstat, read and close of a file; the read of a
+            member, and a share of opening its tar.
+        scan_operations, scan_seconds, scan_bytes: metadata operations, processor seconds and bytes to look at one known
+            image: the size and time of a file, or the headers of a member and its label; and the scan memory.
     """
 
     images: int
@@ -92,7 +90,8 @@ class Costs:
 
     look: float = 3.5e-6  # to look an image up in the index
     list_entry: float = 5e-6  # for each shard in a listing
-    learn_shard: float = 4e-3  # to read the digests of a new shard, and to sort them in
+    learn_shard: float = 3.7e-3  # to open a new shard
+    learn_image: float = 0.3e-6  # to read the digest of an image of a new shard, and to sort it in
     write: float = 50e-6  # for each image of a shard, by the thread that writes
     keep_index: float = 0.2e-6  # for each image in the end
     claim: int = 5  # stat of .done, create, write, close, stat of .done
@@ -111,14 +110,14 @@ class Protocol:
     Args:
         claims: whether they claim portions. Without, each takes portions in an order drawn at random, and looks before.
         portion_images: the mean size of a portion, a power of 2; 0 is the size that headstart chooses.
-        shard_images: the size of a shard.
+        shard_images: the size of a shard; 0 is the size that headstart chooses.
         look_first: a process looks in its index before it claims, and lists the store once a round in the end. The
             real one claims first, and in the end lists once a portion.
     """
 
     claims: bool = True
     portion_images: int = 0
-    shard_images: int = SHARD_IMAGES
+    shard_images: int = 0
     look_first: bool = False
 
 

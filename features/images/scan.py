@@ -3,10 +3,12 @@
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.features.images.faults import MAX_FILE_BYTES, MAX_PIXELS, Fault, Reason
+from headstart.features.images.files.members import OpenTars
 from headstart.features.images.files.paths import is_local, is_url, name_of
 from headstart.features.images.files.reading import content_elsewhere, page_digest, version_of, why_unreadable
 from headstart.features.images.formats import PREFIX_BYTES, inspect_bytes, inspect_pages, is_image
@@ -69,11 +71,19 @@ class Reject:
     detail: str
 
 
-def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first") -> list[ImageFile | Reject]:
+def inspect_files(paths: Iterable[str], max_pixels: int, pages: Pages) -> list[list[ImageFile | Reject]]:
+    """Return the result of `inspect_image` for each of `paths`. They should be few, as tars stay open meanwhile."""
+    tars = OpenTars()
+    return [inspect_image(path, max_pixels, pages, tars) for path in paths]
+
+
+def inspect_image(
+    path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first", tars: OpenTars | None = None
+) -> list[ImageFile | Reject]:
     """Read the digest and header of one file. Return a list with its image, or with a reject if it can't be used.
 
     If `pages` is `all`, the list holds one image or reject for each page of a TIFF. The list is empty if neither the
-    name nor the content of the file shows that the file is an image.
+    name nor the content of the file shows that the file is an image. For `tars`, see `content_elsewhere`.
     """
     path = str(path)
     name, mtime_ns = name_of(path), 0
@@ -82,7 +92,7 @@ def inspect_image(path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages =
             status = os.stat(path)
             content, mtime_ns = content_of(path, status), status.st_mtime_ns
         else:
-            content, (_, mtime_ns) = content_elsewhere(path)
+            content, (_, mtime_ns) = content_elsewhere(path, tars)
     except OSError as error:
         content = why_unreadable(error)
     if isinstance(content, Fault):
@@ -126,13 +136,19 @@ def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
         return prefix + file.read()
 
 
-def size_and_time(path: str) -> tuple[int, int]:
+def sizes_and_times(paths: Iterable[str]) -> list[tuple[int, int]]:
+    """Return `size_and_time` of each of `paths`. A tar is looked at once for all its members."""
+    tars = OpenTars()
+    return [size_and_time(path, tars) for path in paths]
+
+
+def size_and_time(path: str, tars: OpenTars | None = None) -> tuple[int, int]:
     """Return the size and the modification time of a file; see `version_of`.
 
     Both are -1 if there is no file, or if a server reports no version of an object.
     """
     try:
-        version = version_of(path)
+        version = version_of(path, tars)
     except OSError:
         return -1, -1
     known = version.mtime_ns != 0 or not is_url(path)

@@ -20,7 +20,7 @@ from headstart.features.images.columns.paths import Paths
 from headstart.features.images.formats import HEADER_VERSION
 from headstart.features.images.opening import FORMATS, KNOWN_FORMATS
 from headstart.features.images.pixels import Pages
-from headstart.features.images.scan import size_and_time
+from headstart.features.images.scan import sizes_and_times
 from headstart.features.terminal import console
 
 _AT_A_TIME = 4096
@@ -72,7 +72,7 @@ class ScanMemory:
         at = np.flatnonzero(last >= 0)
         at = at[self._hashes[last[at]] == hashes[at]]
         rows = self._rows[last[at]]
-        status = np.array([size_and_time(path) for path in files[at]], np.int64).reshape(-1, 2)
+        status = np.array(sizes_and_times(files[at]), np.int64).reshape(-1, 2)
         same = np.fromiter(
             (name == paths[position] for name, position in zip(self.images.files[rows], at.tolist(), strict=True)),
             bool,

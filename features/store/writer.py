@@ -26,6 +26,11 @@ _KEEP_EVERY = 64  # shards of this process, after which the kept index is brough
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
 
+def shard_size(images: int) -> int:
+    """Return the number of images in a full shard. `images` is the number of images that lack features."""
+    return LARGER_SHARD_IMAGES if images > MANY_IMAGES else SHARD_IMAGES
+
+
 @dataclass
 class _Collected:
     """The features of one store that are not written yet."""
@@ -76,7 +81,7 @@ class ShardWriter(Generic[Key]):
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
         }
         most = max(expected, *(len(part.lacking) for part in self._parts.values()))
-        self._images = LARGER_SHARD_IMAGES if most > MANY_IMAGES else SHARD_IMAGES
+        self._images = shard_size(most)
         self._small_images = self._images if part else min(max(len(raw) // _SHARDS_OF_SHARED, 1), self._images)
         self._keeps_small = False
         self._written = 0  # times that shards were written

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -46,17 +46,21 @@ def is_archive_name(name: str) -> bool:
     return _SUFFIX.search(name) is not None
 
 
-def list_plain_tar(path: Path) -> list[Entry]:
-    """List the files of the plain tar at `path`. Raises DataError if the tar is compressed or can't be read."""
+@contextmanager
+def open_plain_tar(path: Path) -> Iterator[list[Entry]]:
+    """Open the plain tar at `path`, and yield its files. Their content can be read until the block ends.
+
+    Raises DataError if the tar is compressed or can't be read, also while the block reads a file.
+    """
     with ExitStack() as stack:
         try:
             file = OpenFiles(stack).part(path)
             kind = _kind_of(file)
             if kind != "tar":
                 raise DataError(f"{path}: no plain tar ({kind}); `headstart prepare` reads other archives")
-            return _entries_of_tar(file, str(path))
-        except OSError as error:
-            raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+            yield _entries_of_tar(file, str(path))
+        except (OSError, EOFError) as error:
+            raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', '') or error})") from error
 
 
 def _entries_of_tar(file: Part, archive: str) -> list[Entry]:

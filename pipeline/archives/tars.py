@@ -1,8 +1,10 @@
 """Read a plain tar by its headers. Nothing is unpacked to disk, and links and devices are never created."""
 
+from __future__ import annotations
+
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +17,8 @@ from headstart.pipeline.archives.parts import Part
 # tarfile keeps a long header (a long name, extended attributes) in memory. Real ones have a few hundred bytes.
 # On a long row of digits, some versions of tarfile search for minutes.
 _MOST_HEADER_BYTES = 1 << 16
+_AHEAD_BYTES = 1 << 12  # read with a header: often the small file after it, and the next header
+_SMALL_BYTES = tarfile.BLOCKSIZE  # a file of at most this size, such as a label, may be kept in memory
 _DIGITS = re.compile(rb"\d{1000}")
 
 
@@ -27,16 +31,17 @@ def tar_entries(file: Part, archive: str) -> list[Entry]:
     entries: list[Entry] = []
     packed, total = file.size, 0
     regular: dict[str, Entry] = {}
-    for info in _headers(file, archive):
+    reader = _HeaderFile(file)
+    for info in _headers(file, reader, archive):
         if not info.isdir():
-            entry = _entry(file, info, regular)
+            entry = _entry(file, info, regular, reader.held(info.offset_data, info.size))
             entries.append(entry)
             total += entry.size
             require_within_limits(archive, len(entries), total, packed)
     return entries
 
 
-def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
+def _headers(file: Part, reader: _HeaderFile, archive: str) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of a tar.
 
     Raises DataError in three cases: a header is damaged, the tar has no end mark, or data follow the end mark.
@@ -44,7 +49,7 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
     before = -1
     file.seek(0)
     try:
-        with tarfile.TarFile(fileobj=_HeaderFile(file), encoding="utf-8", errors="surrogateescape") as headers:  # type: ignore[arg-type]
+        with tarfile.TarFile(fileobj=reader, encoding="utf-8", errors="surrogateescape") as headers:  # type: ignore[arg-type]
             while (info := headers.next()) is not None:
                 if info.offset <= before or info.size < 0 or info.offset_data < 0:  # the loop would never end
                     raise tarfile.ReadError("a header leads back")
@@ -64,22 +69,39 @@ def _headers(file: Part, archive: str) -> Iterator[tarfile.TarInfo]:
 
 
 class _HeaderFile:
-    """A file from which tarfile reads headers. It refuses to read more bytes than a header can have."""
+    """A file from which tarfile reads headers. It refuses to read more bytes than a header can have.
+
+    It reads a little more than tarfile asks for, because a read takes long on a far disk.
+    """
 
     def __init__(self, file: Part) -> None:
         self._file = file
+        self._ahead, self._start = b"", 0  # the bytes that were read last, and where they begin
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        header = self._file.read(size)
+        start = self._file.tell()
+        if not self._start <= start <= start + size <= self._start + len(self._ahead):
+            self._ahead, self._start = self._file.read_at(max(size, _AHEAD_BYTES), start), start
+        header = self._ahead[start - self._start : start - self._start + size]
+        self._file.seek(start + len(header))
         if _DIGITS.search(header):
             raise tarfile.ReadError("a header of nothing but digits")
         return header
 
+    def held(self, start: int, size: int) -> bytes | None:
+        """Return the `size` bytes that begin at `start` if they are few and were read ahead. Otherwise, return None."""
+        at = start - self._start
+        return self._ahead[at : at + size] if size <= _SMALL_BYTES and 0 <= at <= len(self._ahead) - size else None
 
-def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entry:
+
+def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry], held: bytes | None) -> Entry:
+    """Return the entry of a file in a tar. `regular` are the earlier files by name, and the file is added to them.
+
+    `held` is the content of the file, or None if the content is not in memory.
+    """
     if info.islnk() and info.linkname in regular:
         return replace(regular[info.linkname], name=info.name)
     if not info.isreg():
@@ -87,7 +109,9 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry]) -> Entr
     sparse: Any = info.sparse  # a list of (offset, length); its type in typeshed is wrong
     pieces: list[tuple[int, int]] = [(0, info.size)] if sparse is None else sparse
     stored = sum(length for _, length in pieces)
-    blocks = partial(_blocks, file, info.offset_data, tuple(pieces), info.size)
+    blocks: Callable[[], Iterator[bytes]] = partial(_blocks, file, info.offset_data, tuple(pieces), info.size)
+    if held is not None and sparse is None:
+        blocks = partial(iter, (held,))
     start = info.offset_data if sparse is None else None
     regular[info.name] = entry = Entry(info.name, info.size, stored, blocks, start)
     return entry

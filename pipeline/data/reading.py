@@ -13,7 +13,6 @@ from headstart.features.images.columns.paths import Paths
 from headstart.features.images.files.paths import is_url
 from headstart.features.images.scan import Reject
 from headstart.features.paths import require_no_url
-from headstart.features.terminal import progress
 from headstart.pipeline.data.columns.coded import Coded
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.layouts import Reading, read_layout
@@ -31,7 +30,7 @@ from headstart.pipeline.data.names import (
 )
 from headstart.pipeline.data.splits import SPLITS
 from headstart.pipeline.data.tars import shards
-from headstart.pipeline.data.tars.samples import read_tar, require_field
+from headstart.pipeline.data.tars.samples import read_tars, require_field
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
 
@@ -226,11 +225,7 @@ def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
     by_fields = not by_names and config.layout != "none"
-    found = []
-    with progress("reading tars", len(tars), "tars") as advance:
-        for tar in tars:
-            found.append(read_tar(tar, config.label_column, by_fields))
-            advance(1)
+    found = read_tars(tars, config.label_column, by_fields)
     if by_fields and config.label_column:
         require_field(data, config.label_column, found)
     names = Paths.of(name for one in found for name in one.names)

@@ -3,19 +3,28 @@
 import hashlib
 import importlib
 import math
+import os
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from headstart.benchmarks import cluster_model
-from headstart.benchmarks.cluster import GPU, SETUPS, main, simulate_setup
+from headstart.benchmarks.cluster import GPU, SETUPS, TAR, main, simulate_setup
 from headstart.benchmarks.cluster_check import Measured, check, copy_photographs, predict
 from headstart.benchmarks.cluster_model import simulate
 from headstart.benchmarks.cluster_parts import Costs, Disk, Host, Node, Protocol, Work
+from headstart.features.images.files.reading import read_references, reference_of
+from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.store.claims import VOID_SECONDS
 from headstart.features.store.portions import cut_into_portions, portion_size
-from headstart.features.store.writer import SHARD_IMAGES
+from headstart.features.store.writer import MANY_IMAGES, SHARD_IMAGES, shard_size
+from headstart.pipeline.data.examples import scan
+from headstart.tests.pipeline.data.test_tars import write_tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,8 +170,39 @@ def test_portions_are_as_large_as_the_real_ones(images: int) -> None:
     assert images / portion_size(images) == pytest.approx(real, rel=0.35)
 
 
+def test_shards_are_as_large_as_the_real_ones() -> None:
+    fast, few = Node(speed=50_000, start=1), Protocol(portion_images=1 << 18)
+    for images in (MANY_IMAGES, 2 * MANY_IMAGES):
+        found = simulate(work(images), [fast], NEAR, protocol=few)
+        assert found.shards == pytest.approx(images / shard_size(images), rel=0.05)
+
+
+def test_members_of_tars_take_as_many_operations_as_the_real_ones(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, count, calls = (drawn / "cat" / "cat.0.jpg").read_bytes(), 480, Counter[str]()
+    samples = {}
+    for number in range(count):
+        samples |= {f"{number}.cls": b"1", f"{number}.jpg": photo + bytes(20_000) + b"%d" % number}
+    tar = write_tar(tmp_path / "x.tar", samples)
+    os.utime(tar, (1e9, 1e9))
+    images = [one.image for one in scan(tar, memory=ScanMemory(tmp_path / "scans", tar)).examples]
+
+    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments, **options: calls.update([name]) or call(*arguments, **options)
+
+    for name in ("open", "stat", "pread", "close"):
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
+    scan(tar, memory=ScanMemory(tmp_path / "scans", tar))
+    assert calls.total() / count == pytest.approx(TAR["scan_operations"], rel=0.1)
+    calls.clear()
+    for start in range(0, count, 48):
+        read_references(np.array([reference_of(one) for one in images[start : start + 48]], object))
+    assert calls.total() / count == pytest.approx(TAR["read_operations"], rel=0.1)
+
+
 def test_more_nodes_than_the_disk_bears_make_it_slower() -> None:
-    setup = SETUPS["GPU, tar shards"]
+    setup = SETUPS["GPU, store alone"]
     few, many = (simulate_setup(setup, 2_000_000, nodes, Disk(operations=2000), 0) for nodes in (2, 64))
     assert many.seconds > few.seconds
     assert many.bottleneck == "claims"

@@ -5,7 +5,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, overload
 
@@ -16,7 +15,7 @@ from headstart.features.images.columns.threads import in_threads
 from headstart.features.images.faults import MAX_PIXELS
 from headstart.features.images.formats import may_be_too_large, why_too_large
 from headstart.features.images.pixels import Pages
-from headstart.features.images.scan import ImageFile, Reject, inspect_image, page_path, size_and_time
+from headstart.features.images.scan import ImageFile, Reject, inspect_files, page_path, sizes_and_times
 from headstart.features.terminal import progress
 
 _PIECE, _KNOWN_PIECE = 64, 1024  # files per task of a thread, to read and to look up in a scan memory
@@ -147,9 +146,8 @@ def _inspected(
     files: Paths, positions: np.ndarray, max_pixels: int, pages: Pages, remote: bool
 ) -> Iterator[tuple[np.ndarray, list[list[ImageFile | Reject]]]]:
     """Inspect the files at `positions`, int64 [n]. Yield pieces of `positions`, in order, each with its result."""
-    inspect = partial(inspect_image, max_pixels=max_pixels, pages=pages)
     size = 1 if remote else _PIECE
-    return in_threads(lambda piece: list(map(inspect, files[piece])), positions, size, remote)
+    return in_threads(lambda piece: inspect_files(files[piece], max_pixels, pages), positions, size, remote)
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
@@ -160,7 +158,7 @@ def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
-        return np.fromiter((size_and_time(path)[0] for path in files[piece]), np.int64, len(piece))
+        return np.fromiter((size for size, _ in sizes_and_times(files[piece])), np.int64, len(piece))
 
     held, total, turn = [_NONE], 0, 0
     for piece, found in in_threads(sizes, unknown, _KNOWN_PIECE, remote=False):

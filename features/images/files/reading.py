@@ -7,14 +7,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from headstart.features.errors import DataError
 from headstart.features.images.faults import MAX_FILE_BYTES, Fault, UnreadableError, Version
-from headstart.features.images.files.paths import Member, is_local, is_url, member_at, name_of, shown
+from headstart.features.images.files.members import OpenTars
+from headstart.features.images.files.paths import is_local, is_url, member_at, name_of, shown
 from headstart.features.images.files.urls import THREADS, read_url, version_of_url
 from headstart.features.images.formats import PREFIX_BYTES, is_image
 
@@ -32,17 +33,20 @@ _MOST_FAULTS = 100_000
 T = TypeVar("T")
 
 
-def version_of(path: str) -> Version:
-    """Return the version of a file. Raises OSError if the file is gone, or if its version can't be found out."""
+def version_of(path: str, tars: OpenTars | None = None) -> Version:
+    """Return the version of a file. Raises OSError if the file is gone, or if its version can't be found out.
+
+    For `tars`, see `content_elsewhere`.
+    """
     if is_url(path):
         return version_of_url(path)
     if member := member_at(path):
-        return _version_of_member(member)
+        return (tars or OpenTars()).version_of(member)
     status = os.stat(path)
     return Version(status.st_size, status.st_mtime_ns)
 
 
-def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
+def content_elsewhere(path: str, tars: OpenTars | None = None) -> tuple[bytes | Fault, Version]:
     """Return a pair: the content of a file that is not local, and the version of the file.
 
     The content is the first of these that applies:
@@ -50,17 +54,17 @@ def content_elsewhere(path: str) -> tuple[bytes | Fault, Version]:
         the first `PREFIX_BYTES` bytes, if neither they nor the name of the file show that the file is an image.
         all bytes of the file.
 
-    Raises OSError if the file can't be read.
+    `tars` keeps tars open between the calls for several members. Raises OSError if the file can't be read.
     """
-    member = member_at(path)
-    version = _version_of_member(member) if member else version_of_url(path)
+    member, tars = member_at(path), tars or OpenTars()
+    version = tars.version_of(member) if member else version_of_url(path)
     if version.bytes > MAX_FILE_BYTES:
         return Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"), version
     if not is_image(name_of(path), b""):
-        prefix = read_member(member, PREFIX_BYTES) if member else read_url(path, version, PREFIX_BYTES)[0]
+        prefix = tars.read(member, PREFIX_BYTES) if member else read_url(path, version, PREFIX_BYTES)[0]
         if not is_image("", prefix):
             return prefix, version
-    return (read_member(member), version) if member else read_url(path, version)
+    return (tars.read(member), version) if member else read_url(path, version)
 
 
 def bytes_of(image: ImageFile) -> bytes:
@@ -71,7 +75,7 @@ def bytes_of(image: ImageFile) -> bytes:
     """
     if is_local(image.file):
         return Path(image.file).read_bytes()
-    return _read_reference(reference_of(image))
+    return _read_reference(OpenTars(), reference_of(image))
 
 
 def reference_of(image: ImageFile) -> bytes:
@@ -96,13 +100,13 @@ def read_references(references: np.ndarray) -> np.ndarray:
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
     contents = np.full(len(references), b"", object)
-    contents[within] = list(_threads().map(_read_or_nothing, references[within]))
+    contents[within] = list(_threads().map(partial(_read_or_nothing, OpenTars()), references[within]))
     return contents
 
 
 def read_alone(reference: bytes) -> bytes:
     """Return the content of one file that `read_references` did not read; `UNREAD` if the file can't be read."""
-    return _read_or_nothing(reference)
+    return _read_or_nothing(OpenTars(), reference)
 
 
 def why_unread() -> str:
@@ -164,11 +168,11 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, "headstart-reading")
 
 
-def _read_or_nothing(reference: bytes) -> bytes:
+def _read_or_nothing(tars: OpenTars, reference: bytes) -> bytes:
     if not reference.startswith(_MARK):
         return b""
     try:
-        content = _read_reference(reference)
+        content = _read_reference(tars, reference)
         _faults.pop(reference, None)
         return content
     except OSError as error:
@@ -182,34 +186,11 @@ def _read_or_nothing(reference: bytes) -> bytes:
         return UNREAD
 
 
-def _read_reference(reference: bytes) -> bytes:
+def _read_reference(tars: OpenTars, reference: bytes) -> bytes:
     size, mtime_ns, page, digest, path = reference.removeprefix(_MARK).split(b" ", 4)
     version, name = Version(int(size), int(mtime_ns)), os.fsdecode(path)
     member = member_at(name)
-    content = read_member(member) if member else read_url(name, version)[0]
+    content = tars.read(member) if member else read_url(name, version)[0]
     if page_digest(hashlib.sha256(content).hexdigest(), int(page)) != digest.decode():
         raise UnreadableError(_CHANGED)
     return content
-
-
-def _version_of_member(member: Member) -> Version:
-    status = os.stat(member.tar)
-    if member.start + member.size > status.st_size:
-        raise UnreadableError(Fault("vanished", "the tar ends before it"))
-    return Version(member.size, status.st_mtime_ns)
-
-
-def read_member(member: Member, most: int | None = None) -> bytes:
-    """Return the first `most` bytes of a member, or all its bytes if it has fewer. If `most` is None, return all bytes.
-
-    Raises OSError if the tar ends before the last of these bytes.
-    """
-    wanted = member.size if most is None else min(member.size, most)
-    with open(member.tar, "rb", buffering=0) as file:
-        pieces, left = list[bytes](), wanted
-        while left and (piece := os.pread(file.fileno(), left, member.start + wanted - left)):
-            pieces.append(piece)
-            left -= len(piece)
-    if left:
-        raise UnreadableError(Fault("truncated", "the tar ends within it"))
-    return b"".join(pieces)

@@ -3,18 +3,20 @@
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from headstart.features.errors import DataError
+from headstart.features.images.columns.threads import in_threads
 from headstart.features.images.files.paths import Member
-from headstart.features.images.files.reading import read_member
 from headstart.features.images.scan import Reject
+from headstart.features.terminal import progress
 from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
-from headstart.pipeline.archives.opening import list_plain_tar
+from headstart.pipeline.archives.opening import open_plain_tar
 from headstart.pipeline.data.clutter import clutter_kinds
 from headstart.pipeline.data.manifest import object_of
 from headstart.pipeline.data.names import as_label, has_image_suffix, is_text, listed
@@ -37,6 +39,20 @@ class TarImages:
     fields: set[str]  # some fields of the files `key.json`; the field that was asked for is among them if a file has it
 
 
+def read_tars(tars: Sequence[str], label_field: str, labelled: bool) -> list[TarImages]:
+    """Return the result of `read_tar` for each of `tars`. Several threads read tars, because a far disk is slow."""
+    found = []
+    with progress("reading tars", len(tars), "tars") as advance:
+
+        def read(positions: np.ndarray) -> list[TarImages]:
+            return [read_tar(tars[at], label_field, labelled) for at in positions.tolist()]
+
+        for _, images in in_threads(read, np.arange(len(tars)), 1, remote=False):
+            found += images
+            advance(len(images))
+    return found
+
+
 def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     """List the images of the tar at `tar`, and find their labels.
 
@@ -49,11 +65,16 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
     If `labelled` is false, no label is read. Raises DataError if the tar is damaged or ends early, if a label can't be
     read, or if it is not clear which file or field is the label.
     """
+    with open_plain_tar(Path(tar)) as entries:
+        return _images_of(tar, entries, label_field, labelled)
+
+
+def _images_of(tar: str, entries: Sequence[Entry], label_field: str, labelled: bool) -> TarImages:
+    """Find the images and labels among `entries`, the files of the tar at `tar`; see `read_tar`."""
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
     beside: dict[str, dict[str, Entry]] = defaultdict(dict)
     again: dict[str, str] = {}  # of a key with two files for its label: the second one
-    entries = list_plain_tar(Path(tar))
     for entry, clutter in zip(entries, clutter_kinds(entry.name for entry in entries), strict=True):
         key, suffix = _key_of(entry.name)
         if clutter:
@@ -164,10 +185,9 @@ def _as_class(where: str, field: str, value: Any) -> str:
 
 def _text(tar: str, entry: Entry, most: int) -> str:
     where = f"{tar}/{entry.name}"
-    assert entry.start is not None
     if entry.size > most:
         raise DataError(f"{where}: {entry.size} bytes are too many for a label; at most {most} are read")
     try:
-        return read_member(Member(tar, entry.name, entry.start, entry.size)).decode("utf-8-sig")
+        return b"".join(entry.blocks()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not in UTF-8 ({error.reason})") from error

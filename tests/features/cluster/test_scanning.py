@@ -144,7 +144,7 @@ def test_many_unreadable_files_cost_the_driver_little(monkeypatch: pytest.Monkey
     lost = [Reject(path, "vanished", "no such file") for path in files]
     result = Inspected(files, Images.of([]), np.zeros(0, np.int64), lost, list(range(len(files))))
     piece = SimpleNamespace(positions=range(len(files)), result=SimpleNamespace(result=result))
-    monkeypatch.setattr(cluster_scanning, "Sharing", lambda *_: SimpleNamespace(run=lambda: [piece]))
+    monkeypatch.setattr(cluster_scanning, "Sharing", lambda *_, **__: SimpleNamespace(run=lambda: [piece]))
     monkeypatch.setattr(cluster_scanning, "inspect_part", lambda again, *_: again)
     start = time.process_time()
     found, again = inspect_by(SimpleNamespace(begin=lambda task: None), files, 10**6, "first")

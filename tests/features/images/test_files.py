@@ -589,7 +589,7 @@ def test_an_object_that_could_not_be_read_is_not_tried_again_for_its_reason(monk
     image = ImageFile("https://far.example/1.jpg", "0" * 64, 3, 1, 1, 8, 8, "JPEG")
     tries, failing = list[int](), [True]
 
-    def read(_: bytes) -> bytes:
+    def read(*_: object) -> bytes:
         tries.append(1)
         if failing:
             raise OSError(5, "the server is away")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 from headstart.features.images import scan as image_files
-from headstart.features.images.columns import inspected
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.tests.features.images.test_formats import encoded
@@ -85,14 +84,14 @@ def test_a_change_is_seen(tmp_path: Path) -> None:
 def test_an_error_in_a_thread_does_not_wait_for_what_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def failing(path: str, **_: object) -> list[ImageFile | Reject]:
+    def failing(path: str, *_: object) -> list[ImageFile | Reject]:
         seen.append(path)
         time.sleep(0.0002)
         if path == "100":
             raise RuntimeError("a bug")
         return []
 
-    monkeypatch.setattr(inspected, "inspect_image", failing)
+    monkeypatch.setattr(image_files, "inspect_image", failing)
     with pytest.raises(RuntimeError, match="a bug"):
         inspect_images([str(number) for number in range(6000)])
     assert len(seen) < 3000  # of some 4,000 that had been queued

@@ -1,15 +1,23 @@
+import builtins
 import gzip
 import io
 import json
+import os
 import tarfile
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from threading import get_ident
+from typing import Any
 
 import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.images.files.paths import member_at
+from headstart.features.images.files.reading import read_references, reference_of
+from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan, scan
 from headstart.pipeline.data.reading import read_data
@@ -322,6 +330,80 @@ def test_a_tar_beside_pictures_is_told(linked: bool, photos: list[bytes], tmp_pa
     (folder / "x.jpg").write_bytes(photos[2])
     with pytest.raises(DataError, match=r"no class folders; .*; .*: tars beside images are not read"):
         scan(folder)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a tar was opened or looked at, and how often anything was read from a tar."""
+    seen = Counter[str]()
+
+    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def calling(first: Any, *others: Any, **options: Any) -> Any:
+            seen[name] += name == "pread" or str(first).endswith(".tar")
+            return call(first, *others, **options)
+
+        return calling
+
+    for name in ("open", "stat", "pread"):
+        monkeypatch.setattr(os, name, counted(name, getattr(os, name)))
+    monkeypatch.setattr(builtins, "open", counted("open", open))
+    return seen
+
+
+def test_a_tar_is_opened_once_for_many_members(photos: list[bytes], tmp_path: Path, calls: Counter[str]) -> None:
+    samples = {
+        f"{at}.{kind}": content
+        for at, photo in enumerate(photos[:32])
+        for kind, content in (("cls", b"1"), ("jpg", photo))
+    }
+    tar = write_tar(tmp_path / "x.tar", samples)
+    os.utime(tar, (1e9, 1e9))
+    calls.clear()
+    first = scan(tar, memory=ScanMemory(tmp_path / "scans", tar))
+    assert calls["open"] == 2  # to list the files, and to read the images
+    assert calls["pread"] <= 2 * 32 + 8  # of a sample: its headers with its label, and its image
+    known = calls.copy()
+    calls.clear()
+    assert scan(tar, memory=ScanMemory(tmp_path / "scans", tar)).examples == first.examples
+    assert (calls["open"], calls["pread"]) == (1, known["pread"] - 32)
+    assert calls["stat"] < 16
+    calls.clear()
+    references = np.array([reference_of(one.image) for one in first.examples], object)
+    assert read_references(references).tolist() == photos[:32]
+    assert dict(calls) == {"open": 1, "pread": 32}
+
+
+def test_several_tars_of_a_far_disk_are_listed_at_once(
+    photos: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, photo in enumerate(photos[:8]):
+        write_tar(tmp_path / "s" / f"{number}.tar", {f"{number}.cls": b"1", f"{number}.jpg": photo})
+    near, readers, pread = read_data(tmp_path / "s", DataConfig()), set[int](), os.pread
+
+    def far(*arguments: int) -> bytes:
+        readers.add(get_ident())
+        time.sleep(0.005)
+        return pread(*arguments)
+
+    monkeypatch.setattr(os, "pread", far)
+    assert read_data(tmp_path / "s", DataConfig()) == near
+    assert len(readers) > 2
+
+
+def test_a_tar_that_is_replaced_is_read_anew(photos: list[bytes], tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "x.tar", {"a.cls": b"1", "a.jpg": photos[0]})
+    before = len(os.listdir("/proc/self/fd"))
+    old = scan(tar).examples[0].image
+    write_tar(tmp_path / "y.tar", {"a.cls": b"2", "a.jpg": photos[1]}).rename(tar)
+    new = scan(tar)
+    assert new.class_names == ["2"]
+    assert new.examples[0].image.digest != old.digest
+    assert read_references(np.array([reference_of(new.examples[0].image)], object)).tolist() == [photos[1]]
+    assert not old.is_unchanged()
+    until = time.monotonic() + 10  # a thread may still hold the last tar for a moment
+    while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.slow
