@@ -14,7 +14,7 @@ from headstart.features.images.png import without_texts
 from headstart.features.images.tiff import MOST_PAGES, Page, PageStream, count_pages, is_camera_raw, list_pages
 from PIL import Image, ImageFile
 
-HEADER_VERSION = 3  # part of every scan memory: raise it when a file yields another header than before
+HEADER_VERSION = 4  # part of every scan memory: raise it when a file yields another header than before
 MOST_SIDE = 65_535  # JPEG's own limit. The memory for resizing grows with the longer side
 IMAGE_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif",
@@ -113,7 +113,8 @@ def completed(data: bytes, header: Header) -> Header:
 
 
 def _completed(header: Header, image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> Header:
-    return replace(header, orientation=_orientation(image, data), bits=_bits(image, data, first))
+    bits = _bits(image, data, first)  # needs the raw mode, which Pillow forgets when `_orientation` loads the pixels
+    return replace(header, orientation=_orientation(image, data), bits=bits)
 
 
 def _header(

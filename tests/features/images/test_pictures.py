@@ -27,6 +27,7 @@ COLOUR = np.stack([GREY, GREY[:, ::-1], GREY // 2], axis=-1)
 TWELVE, TWELVE_RGB = (GREY.astype(np.uint16) << 4), (COLOUR.astype(np.uint16) << 4)
 FULL, OPAQUE = np.full_like(TWELVE, 65535), np.full_like(TWELVE, 4095)
 INK = np.dstack([255 - COLOUR, np.zeros_like(GREY)]).astype(np.uint16) << 4  # CMYK
+EXIF = chunk(b"eXIf", b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x112, 3, 1, 1, 0))  # orientation 1
 
 
 def header(data: bytes, name: str = "x") -> Header:
@@ -54,6 +55,7 @@ BITS = {
     "PGM of 12 that gives 16": (saved(Image.fromarray(TWELVE), "PPM"), 12, GREY),
     "PGM of 12 that gives 12": (as_pgm(TWELVE + 15, 4095), 0, GREY),  # Pillow scales it
     "colour PNG of 12": (png(TWELVE_RGB), 12, COLOUR),
+    "colour PNG of 12 with EXIF behind its pixels": (png(TWELVE_RGB)[:-12] + EXIF + png(TWELVE_RGB)[-12:], 12, COLOUR),
     "colour PNG with alpha of 12": (png(np.dstack([TWELVE_RGB, np.full_like(TWELVE, 65535)])), 12, COLOUR),
     "grey PNG with alpha of 12": (png(np.dstack([TWELVE, FULL])), 12, GREY),
     "grey PNG with alpha of 12, too": (png(np.dstack([TWELVE, OPAQUE])), 12, GREY),
