@@ -25,7 +25,7 @@ from headstart.pipeline.report.config import ReportConfig
 from headstart.pipeline.serve.config import ServeConfig
 from headstart.pipeline.study.config import StudyConfig
 from headstart.pipeline.sweep.config import SweepConfig
-from headstart.pipeline.upkeep.config import ExportConfig, VerifyConfig
+from headstart.pipeline.upkeep.config import StoreExportConfig, VerifyConfig
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings=_HELP)
@@ -385,7 +385,7 @@ def export(
     store: StoreArgument,
     data: Data,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Ends in .npz, .h5 or .hdf5.")],
-    config: ExportConfig,
+    config: StoreExportConfig,
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:

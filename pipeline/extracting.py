@@ -36,7 +36,7 @@ class Extractor:
     """
 
     def __init__(self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None) -> None:
-        self.network, self._cluster = network.calibrated(images), cluster
+        self.network, self._cluster = network.quantised(images), cluster
         self._freeze = cache(lambda: self.network.freeze(keep=True))
 
     def extract(

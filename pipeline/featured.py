@@ -24,7 +24,7 @@ from headstart.features.images.scan import Reject
 from headstart.features.store.store import create_folder
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example, Examples, Scan, scan, scan_memory, tell_reading
-from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.data.tars.naming import kind_of
 from headstart.pipeline.data.trainable import require_few_rejects
 from headstart.pipeline.extracting import Early, Stores, extract_all, extract_views, first_views
 from headstart.pipeline.labelled import LabelledFeatures

@@ -18,7 +18,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, OptionError, RunError, WeightsError
 from headstart.features.frozen.network import Network, load_networks, weights_digest
 from headstart.pipeline.data.reading import require_data
-from headstart.pipeline.data.tars.shards import is_there
+from headstart.pipeline.data.tars.naming import is_there
 from headstart.pipeline.places import NetworkPlaces, Places
 from headstart.pipeline.runs import Run
 

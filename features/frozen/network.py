@@ -76,7 +76,7 @@ class Network:
         tokens = {"tokens": self.backbone.tokens} if any(self.has_tokens(cut) for cut in self.cuts) else {}
         return quantised_folder(self.extraction.store, self.backbone.title, names, self._shared() | tokens)
 
-    def calibrated(self, images: Sequence[ImageFile]) -> Network:
+    def quantised(self, images: Sequence[ImageFile]) -> Network:
         """Return this network, ready for `freeze`. With int8, make the 8-bit form if the store lacks it.
 
         The 8-bit form is made from some of `images`. For errors, see `int8.quantise`.
@@ -98,7 +98,7 @@ class Network:
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
     def freeze(self, keep: bool = False) -> FrozenBackbone:
-        """Start TensorFlow and build the fast form, which takes seconds. With int8, call `calibrated` first.
+        """Start TensorFlow and build the fast form, which takes seconds. With int8, call `quantised` first.
 
         If the store has the network in the form that OpenVINO reads, this form is only loaded, and not built. With
         `keep`, a form that was built for OpenVINO is written to the store; see `kept`.

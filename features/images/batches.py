@@ -13,9 +13,9 @@ from headstart.features.images.faults import Fault, why_damaged
 from headstart.features.images.files.paths import is_local
 from headstart.features.images.files.reading import (
     bytes_of,
-    in_threads,
     known_fault,
     read_alone,
+    read_in_threads,
     read_references,
     reference_of,
     require_access_kept,
@@ -260,7 +260,7 @@ def why_all_undecodable(images: Sequence[ImageFile], stopped: Callable[[], bool]
     for start in range(0, len(images), _REASONS_AT_ONCE):
         if stopped():
             break
-        rejects += in_threads(why_undecodable, images[start : start + _REASONS_AT_ONCE])
+        rejects += read_in_threads(why_undecodable, images[start : start + _REASONS_AT_ONCE])
     return rejects
 
 

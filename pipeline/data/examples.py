@@ -28,7 +28,7 @@ from headstart.pipeline.data.columns.items import Items
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
 from headstart.pipeline.data.reading import Files, read_data
 from headstart.pipeline.data.splits import FRACTIONS, complete, split_of, takes_val_from_train
-from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.data.tars.naming import kind_of
 
 
 @dataclass(frozen=True, slots=True)

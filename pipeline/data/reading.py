@@ -29,7 +29,7 @@ from headstart.pipeline.data.names import (
     told_missed,
 )
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.data.tars import shards
+from headstart.pipeline.data.tars import naming
 from headstart.pipeline.data.tars.samples import read_tars, require_field
 
 PREPARED = "prepared.json"  # file in a data folder, with the settings of the `prepare` that made the folder
@@ -54,7 +54,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     other errors, see `read_manifest` and `read_names`.
     """
     require_data(data)
-    kind = shards.kind_of(data)
+    kind = naming.kind_of(data)
     config.require_fit(kind)
     if kind == "list":
         return _read_list(data, config, labelled)
@@ -65,7 +65,7 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     if config.layout == "v1":
         return Files(*read_folder_v1(data))
     names, listing = folder_names(data)
-    tars = shards.told_tars(data, names)
+    tars = naming.told_tars(data, names)
     try:
         reading = read_names(names, str(data), config, listing.empty, labelled)
     except DataError as error:
@@ -100,13 +100,13 @@ def require_data(data: Path) -> None:
 
     The error is an OptionError for a URL, and otherwise a DataError.
     """
-    if data.is_dir() or is_manifest(data) or (data.name.endswith(shards.SUFFIX) and shards.is_there(data)):
+    if data.is_dir() or is_manifest(data) or (data.name.endswith(naming.SUFFIX) and naming.is_there(data)):
         return
     require_no_url("DATA", data, "name a folder, tars or a list on a disk; a list may hold URLs")
     if not data.exists():
         raise DataError(f"{data}: no such folder")
-    if shards.is_tar(data.name):
-        shards.require_plain(str(data))
+    if naming.is_tar(data.name):
+        naming.require_plain(str(data))
     raise DataError(f"{data}: neither a folder nor a list ({', '.join(SUFFIXES)}); `headstart prepare` takes archives")
 
 
@@ -220,9 +220,9 @@ def _read_list(file: Path, config: DataConfig, labelled: bool) -> Files:
 
 def _read_tars(data: Path, config: DataConfig, labelled: bool) -> Files:
     """Read tars of samples. If no `.cls` or `.json` has a label, find labels in file names, as for a folder."""
-    there = shards.tars_of(data)
+    there = naming.tars_of(data)
     tars = there.paths
-    splits, lines = ([""] * len(tars), []) if config.resplit else shards.split_of_each(tars, data)
+    splits, lines = ([""] * len(tars), []) if config.resplit else naming.split_of_each(tars, data)
     by_names = bool(config.label_from or config.classes) or config.layout not in ("auto", "none")
     by_fields = not by_names and config.layout != "none"
     found = read_tars(tars, config.label_column, by_fields)

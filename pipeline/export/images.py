@@ -15,7 +15,7 @@ from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.features.terminal import console
 from headstart.pipeline.data.examples import scan, scan_memory
-from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.data.tars.naming import kind_of
 from headstart.pipeline.locating import known_store, run_data
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run

@@ -11,7 +11,7 @@ from headstart.features.locks import folder_locked
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.reading import read_data
-from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.data.tars.naming import kind_of
 from headstart.pipeline.labels.lists import change_list, restore_list
 from headstart.pipeline.labels.log import Log, kept_list, log_of, new_log, read_log, write_log
 from headstart.pipeline.labels.moves import move_all, move_back

@@ -13,7 +13,7 @@ from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.data.splits import united
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.planning import Placement, There
-from headstart.pipeline.prepare.sources import Member, read_file
+from headstart.pipeline.prepare.sources import SourceFile, read_file
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
     paths = [path for digest, files in there.items() if digest not in known for _, path in files[-1:]]
     found = []
     for path, seen in zip(paths, inspect_images(paths, max_pixels), strict=True):
-        member = Member(path.name, str(path), partial(read_file, path), path)
+        member = SourceFile(path.name, str(path), partial(read_file, path), path)
         found += [Placement(member, one, path.parent.name, "", None) for one in seen if isinstance(one, ImageFile)]
     return found
 

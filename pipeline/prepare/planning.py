@@ -19,7 +19,7 @@ from headstart.pipeline.data.listing import files_below
 from headstart.pipeline.data.names import listed
 from headstart.pipeline.data.splits import SPLITS, complete, takes_val_from_train
 from headstart.pipeline.prepare.config import PrepareConfig
-from headstart.pipeline.prepare.sources import Member
+from headstart.pipeline.prepare.sources import SourceFile
 
 There = dict[str, list[tuple[str, Path]]]  # the split and path of each file in a data folder, by digest
 
@@ -31,7 +31,7 @@ class Placement:
     `split` is the split that the source gives to the image, or "" if the source gives none.
     """
 
-    member: Member
+    member: SourceFile
     image: ImageFile
     label: str
     split: str
@@ -39,7 +39,7 @@ class Placement:
 
 
 def read_images(
-    members: Sequence[Member], read: Reading, max_pixels: int, listed: bool = False
+    members: Sequence[SourceFile], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
     """Read every member that has a label. Each file is read only once.
 

@@ -36,7 +36,7 @@ from headstart.pipeline.prepare.planning import (
     require_full_splits,
     splits_there,
 )
-from headstart.pipeline.prepare.sources import Member, opened_source, read_file, read_object, samples_told
+from headstart.pipeline.prepare.sources import SourceFile, opened_source, read_file, read_object, samples_told
 from headstart.pipeline.prepare.targets import claimed, free_name, require_folder_names, targets
 from headstart.pipeline.rejects import require_rejects_file, write_rejects
 
@@ -136,7 +136,7 @@ def _remove(images: Sequence[Placement]) -> None:
 @contextmanager
 def _opened(
     source: Path, data: Path, config: PrepareConfig, reading: DataConfig
-) -> Iterator[tuple[list[Member], Reading]]:
+) -> Iterator[tuple[list[SourceFile], Reading]]:
     """Yield a pair: all files of `source`, and a `Reading` with the label, the split and the group of each file."""
     if reading.layout == "v1":
         raise OptionError("--layout v1: is for data folders that are split already; `prepare` reads by auto")
@@ -145,9 +145,9 @@ def _opened(
         require_access(files.paths)
         yield (
             [
-                Member(path, path, partial(read_object, path))
+                SourceFile(path, path, partial(read_object, path))
                 if is_url(path)
-                else Member(path, path, partial(read_file, Path(path)), Path(path))
+                else SourceFile(path, path, partial(read_file, Path(path)), Path(path))
                 for path in files.paths
             ],
             files.reading,
@@ -185,7 +185,7 @@ def _require_places(source: Path, data: Path, move: bool) -> None:
         raise DataError(f"{data}: lies in {source}, or {source} in it; name a folder elsewhere")
 
 
-def _require_movable(source: Path, members: Sequence[Member], move: bool) -> None:
+def _require_movable(source: Path, members: Sequence[SourceFile], move: bool) -> None:
     if move and any(member.file is None for member in members):
         raise OptionError(f"--move: images of {source} lie in archives, or have URLs; only files can be moved")
 
@@ -277,7 +277,7 @@ def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen,
     return moved, added
 
 
-def _place(member: Member, target: Path, placer: Placer) -> bool:
+def _place(member: SourceFile, target: Path, placer: Placer) -> bool:
     """Place one image at `target`, unless a file exists there. Return whether the image was placed.
 
     Raises DataError if the image can no longer be read.

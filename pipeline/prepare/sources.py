@@ -22,7 +22,7 @@ from headstart.pipeline.data.tars.samples import hold_samples
 
 
 @dataclass(frozen=True)
-class Member:
+class SourceFile:
     """One file of a source: a file of a folder, a file of an archive, or an object with a URL.
 
     In an archive, several files may have the same name.
@@ -45,7 +45,7 @@ class Member:
 
 
 @contextmanager
-def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> Iterator[list[Member]]:
+def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> Iterator[list[SourceFile]]:
     """Yield the files of a folder or archive. Clutter, such as system files, is left out; see `data.clutter`.
 
     An archive is a zip or a tar. A tar may be compressed.
@@ -74,7 +74,7 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
 
 @contextmanager
-def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
+def samples_told(source: Path, members: Sequence[SourceFile]) -> Iterator[None]:
     """If `members` are samples, replace a DataError of the `with` block by a new one. For samples, see `data.tars`.
 
     The new error says that the source holds samples, and how to use them without `prepare`.
@@ -89,13 +89,14 @@ def samples_told(source: Path, members: Sequence[Member]) -> Iterator[None]:
         ) from error
 
 
-def _of_folder(source: Path) -> list[Member]:
+def _of_folder(source: Path) -> list[SourceFile]:
     listing = list_files(source)
     require_readable(source, listing)
     _tell_ignored(source, listing.ignored)
     files = [source / name for name in listing.files]
     return [
-        Member(name, str(file), partial(read_file, file), file) for name, file in zip(listing.files, files, strict=True)
+        SourceFile(name, str(file), partial(read_file, file), file)
+        for name, file in zip(listing.files, files, strict=True)
     ]
 
 
@@ -115,11 +116,11 @@ def read_object(url: str) -> bytes | Fault:
         return why_unreadable(error)
 
 
-def _members(entries: Sequence[Entry], archive: str) -> list[Member]:
+def _members(entries: Sequence[Entry], archive: str) -> list[SourceFile]:
     kinds = clutter_kinds(entry.name for entry in entries)
     _tell_ignored(archive, Counter(kind for kind in kinds if kind is not None))
     members = [
-        Member(entry.name, f"{archive}/{entry.name}", entry.read, entry=entry)
+        SourceFile(entry.name, f"{archive}/{entry.name}", entry.read, entry=entry)
         for entry, kind in zip(entries, kinds, strict=True)
         if kind is None
     ]
@@ -128,9 +129,9 @@ def _members(entries: Sequence[Entry], archive: str) -> list[Member]:
     return members
 
 
-def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
+def _unnested(members: Sequence[SourceFile], archives: Archives) -> list[SourceFile]:
     """Return `members`, with each archive among them replaced by the files in the archive."""
-    found: list[Member] = []
+    found: list[SourceFile] = []
     for member in members:
         if not is_archive_name(member.name) or member.escapes:
             found.append(member)
@@ -141,7 +142,7 @@ def _unnested(members: Sequence[Member], archives: Archives) -> list[Member]:
     return found
 
 
-def _below(members: Sequence[Member], archive: str) -> list[Member]:
+def _below(members: Sequence[SourceFile], archive: str) -> list[SourceFile]:
     """Return the files of an archive with new names: `a/train/` is put before each name if `archive` is `a/train.zip`.
 
     If all names in the archive already begin with `train/`, only `a/` is put before them.
@@ -153,7 +154,7 @@ def _below(members: Sequence[Member], archive: str) -> list[Member]:
     return [member if member.escapes else replace(member, name=inside + member.name) for member in members]
 
 
-def _tell_archives(source: Path, members: Sequence[Member]) -> None:
+def _tell_archives(source: Path, members: Sequence[SourceFile]) -> None:
     """Print how many archives among `members` are not unpacked. Raise DataError if there are archives but no images."""
     left = [member.path for member in members if is_archive_name(member.name)]
     if left and not any(has_image_suffix(member.name) for member in members):

@@ -11,7 +11,7 @@ from headstart.features.locks import folder_locked
 from headstart.pipeline.data.clutter import clutter_kind
 from headstart.pipeline.data.layouts import Reading
 from headstart.pipeline.prepare.planning import Placement
-from headstart.pipeline.prepare.sources import Member
+from headstart.pipeline.prepare.sources import SourceFile
 
 _MAX_NAME_BYTES = 240  # of 255; the rest is for a digest, which keeps equal names apart
 _MAX_LABEL_BYTES = 255
@@ -43,7 +43,7 @@ def claimed(data: Path) -> Iterator[None]:
                 path.rmdir()
 
 
-def require_folder_names(source: Path, members: Sequence[Member], read: Reading) -> None:
+def require_folder_names(source: Path, members: Sequence[SourceFile], read: Reading) -> None:
     """Raise a DataError if a label can't be a folder's name.
 
     The error names the first such label and one of its images.

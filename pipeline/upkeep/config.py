@@ -28,7 +28,7 @@ class VerifyConfig:
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class StoreExportConfig:
     """The settings of `store export`: the features to write, and how many may be missing."""
 
     backbone: str = option("", "The network whose features to write.")

@@ -21,7 +21,7 @@ from headstart.features.store.shards import describe
 from headstart.features.store.store import FeatureStore
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Examples, scan_all_sizes, tell_reading
-from headstart.pipeline.upkeep.config import ExportConfig
+from headstart.pipeline.upkeep.config import StoreExportConfig
 from headstart.pipeline.upkeep.telling import told_stores
 
 _SLAB_BYTES = 1 << 27
@@ -49,7 +49,7 @@ class Exported:
 
 
 def export(
-    root: Path, data: Path, file: Path, config: ExportConfig, seed: int = 0, reading: DataConfig = DataConfig()
+    root: Path, data: Path, file: Path, config: StoreExportConfig, seed: int = 0, reading: DataConfig = DataConfig()
 ) -> Exported:
     """Read the features of the images in `data` from the store at `root`, and write them to `file` with labels.
 
@@ -88,7 +88,7 @@ def export(
     return Exported(str(file), len(examples), missing, shape, len(found.class_names), store.key)
 
 
-def _chosen(root: Path, config: ExportConfig) -> FeatureStore:
+def _chosen(root: Path, config: StoreExportConfig) -> FeatureStore:
     """Return the only store in `root` that fits `config`. Raises OptionError if no store or several stores fit.
 
     Without `config.fingerprint`, stores of augmented views don't fit.

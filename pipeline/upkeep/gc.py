@@ -11,7 +11,7 @@ from headstart.features.store.compact import compact, drop_unused
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan_all_sizes
-from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.data.tars.naming import kind_of
 from rich.filesize import decimal
 
 

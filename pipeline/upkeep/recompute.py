@@ -28,7 +28,7 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import scan_all_sizes
-from headstart.pipeline.data.tars.shards import kind_of
+from headstart.pipeline.data.tars.naming import kind_of
 from headstart.pipeline.upkeep.config import VerifyConfig
 
 # Errors are norm(stored - fresh) / norm(fresh). Rounding on another machine can cause errors up to these limits.

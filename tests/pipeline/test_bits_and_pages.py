@@ -16,7 +16,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
-from headstart.pipeline.upkeep.config import ExportConfig
+from headstart.pipeline.upkeep.config import StoreExportConfig
 from headstart.pipeline.upkeep.explain import explain
 from headstart.pipeline.upkeep.export import export
 from headstart.pipeline.upkeep.gc import collect_garbage
@@ -129,7 +129,7 @@ def test_pages_are_examples_in_one_split(tmp_path: Path, small: FeatureConfig, e
     )
     first = cache_features(data, small, extraction)
     assert len(first.examples) == 4
-    exported = export(extraction.store, data, tmp_path / "x.npz", ExportConfig())
+    exported = export(extraction.store, data, tmp_path / "x.npz", StoreExportConfig())
     assert (exported.examples, exported.missing) == (4, 0)
     every = cache_features(data, replace(small, pages="all"), extraction)
     assert len(every.examples) == 12
@@ -139,7 +139,7 @@ def test_pages_are_examples_in_one_split(tmp_path: Path, small: FeatureConfig, e
     for example in every.examples:
         splits[example.image.file].add(example.split)
     assert all(len(found) == 1 for found in splits.values())
-    assert export(extraction.store, data, tmp_path / "x.npz", ExportConfig()).examples == 12
+    assert export(extraction.store, data, tmp_path / "x.npz", StoreExportConfig()).examples == 12
     assert collect_garbage(extraction.store, [data]).dropped == 0
 
 

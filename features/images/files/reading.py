@@ -141,7 +141,7 @@ def known_fault(image: ImageFile) -> Fault | None:
     return _faults.pop(reference_of(image), None)
 
 
-def in_threads(function: Callable[[ImageFile], T], images: Iterable[ImageFile]) -> Iterator[T]:
+def read_in_threads(function: Callable[[ImageFile], T], images: Iterable[ImageFile]) -> Iterator[T]:
     """Yield the result of `function` for each of `images`, in order. Several threads run `function`."""
     return _threads().map(function, images)
 

@@ -21,7 +21,7 @@ from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan, scan
 from headstart.pipeline.data.reading import read_data
-from headstart.pipeline.data.tars.shards import kind_of, tars_of
+from headstart.pipeline.data.tars.naming import kind_of, tars_of
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.labels.apply import apply
 from headstart.pipeline.prepare.prepare import prepare

@@ -10,7 +10,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features
-from headstart.pipeline.upkeep.config import ExportConfig
+from headstart.pipeline.upkeep.config import StoreExportConfig
 from headstart.pipeline.upkeep.export import export
 
 
@@ -22,7 +22,7 @@ def texts(column: h5py.Dataset) -> list[str]:
 def test_a_file_holds_what_scikit_learn_needs(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, name: str
 ) -> None:
-    result = export(extraction.store, prepared, tmp_path / name, ExportConfig())
+    result = export(extraction.store, prepared, tmp_path / name, StoreExportConfig())
     assert (result.examples, result.missing, result.classes) == (40, 2, 2)
     if name.endswith(".npz"):
         columns = dict(np.load(tmp_path / name))
@@ -47,8 +47,8 @@ def test_names_that_are_not_utf8_survive(
     shutil.copytree(prepared, tmp_path / "data")
     odd = tmp_path / "data" / "train" / "cat" / os.fsdecode(b"\xff.jpg")
     next((tmp_path / "data" / "train" / "cat").iterdir()).rename(odd)
-    export(extraction.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
-    export(extraction.store, tmp_path / "data", tmp_path / "out.npz", ExportConfig())
+    export(extraction.store, tmp_path / "data", tmp_path / "out.h5", StoreExportConfig())
+    export(extraction.store, tmp_path / "data", tmp_path / "out.npz", StoreExportConfig())
     with h5py.File(tmp_path / "out.h5") as file:
         assert str(odd) in texts(file["paths"])
     assert str(odd) in np.load(tmp_path / "out.npz")["paths"]
@@ -60,12 +60,12 @@ def test_one_of_several_fingerprints_is_chosen(
 ) -> None:
     cache_features(prepared, replace(small, cut=("expanded_conv_2_add:map",)), extraction)
     with pytest.raises(OptionError, match="say which"):
-        export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig())
+        export(extraction.store, prepared, tmp_path / "out.h5", StoreExportConfig())
     with pytest.raises(OptionError, match="none begins"):
-        export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig(fingerprint="nothing"))
+        export(extraction.store, prepared, tmp_path / "out.h5", StoreExportConfig(fingerprint="nothing"))
     for store in open_stores(extraction.store):
         for wanted in (store.key, store.folder.name, store.key[:12]):
-            result = export(extraction.store, prepared, tmp_path / "out.h5", ExportConfig(fingerprint=wanted))
+            result = export(extraction.store, prepared, tmp_path / "out.h5", StoreExportConfig(fingerprint=wanted))
             assert (result.fingerprint, result.shape) == (store.key, [40, *store.form.shape])
         with h5py.File(tmp_path / "out.h5") as file:
             assert file["features"].shape == (40, *store.form.shape)
@@ -79,8 +79,10 @@ def test_too_many_without_features_are_an_error(
         one = next((tmp_path / "data" / "train" / "dog").glob("dog*.jpg"))
         (one.parent / f"{name}.jpg").write_bytes(one.read_bytes() + name.encode())
     with pytest.raises(DataError, match="have no features"):
-        export(extraction.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig())
+        export(extraction.store, tmp_path / "data", tmp_path / "out.h5", StoreExportConfig())
     assert not (tmp_path / "out.h5").exists()
-    assert export(extraction.store, tmp_path / "data", tmp_path / "out.h5", ExportConfig(max_rejects=1)).missing == 7
+    assert (
+        export(extraction.store, tmp_path / "data", tmp_path / "out.h5", StoreExportConfig(max_rejects=1)).missing == 7
+    )
     with pytest.raises(OptionError, match=r"\.npz"):
-        export(extraction.store, prepared, tmp_path / "out.csv", ExportConfig())
+        export(extraction.store, prepared, tmp_path / "out.csv", StoreExportConfig())
