@@ -58,11 +58,13 @@ class Extractor:
         return stores, done
 
 
-def _compact(stores: Stores, done: Extracted) -> None:
-    """Compact each of `stores` that has many small shards, if the extraction `done` filled them."""
-    if done.extracted:
-        for store in stores.values():
-            compact_by_itself(store, done.seconds)
+def _compact(stores: Stores, seconds: float) -> None:
+    """Compact each of `stores` that has many small shards.
+
+    `seconds` is the time of the extraction that filled them. If nothing was extracted, it is 0, and nothing is done.
+    """
+    for store in stores.values() if seconds else ():
+        compact_by_itself(store, seconds)
 
 
 class Early:
@@ -106,6 +108,7 @@ def extract_all(
     - the totals of the extraction
     """
     extractors, stores, done = [], Stores(), earlier or Extracted()
+    share = done.seconds / len(networks)
     for network in networks:
         images = scanned.examples.images
         extractors.append(Extractor(network, images, cluster))
@@ -113,7 +116,7 @@ def extract_all(
         scanned = reject_undecodable(scanned, here.rejects)
         stores |= filled
         done += here
-    _compact(stores, done)
+        _compact(filled, share + here.seconds)
     remember_weights(networks)
     return scanned, extractors, stores, done
 
@@ -130,7 +133,7 @@ def extract_views(
     for extractor in extractors:
         for view, stores in zip(views, by_view, strict=True):
             filled, done = extractor.extract(images, view)
-            _compact(filled, done)
+            _compact(filled, done.seconds)
             if done.rejects:
                 first = done.rejects[0]
                 raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")

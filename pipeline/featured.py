@@ -16,7 +16,7 @@ from headstart.features.device import release_memory
 from headstart.features.digests import raw_digests
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.extract import Extracted
-from headstart.features.frozen.network import Network, load_networks, resolved_config
+from headstart.features.frozen.network import Network, load_networks, possible_keys, resolved_config
 from headstart.features.images.columns.inspected import Elsewhere, Turn
 from headstart.features.images.depth import bits_by_folder, bits_that_matter
 from headstart.features.images.files.fetched import bytes_kept
@@ -280,20 +280,3 @@ def load_examples(run: Run, places: Places = Places(), workers: Cluster | None =
     reading = run.read_as().fitted(kind_of(data))
     with bytes_kept(extraction.store, data):
         return _cached(data, replace(config, views=0), extraction, settings["seed"], require, reading, True, workers)
-
-
-def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
-    """Return a dict from cut names to fingerprint keys. If `bits` is given, it replaces each network's own `--bits`."""
-    if bits:
-        networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
-    keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
-    return dict(zip(cut_names(list(keys)), keys.values(), strict=True))
-
-
-def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists with the key of each cut's fingerprint: one for `--bits 16`, one for `--bits` set to `bits`.
-
-    The features of a data folder have the keys of the first list if both values of `--bits` give the same pixels for
-    all images in the folder. In all other cases, the features have the keys of the second list.
-    """
-    return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

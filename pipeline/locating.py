@@ -10,7 +10,13 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_backbones, chosen_weights, weights_of_each
+from headstart.features.backbones.cuts import (
+    KNOWN_WEIGHTS,
+    chosen_backbones,
+    chosen_weights,
+    renamed,
+    weights_of_each,
+)
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.backbones.outlines import is_own
 from headstart.features.backbones.used import used_with
@@ -159,13 +165,9 @@ def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
             kind = ".keras file" if is_own(name) else ".weights.h5 or _notop.h5 file"
             raise OptionError(f"--weights {text}: {name} needs a {kind}")
 
-    def cut(name: str) -> str:
-        old = next((one for one in moved if name.startswith(f"{one}/")), None)
-        return name if old is None else moved[old] + name.removeprefix(old)
-
     return replace(
         config,
         backbone="+".join(moved.get(name, name) for name in files),
         weights=config.weights if not others else others[0] if len(set(others)) == 1 else "+".join(others),
-        cut=tuple(map(cut, config.cut)),
+        cut=tuple(renamed(cut, moved) for cut in config.cut),
     )

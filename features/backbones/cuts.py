@@ -4,7 +4,7 @@ This module imports no Keras, so that a wrong name is reported without waiting f
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -142,6 +142,15 @@ def require_maps(cuts: Sequence[Cut]) -> None:
     for cut in cuts:
         if len(outline(cut.backbone).cuts[cut.block]) != 3:
             raise OptionError(f"--cut: {cut.backbone} has no map at {cut.block!r}. Received: {cut.name}")
+
+
+def renamed(cut: str, backbones: Mapping[str, str]) -> str:
+    """Return `cut`, the text of a cut such as `backbone/block`, with another name for its backbone.
+
+    `backbones` maps old names of backbones to new names. A cut of any other backbone is returned unchanged.
+    """
+    old = next((name for name in backbones if cut.startswith(f"{name}/")), None)
+    return cut if old is None else backbones[old] + cut.removeprefix(old)
 
 
 def chosen_weights(config: FeatureConfig) -> dict[str, str]:

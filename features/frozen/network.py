@@ -241,3 +241,20 @@ def resolved_config(config: FeatureConfig, networks: Sequence[Network]) -> Featu
     if len(networks) > 1:
         return config
     return replace(config, image_size=networks[0].config.image_size, resize=networks[0].config.resize)
+
+
+def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dict[str, str]:
+    """Return a dict from cut names to fingerprint keys. If `bits` is given, it replaces each network's own `--bits`."""
+    if bits:
+        networks = [replace(network, config=replace(network.config, bits=bits)) for network in networks]
+    keys = {cut: network.fingerprint(cut).key for network in networks for cut in network.cuts}
+    return dict(zip(cut_names(list(keys)), keys.values(), strict=True))
+
+
+def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
+    """Return two lists with the key of each cut's fingerprint: one for `--bits 16`, one for `--bits` set to `bits`.
+
+    The features of a data folder have the keys of the first list if both values of `--bits` give the same pixels for
+    all images in the folder. In all other cases, the features have the keys of the second list.
+    """
+    return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

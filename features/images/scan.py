@@ -73,7 +73,7 @@ class Reject:
 
 def inspect_files(paths: Iterable[str], max_pixels: int, pages: Pages) -> list[list[ImageFile | Reject]]:
     """Return the result of `inspect_image` for each of `paths`. They should be few, as tars stay open meanwhile."""
-    tars = OpenTars()
+    tars = OpenTars(most=2)  # members come in the order of their tars, and each of many threads has tars of its own
     return [inspect_image(path, max_pixels, pages, tars) for path in paths]
 
 

@@ -149,10 +149,11 @@ def _problems(
         yield f"HEADSTART_WEIGHTS={at_hand['HEADSTART_WEIGHTS']}: no such file"
     if on["is_file"]:
         yield f"--store {on['store']}: is a file; name a folder"
-    elif on["free_bytes"] is not None and on["free_bytes"] < _LEAST_DISK:  # a full disk seems not writable
-        yield f"--store {on['store']}: its disk has {decimal(on['free_bytes'])} free; make room, or name another store"
-    elif not on["writable"]:
+    elif not on["writable"] and not on["full"]:
         yield f"--store {on['store']}: {on['tried_in']} can't be written to; name another store"
+    elif on["full"] or (on["free_bytes"] is not None and on["free_bytes"] < _LEAST_DISK):
+        free = "is full" if on["free_bytes"] is None else f"has {decimal(on['free_bytes'])} free"
+        yield f"--store {on['store']}: its disk {free}; make room, or name another store"
     elif not on["rename"]:
         yield f"--store {on['store']}: its disk can't rename files; name a store on another disk"
     if machine["memory_bytes"] < _LEAST_MEMORY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -74,10 +75,14 @@ def disk(store: Path) -> dict[str, Any]:
         "tried_in": without_home(folder),
         "file_system": _file_system(folder),
         "free_bytes": _free(folder),
+        "full": False,
     }
     able = {"writable": False, "hard_links": False, "rename": False, "locks": False, "mtime_resolution_ns": None}
-    with suppress(OSError), tempfile.TemporaryDirectory(prefix=".headstart-doctor-", dir=folder) as scratch:
-        able = {"writable": True, **_abilities(Path(scratch))}
+    try:
+        with tempfile.TemporaryDirectory(prefix=".headstart-doctor-", dir=folder) as scratch:
+            able = {"writable": True, **_abilities(Path(scratch))}
+    except OSError as error:
+        found["full"] = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return {**found, **able}
 
 

@@ -93,7 +93,8 @@ def measured(folder: Path) -> Measured:
             own = pixels(path, **asked.preprocessing, page=page)
         except Exception as error:  # Pillow's parsers raise almost anything
             if not unreadable:
-                unreadable, why = asked.names[at], str(error).replace(path, "the file")
+                said = (error.strerror if isinstance(error, OSError) else "") or str(error).replace(path, "the file")
+                unreadable, why = asked.names[at], said
             of_files.append(np.full_like(of_decoded[0], np.nan))
             levels.append(np.nan)
             continue

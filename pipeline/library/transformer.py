@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.features.frozen.network import Network, resolved_config
-from headstart.pipeline.featured import fingerprints_of
+from headstart.features.frozen.network import Network, fingerprints_of, resolved_config
 from headstart.pipeline.library.arguments import received
 from headstart.pipeline.library.options import feature_configs, made, require_known, require_no_rejects
 from headstart.pipeline.library.table import features_of_files

@@ -97,11 +97,11 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
         return FeaturesOnDisk.write(folder, len(digests), parts)
 
 
-def scratch_place(extraction: ExtractionConfig) -> Path:
+def scratch_place(extraction: ExtractionConfig, otherwise: Path | None = None) -> Path:
     """Return the folder for scratch files.
 
-    If `--scratch` is given, its folder is returned. If not, the store is returned, or the system's folder for temporary
-    files if the store is read-only.
+    If `--scratch` is given, its folder is returned. If not, the store is returned. If the store is read-only,
+    `otherwise` is returned, or by default the system's folder for temporary files.
     """
     if extraction.scratch:
         return extraction.scratch
@@ -111,4 +111,4 @@ def scratch_place(extraction: ExtractionConfig) -> Path:
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
-        return Path(tempfile.gettempdir())
+        return otherwise or Path(tempfile.gettempdir())

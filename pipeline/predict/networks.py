@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from headstart.features.backbones.facts import KnownBackbones
 from headstart.features.errors import RunError
-from headstart.features.frozen.network import Network
+from headstart.features.frozen.network import Network, possible_keys
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.terminal import console
-from headstart.pipeline.featured import possible_keys
 from headstart.pipeline.locating import known_store, located_networks
 from headstart.pipeline.places import NetworkPlaces
 from headstart.pipeline.runs import Run, origin_of_reference

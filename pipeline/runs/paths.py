@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from headstart.features.backbones.cuts import split_names
+from headstart.features.backbones.cuts import renamed, split_names
 from headstart.features.backbones.outlines import is_own
 from headstart.features.paths import absolute_path, relative_path
 
@@ -40,10 +40,6 @@ def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
     names = split_names(features["backbone"])
     own = {name: change(name) for name in names if is_own(name)}
 
-    def cut(text: str) -> str:  # with several backbones, a cut is named `backbone/cut`
-        old = next((name for name in own if text.startswith(f"{name}/")), None)
-        return text if old is None else own[old] + text.removeprefix(old)
-
     taking = len(names) - len(own) or 1  # networks with weights of their own do not take `--weights`
     files = features["weights"].split("+")
     files = files if len(files) == taking else [features["weights"]]
@@ -58,9 +54,9 @@ def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[st
         "features": {
             **features,
             "backbone": "+".join(own.get(name, name) for name in names),
-            "cut": [cut(text) for text in features["cut"]],
+            "cut": [renamed(cut, own) for cut in features["cut"]],
             "weights": "+".join(changed),
             "store": change(features["store"]),
         },
-        "fingerprints": {cut(name): key for name, key in config["fingerprints"].items()},
+        "fingerprints": {renamed(name, own): key for name, key in config["fingerprints"].items()},
     }

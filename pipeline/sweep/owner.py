@@ -1,13 +1,14 @@
 """The owner of a study: it claims trials for workers in other processes, and records their results."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from headstart.features.errors import StoreError
+from headstart.features.errors import HeadstartError, StoreError
 from headstart.pipeline.sweep.config import Sampler
 from headstart.pipeline.sweep.space import Space
 from headstart.pipeline.sweep.study import Study, remove_curves
@@ -54,11 +55,12 @@ class StudyOwner:
         """
         if self._over or worker in self._left:
             return None, 0, 0
-        if worker not in self._studies:
-            self._studies[worker] = Study(*self._arguments)
-        study = self._studies[worker]
-        study.prune_by(pruner)
-        trial, elsewhere = study.claim(most)
+        with _of_study(self._arguments[0]):
+            if worker not in self._studies:
+                self._studies[worker] = Study(*self._arguments)
+            study = self._studies[worker]
+            study.prune_by(pruner)
+            trial, elsewhere = study.claim(most)
         if trial is None:
             return None, elsewhere, len(study.finished())
         self._trials[worker] = trial
@@ -82,13 +84,8 @@ class StudyOwner:
         files. The files are written beside the study. Raises StoreError if they can't be written.
         """
         trial, study = self._trials[worker], self._studies[worker]
-        try:
+        with _of_study(study.path):
             _write_curves(study.logs / f"trial-{trial.number}", curves)
-        except OSError as error:  # no error of the worker's node, which would be left out
-            raise StoreError(
-                f"--study {study.path}: TensorBoard's files can't be written beside it ({error}); what was finished is "
-                "kept: mend this, and repeat the command"
-            ) from error
         for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         study.tell(trial, value)
@@ -123,6 +120,20 @@ class StudyOwner:
         elif trial and study:
             study.give_back(trial)
         return Left(self._finished.pop(worker, 0), deaths)
+
+
+@contextmanager
+def _of_study(path: Path) -> Iterator[None]:
+    """Within the block, let an OSError name the study. Otherwise, the node of the worker would be blamed for it."""
+    try:
+        yield
+    except HeadstartError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"--study {path}: it or TensorBoard's files beside it can't be read or written ({error}); what was "
+            "finished is kept: mend this, and repeat the command"
+        ) from error
 
 
 def _write_curves(logs: Path, curves: Mapping[str, bytes]) -> None:

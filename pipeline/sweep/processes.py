@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
+from headstart.features.config import ExtractionConfig
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError
 from headstart.features.tensorflow import tf
 from headstart.features.terminal import console
-from headstart.pipeline.memory.loading import full_disk_explained
+from headstart.pipeline.memory.loading import full_disk_explained, scratch_place
 from headstart.pipeline.scoring.baselines import Baseline
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import live_board
@@ -28,12 +28,12 @@ def search(
     data: SearchData,
     config: SweepConfig,
     baselines: Sequence[Baseline] = (),
-    scratch: Path | None = None,
+    extraction: ExtractionConfig | None = None,
 ) -> None:
     """Run trials until `config.trials` trials are finished, no trial is left, or the time `config.timeout` is over.
 
-    Meanwhile, the best trials and `baselines` are shown. Several processes read features from files in the folder
-    `scratch`, which is the study's folder by default. Raises HeadstartError if worker processes failed before the
+    Meanwhile, the best trials and `baselines` are shown. Several processes read features from scratch files. These
+    lie where `extraction` says, and else beside the study. Raises HeadstartError if worker processes failed before the
     search was done. Raises OSError if there is no space for scratch files.
     """
     tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
@@ -43,7 +43,9 @@ def search(
             run_trials(study, data, config.trials, until, tick)
             return
         with full_disk_explained("leave out --jobs"):
-            on_disk = replace(data, labelled=data.labelled.on_disk(scratch or study.path.parent))
+            beside = study.path.parent
+            scratch = scratch_place(extraction, beside) if extraction else beside
+            on_disk = replace(data, labelled=data.labelled.on_disk(scratch))
         _run_workers(study, on_disk, config, until, tick)
 
 

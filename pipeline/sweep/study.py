@@ -133,8 +133,8 @@ class Study:
         """Set the pruner of the study, which decides which trials are pruned."""
         self.optuna.pruner = pruner
 
-    def give_back(self, trial: optuna.Trial) -> None:
-        """Give a claimed trial back to the study, so that another process can run it."""
+    def give_back(self, trial: optuna.Trial, too_large: bool = False) -> None:
+        """Give a claimed trial back to the study, so that another process can run it, even if it is `too_large`."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 

@@ -14,18 +14,17 @@ from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
-from headstart.features.frozen.network import Network
+from headstart.features.frozen.network import Network, fingerprints_of
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.copies import tell_conflicts
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
-from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features, fingerprints_of
+from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
 from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.memory.limits import rows_in_memory
-from headstart.pipeline.memory.loading import scratch_place
 from headstart.pipeline.runs import Run, example_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
 from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
@@ -113,7 +112,7 @@ def _search(
         return
     from headstart.pipeline.sweep.processes import search
 
-    search(study, data, config, baselines, scratch_place(extraction))
+    search(study, data, config, baselines, extraction)
 
 
 def _space(features: FeatureConfig, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> Space:

@@ -66,9 +66,14 @@ class ServedStudy:
         """Return a range. Its length is the number of finished trials, as counted in the last call of `claim`."""
         return range(self._finished)
 
-    def give_back(self, trial: ServedTrial) -> None:
-        """Give a claimed trial back to the study; see `Study.give_back`."""
-        self._ask("give_back")
+    def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
+        """Give a claimed trial back to the study; see `Study.give_back`.
+
+        If `too_large` is true, the trial is not given back. Its worker will count as dead, and the owner counts how
+        many workers die of one head.
+        """
+        if not too_large:
+            self._ask("give_back")
 
     def fail(self, trial: ServedTrial) -> None:
         """Mark a claimed trial as failed for good; see `Study.fail`."""

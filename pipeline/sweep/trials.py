@@ -24,8 +24,9 @@ from headstart.pipeline.sweep.study import remove_curves
 from tensorboard.plugins.hparams import api as hparams
 
 POLL_SECONDS = 0.5
+OUT_OF_MEMORY = (MemoryError, tf.errors.ResourceExhaustedError)
 # Errors of a machine that lacks something, such as room on a disk. Another machine may run the trial.
-OF_MACHINE = (OSError, MemoryError, tf.errors.ResourceExhaustedError)
+OF_MACHINE = (OSError, *OUT_OF_MEMORY)
 # Errors that a trial's head did not cause. Another process may run the trial.
 _ELSEWHERE = (KeyboardInterrupt, SystemExit, *OF_MACHINE, optuna.exceptions.StorageInternalError)
 
@@ -73,8 +74,11 @@ class Trials(Protocol):
     def finished(self) -> Sized:
         """Return the trials that are complete or pruned; see `Study.finished`. Callers use only their number."""
 
-    def give_back(self, trial: Any) -> None:
-        """Give a claimed trial back to the study; see `Study.give_back`."""
+    def give_back(self, trial: Any, too_large: bool = False) -> None:
+        """Give a claimed trial back to the study; see `Study.give_back`.
+
+        `too_large` tells whether memory could not hold the trial.
+        """
 
     def fail(self, trial: Any) -> None:
         """Mark a claimed trial as failed for good; see `Study.fail`."""
@@ -103,8 +107,8 @@ def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: C
             continue
         try:
             _run_trial(study, trial, data)
-        except _ELSEWHERE:
-            study.give_back(trial)
+        except _ELSEWHERE as error:
+            study.give_back(trial, isinstance(error, OUT_OF_MEMORY))
             raise
         except Exception:
             study.fail(trial)

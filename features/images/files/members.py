@@ -9,18 +9,16 @@ from threading import Lock
 from headstart.features.images.faults import Fault, UnreadableError, Version
 from headstart.features.images.files.paths import Member
 
-_MOST_OPEN = 32  # tars of an `OpenTars`; the system allows a process about a thousand open files
-
 
 class OpenTars:
-    """The tars of some members that are read together. The 32 tars that were used last stay open.
+    """The tars of some members that are read together. The `most` tars that were used last stay open.
 
     Several threads may use one object. It should be used only for a short time, such as for one batch: it does not see
     that a tar was replaced after its first use. The tars are closed when the object is no longer used.
     """
 
-    def __init__(self) -> None:
-        self._tars = lru_cache(_MOST_OPEN)(_Tar)
+    def __init__(self, most: int = 32) -> None:
+        self._tars = lru_cache(most)(_Tar)
 
     def version_of(self, member: Member) -> Version:
         """Return the version of a member. Raises OSError if its tar is gone, or ends before the member ends."""

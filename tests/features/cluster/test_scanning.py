@@ -139,6 +139,14 @@ def test_a_unit_that_is_stopped_has_no_result(pages: Path) -> None:
     assert job.extract(2, files, backwards=False).stopped
 
 
+def test_a_file_that_killed_three_workers_is_a_reject(monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = SimpleNamespace(positions=[1], result=None)
+    monkeypatch.setattr(cluster_scanning, "Sharing", lambda *_, **__: SimpleNamespace(run=lambda: [piece]))
+    files = Paths.of(["/a/0.png", "/a/deadly.png"])
+    ((positions, found),) = inspect_by(SimpleNamespace(begin=lambda task: None), files, 10**6, "first")
+    assert (list(positions), [(one.path, one.reason) for one in found.rejects]) == ([1], [("/a/deadly.png", "crashed")])
+
+
 def test_many_unreadable_files_cost_the_driver_little(monkeypatch: pytest.MonkeyPatch) -> None:
     files = Paths.of(f"/gone/{number}.png" for number in range(60_000))
     lost = [Reject(path, "vanished", "no such file") for path in files]

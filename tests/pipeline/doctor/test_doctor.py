@@ -117,8 +117,19 @@ def test_a_full_disk_is_told_as_such(headstart: Any, tmp_path: Path, monkeypatch
     (problem,) = doctor(tmp_path).problems
     assert "its disk has 4.1 kB free; make room" in problem
     monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=full))  # how much is free is not known
-    assert "can't be written to" in headstart.whole("doctor", f"--store={tmp_path}")[2]
+    assert "its disk is full; make room" in headstart.whole("doctor", f"--store={tmp_path}")[2]
     assert doctor(tmp_path).disk["free_bytes"] is None
+
+
+@pytest.mark.usefixtures("started")
+def test_a_disk_without_permission_is_not_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(places.tempfile, "TemporaryDirectory", refused)
+    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=0)))
+    (problem,) = doctor(tmp_path).problems
+    assert "can't be written to" in problem
 
 
 @pytest.mark.usefixtures("started")

@@ -120,7 +120,7 @@ def test_too_many_features_are_told_before_extraction(prepared: Path, tmp_path: 
     for data, options in ((prepared, {"max_rejects": 1}), (sorted(prepared.glob("test/*/[cd]*.jpg")), {})):
         with pytest.raises(headstart.DataError, match="over memory"):
             headstart.features(data, store=tmp_path / "new", memory=1e-9, **options, **SMALL)
-    assert not list((tmp_path / "new").rglob("*.shard*"))
+    assert not list((tmp_path / "new").rglob("shard-*"))
     assert not [one for one in (tmp_path / "new").rglob("*") if one.is_file() and one.stat().st_size > 50_000]
 
 

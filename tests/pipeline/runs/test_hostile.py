@@ -153,6 +153,15 @@ def test_the_worst_heads(folder: Path, name: str) -> None:
     assert "head.keras" in line
 
 
+@pytest.mark.parametrize("name", ["of three classes", "that is text", "with two outputs"])
+def test_the_worst_classifiers(folder: Path, name: str) -> None:
+    picture = folder / "cat.jpg"
+    command = ("predict", folder / "run", picture, "--model=finetuned")
+    ((code, line),) = attack_model(with_width(folder), "classifier.keras", name, [command])
+    assert code == 1
+    assert "classifier.keras" in line
+
+
 @pytest.mark.slow
 @pytest.mark.soak
 def test_hostile_heads_and_classifiers(made: Path, tmp_path: Path) -> None:

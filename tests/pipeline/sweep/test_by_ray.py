@@ -20,7 +20,7 @@ from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import HeadstartError, StoreError
 from headstart.pipeline.head.config import HeadConfig
-from headstart.pipeline.sweep import by_ray
+from headstart.pipeline.sweep import by_ray, trials
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.owner import Left, StudyOwner
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
@@ -226,8 +226,51 @@ def test_a_full_disk_of_the_study_ends_the_search(searched: Any, monkeypatch: py
         raise FULL
 
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(StoreError, match=r"--study .*study.db: TensorBoard's files can't be written beside it"):
+    with pytest.raises(StoreError, match=r"--study .*study.db: it or TensorBoard's files beside it can't be"):
         searched()
+
+
+def test_a_worker_of_another_version_is_refused(
+    searched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Helper, "hello", lambda self: "0.0.1")
+    with pytest.raises(HeadstartError):
+        searched()
+    assert "it has headstart 0.0.1" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_owner_that_died_is_told(searched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    died = by_ray.load_ray().exceptions.RayActorError("killed")
+    monkeypatch.setattr(Helper, "errors", [died])
+    monkeypatch.setattr(by_ray.StudyOwner, "leave", lambda *_, **__: (_ for _ in ()).throw(died))
+    with pytest.raises(HeadstartError, match="the owner of the study died"):
+        searched()
+
+
+def test_a_head_for_which_memory_is_too_small_counts_as_a_death(
+    owner: StudyOwner, space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(trials, "_run_trial", too_large)
+    for worker, deaths in (("a", 1), ("b", 2)):
+        served = ServedStudy(worker, owner, space, 0, tmp_path / "there")
+        monkeypatch.setattr(served, "_ask", lambda method, *given, to=worker: getattr(owner, method)(to, *given))
+        with pytest.raises(MemoryError):
+            trials.run_trials(served, material(), 5, time.time() + 60, lambda: None)
+        assert owner.leave(worker, died=True) == Left(0, deaths)
+
+
+def test_a_file_of_the_study_that_can_not_be_read_is_no_error_of_a_node(
+    owner: StudyOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Study, "claim", refused)
+    with pytest.raises(StoreError, match="--study"):
+        owner.claim("a", 5, NO_PRUNING)
 
 
 @pytest.mark.slow
