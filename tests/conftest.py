@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
             os.sched_setaffinity(0, mine)
     hypothesis.settings.load_profile("headstart")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # read when TensorFlow starts, here and in other processes
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by default, workers of Ray wait for the tests beside them
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # a test may import OpenVINO itself
 
 
