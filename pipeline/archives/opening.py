@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import IO, BinaryIO
 
 from headstart.features.errors import DataError
@@ -47,10 +48,11 @@ def is_archive_name(name: str) -> bool:
 
 
 @contextmanager
-def open_plain_tar(path: Path) -> Iterator[list[Entry]]:
+def open_plain_tar(path: Path, stop: Event | None = None) -> Iterator[list[Entry]]:
     """Open the plain tar at `path`, and yield its files. Their content can be read until the block ends.
 
-    Raises DataError if the tar is compressed or can't be read, also while the block reads a file.
+    Raises DataError if the tar is compressed or can't be read, also while the block reads a file. Another thread may
+    set `stop`, which ends a long listing with a DataError.
     """
     with ExitStack() as stack:
         try:
@@ -58,13 +60,13 @@ def open_plain_tar(path: Path) -> Iterator[list[Entry]]:
             kind = _kind_of(file)
             if kind != "tar":
                 raise DataError(f"{path}: no plain tar ({kind}); `headstart prepare` reads other archives")
-            yield _entries_of_tar(file, str(path))
+            yield _entries_of_tar(file, str(path), stop)
         except (OSError, EOFError) as error:
             raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', '') or error})") from error
 
 
-def _entries_of_tar(file: Part, archive: str) -> list[Entry]:
-    files = tar_entries(file, archive)
+def _entries_of_tar(file: Part, archive: str, stop: Event | None = None) -> list[Entry]:
+    files = tar_entries(file, archive, stop)
     paths, notes = as_paths([entry.name for entry in files], [False] * len(files))
     _tell(archive, notes)
     return [replace(entry, name=path) for entry, path in zip(files, paths, strict=True)]

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from threading import Event
 from typing import Any
 
 from headstart.features.errors import DataError
@@ -22,17 +23,19 @@ _SMALL_BYTES = tarfile.BLOCKSIZE  # a file of at most this size, such as a label
 _DIGITS = re.compile(rb"\d{1000}")
 
 
-def tar_entries(file: Part, archive: str) -> list[Entry]:
+def tar_entries(file: Part, archive: str, stop: Event | None = None) -> list[Entry]:
     """List the files of the tar `file`. Folders are left out. `archive` is the name of the tar, for messages.
 
     A hard link has the content of the earlier file to which it leads. Raises DataError if the tar is damaged or ends
-    early, or if its files exceed the limits in `entries`.
+    early, if its files exceed the limits in `entries`, or if `stop` is set meanwhile.
     """
     entries: list[Entry] = []
     packed, total = file.size, 0
     regular: dict[str, Entry] = {}
     reader = _HeaderFile(file)
     for info in _headers(file, reader, archive):
+        if stop and stop.is_set():
+            raise DataError(f"{archive}: not read to its end, because reading was stopped")
         if not info.isdir():
             entry = _entry(file, info, regular, reader.held(info.offset_data, info.size))
             entries.append(entry)

@@ -16,13 +16,17 @@ Result = TypeVar("Result")
 
 
 def in_threads(
-    work: Callable[[np.ndarray], Result], positions: np.ndarray, size: int, remote: bool
+    work: Callable[[np.ndarray], Result],
+    positions: np.ndarray,
+    size: int,
+    remote: bool,
+    at_end: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Cut `positions`, int64 [n], into pieces. Yield each piece and the result of `work` for it, in order.
 
     A piece has at most `size` positions. The first pieces are done in the calling thread. If a piece takes long,
     because `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are
-    more threads.
+    more threads. At the end, also after an error or Ctrl-C, `at_end` is called, and then the threads are waited for.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:
@@ -41,4 +45,5 @@ def in_threads(
         for done, result in waiting:
             yield done, result.result()
     finally:
+        at_end()
         pool.shutdown(cancel_futures=True)  # after Ctrl-C or an error, nothing that waits is begun

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -41,19 +42,19 @@ class TarImages:
 
 def read_tars(tars: Sequence[str], label_field: str, labelled: bool) -> list[TarImages]:
     """Return the result of `read_tar` for each of `tars`. Several threads read tars, because a far disk is slow."""
-    found = []
+    found, stop = [], Event()
     with progress("reading tars", len(tars), "tars") as advance:
 
         def read(positions: np.ndarray) -> list[TarImages]:
-            return [read_tar(tars[at], label_field, labelled) for at in positions.tolist()]
+            return [read_tar(tars[at], label_field, labelled, stop) for at in positions.tolist()]
 
-        for _, images in in_threads(read, np.arange(len(tars)), 1, remote=False):
+        for _, images in in_threads(read, np.arange(len(tars)), 1, remote=False, at_end=stop.set):
             found += images
             advance(len(images))
     return found
 
 
-def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
+def read_tar(tar: str, label_field: str, labelled: bool, stop: Event | None = None) -> TarImages:
     """List the images of the tar at `tar`, and find their labels.
 
     The label of `key.jpg` is in `key.json` or `key.cls`. There are two cases:
@@ -63,9 +64,9 @@ def read_tar(tar: str, label_field: str, labelled: bool) -> TarImages:
       name, such as `label`.
 
     If `labelled` is false, no label is read. Raises DataError if the tar is damaged or ends early, if a label can't be
-    read, or if it is not clear which file or field is the label.
+    read, if it is not clear which file or field is the label, or if `stop` is set meanwhile.
     """
-    with open_plain_tar(Path(tar)) as entries:
+    with open_plain_tar(Path(tar), stop) as entries:
         return _images_of(tar, entries, label_field, labelled)
 
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import get_ident
+from threading import Event, get_ident
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from headstart.features.images.scan_memory import ScanMemory
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Scan, scan
 from headstart.pipeline.data.reading import read_data
+from headstart.pipeline.data.tars import samples
 from headstart.pipeline.data.tars.naming import kind_of, tars_of
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.labels.apply import apply
@@ -430,3 +431,27 @@ def test_features_of_tars_and_of_files_are_equal_to_the_bit(tmp_path: Path) -> N
     assert np.array_equal(of_files.features(list(by_digest)), of_tars.features(list(by_digest)))
     again = cache_features(tmp_path / "shards", config, ExtractionConfig(store=tmp_path / "a", **QUICK))
     assert again.extracted.extracted == 0  # members are known by their digests
+
+
+def test_large_tars_are_left_when_reading_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("first", "damaged", "large")  # the first one is read in the calling thread
+    tars = [write_tar(tmp_path / f"{name}.tar", {"a.jpg": b"x", "a.cls": b"0"}) for name in names]
+    read, begun, ended = samples.read_tar, Event(), list[bool]()
+
+    def slow(tar: str, *given: Any) -> samples.TarImages:
+        if Path(tar).stem == "large":
+            begun.set()
+            ended.append(given[-1].wait(20))
+        if Path(tar).stem == "damaged":
+            begun.wait(20)
+            raise DataError(f"{tar}: is damaged")
+        return read(tar, *given)
+
+    monkeypatch.setattr(samples, "read_tar", slow)
+    with pytest.raises(DataError, match="is damaged"):
+        samples.read_tars([str(tar) for tar in tars], "", True)
+    assert ended == [True]
+    stop = Event()
+    stop.set()
+    with pytest.raises(DataError, match=r"large\.tar: not read to its end"):
+        read(str(tars[2]), "", True, stop)
