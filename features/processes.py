@@ -3,11 +3,14 @@
 A process writes its identity into files. From the identity, other processes can tell whether the process has ended.
 """
 
+import ctypes
 import os
 import re
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -76,3 +79,24 @@ def stop_at_sigterm() -> None:
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Undo, when the context ends, what the context changes about SIGTERM. It may run in any thread.
+
+    `ray.init` replaces the handlers of SIGTERM in Python and in C: the process would print a stack, and abort within 3
+    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    action = ctypes.create_string_buffer(1024)  # a `struct sigaction`, which is smaller on every system
+    if library is not None:
+        library.sigaction(signal.SIGTERM, None, action)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        if library is not None:
+            library.sigaction(signal.SIGTERM, action, None)

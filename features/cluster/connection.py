@@ -6,11 +6,9 @@ import importlib
 import importlib.util
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -19,6 +17,7 @@ from typing import Any, TypeVar
 
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.processes import sigterm_kept
 
 T = TypeVar("T")
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
@@ -55,19 +54,17 @@ def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
         _require_cluster(address)
     # Ray would print reports on its nodes to standard output, which is for a command's result. The crew reports deaths.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
+            with sigterm_kept():
+                ray.init(address=address, **({} if address.startswith(_CLIENT) else options))
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise HeadstartError(f"--ray {address}: Ray can't connect ({said[:300]})") from error
-        finally:
-            if threading.current_thread() is threading.main_thread() and before is not None:
-                signal.signal(signal.SIGTERM, before)  # Ray's would end the command without a word
         try:
             yield
         finally:
-            ray.shutdown()
+            with sigterm_kept():
+                ray.shutdown()
 
 
 @contextmanager

@@ -195,7 +195,8 @@ def _ticks(found: Sequence[Any]) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        # By default, this signal ends the process. So a late one is ignored.
+        signal.signal(signal.SIGVTALRM, signal.SIG_IGN if before == signal.SIG_DFL else before)
 
 
 def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> list[str]:

@@ -127,6 +127,33 @@ def test_a_cluster_that_asks_for_a_token_is_told(monkeypatch: pytest.MonkeyPatch
         pass
 
 
+@pytest.mark.parametrize("connection", ["connected('local')", "connecting('local', int, print)"])
+def test_sigterm_is_handled_as_before_while_and_after_ray_is_used(connection: str) -> None:
+    pytest.importorskip("ray")
+    code = f"""
+import os, signal, sys, time
+from headstart.features.cluster.connection import connected, connecting
+from headstart.features.processes import TerminatedError, stop_at_sigterm
+
+def terminated():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    except TerminatedError:
+        print("terminated", file=sys.stderr)
+    stop_at_sigterm()
+
+stop_at_sigterm()
+with {connection} as begun:
+    begun and begun()
+    terminated()
+terminated()
+"""
+    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=100)
+    said = [line for line in ended.stderr.splitlines() if "Token authentication" not in line]
+    assert (ended.returncode, said) == (0, ["terminated"] * 2)
+
+
 def test_a_node_with_other_settings_is_told() -> None:
     here = Fingerprint(
         "a", "0" * 64, "top", (8,), "float16", "bfloat16", {}, 64, "crop", "reject", 1, engine="openvino"
