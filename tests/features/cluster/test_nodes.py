@@ -149,7 +149,8 @@ with {connection} as begun:
     terminated()
 terminated()
 """
-    ended = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
     said = [line for line in ended.stderr.splitlines() if "Token authentication" not in line]
     assert (ended.returncode, said) == (0, ["terminated"] * 2)
 
