@@ -109,8 +109,6 @@ def extract_features(
         missing = every[first[np.isin(digests, work.digests.raw)]]
         del images, every, digests, first, lacking  # they have an entry per image, and extraction may take days
         done = _extract_missing(missing, work, freeze, writer, config, view)
-    for store in stores.values():
-        store.update_merged()
     return done
 
 

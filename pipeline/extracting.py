@@ -58,13 +58,16 @@ class Extractor:
         return stores, done
 
 
-def _compact(stores: Stores, seconds: float) -> None:
-    """Compact each of `stores` that has many small shards.
+def _finish(stores: Stores, seconds: float) -> None:
+    """Compact each of `stores` that has many small shards, then update its merged file.
 
-    `seconds` is the time of the extraction that filled them. If nothing was extracted, it is 0, and nothing is done.
+    `seconds` is the time of the extraction that filled them. If nothing was extracted, it is 0, and nothing is
+    compacted.
     """
-    for store in stores.values() if seconds else ():
-        compact_by_itself(store, seconds)
+    for store in stores.values():
+        if seconds:
+            compact_by_itself(store, seconds)
+        store.update_merged()
 
 
 class Early:
@@ -116,7 +119,7 @@ def extract_all(
         scanned = reject_undecodable(scanned, here.rejects)
         stores |= filled
         done += here
-        _compact(filled, share + here.seconds)
+        _finish(filled, share + here.seconds)
     remember_weights(networks)
     return scanned, extractors, stores, done
 
@@ -133,7 +136,7 @@ def extract_views(
     for extractor in extractors:
         for view, stores in zip(views, by_view, strict=True):
             filled, done = extractor.extract(images, view)
-            _compact(filled, done.seconds)
+            _finish(filled, done.seconds)
             if done.rejects:
                 first = done.rejects[0]
                 raise DataError(f"{first.path}: {first.reason}, {first.detail} ({len(done.rejects)} such files)")

@@ -96,9 +96,6 @@ class Cluster:
                 crew.begin(_task(network, stores, view, nonce, missing))
                 advance = at_the_end.enter_context(progress(description, len(missing)))
                 done = _extracted(missing, crew, advance, renew_claims)
-        for store in stores.values():
-            store.keep_index()
-            store.update_merged()
         return done
 
 

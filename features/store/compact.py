@@ -16,12 +16,13 @@ import numpy as np
 from headstart.features.digests import hex_digests
 from headstart.features.errors import StoreError
 from headstart.features.store.claims import Claim, Claims
+from headstart.features.store.merged import MOST_SHARDS
 from headstart.features.store.shards import read_digests, read_rows
 from headstart.features.store.store import FeatureStore, writable
 from headstart.features.terminal import console, progress
 
 LARGE_SHARD_BYTES = 256 << 20
-MANY_SHARDS = 500  # small shards; with more, a store is compacted by itself
+MANY_SHARDS = MOST_SHARDS  # with more, a store is compacted by itself, so that `features.h5` shows all features
 _SHORTEST, _SHARE = 60.0, 0.1  # compaction may take so many seconds, or this share of the extraction's time
 _CLAIM = "c" * 64  # the name under which a process claims the compaction; no portion has so long a name
 _MOST_ROWS = np.iinfo(np.int64).max
@@ -41,16 +42,18 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
-    """Compact a store of more than `MANY_SHARDS` small shards, unless that disturbs another process.
+    """Compact a store of more than `MANY_SHARDS` shards, unless that disturbs another process.
 
-    Nothing is done while another process has a claim on the store. Compaction ends early in three cases. First, another
-    process makes a claim. Second, replaced shards take half of the disk's free space. Third, the time is over: one
-    minute or a tenth of `extraction_seconds`, whichever is longer. A later call continues the compaction. If a shard is
-    damaged or can't be written, a message is printed, and no error is raised.
+    If more than `MANY_SHARDS` of the shards are large, only the small shards are counted. Nothing is done while
+    another process has a claim on the store. Compaction ends early in three cases. First, another process makes a
+    claim. Second, replaced shards take half of the disk's free space. Third, the time is over: one minute or a tenth
+    of `extraction_seconds`, whichever is longer. A later call continues the compaction. If a shard is damaged or
+    can't be written, a message is printed, and no error is raised.
     """
     try:
         small = _small_shards(store, large)
-        if len(small) <= MANY_SHARDS:
+        others = len(store.shards()) - len(small)
+        if len(small) <= (MANY_SHARDS - others if others < MANY_SHARDS else MANY_SHARDS):
             return
         claims = Claims(store.folder)
         try:

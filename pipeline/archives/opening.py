@@ -69,7 +69,8 @@ def _entries_of_tar(file: Part, archive: str, stop: Event | None = None) -> list
     files = tar_entries(file, archive, stop)
     paths, notes = as_paths([entry.name for entry in files], [False] * len(files))
     _tell(archive, notes)
-    return [replace(entry, name=path) for entry, path in zip(files, paths, strict=True)]
+    renamed = zip(files, paths, strict=True)
+    return [entry if entry.name == path else replace(entry, name=path) for entry, path in renamed]
 
 
 def _tell(archive: str, notes: Iterable[str]) -> None:

@@ -34,14 +34,19 @@ def tar_entries(file: Part, archive: str, stop: Event | None = None) -> list[Ent
     regular: dict[str, Entry] = {}
     reader = _HeaderFile(file)
     for info in _headers(file, reader, archive):
-        if stop and stop.is_set():
-            raise DataError(f"{archive}: not read to its end, because reading was stopped")
+        require_not_stopped(archive, stop)
         if not info.isdir():
             entry = _entry(file, info, regular, reader.held(info.offset_data, info.size))
             entries.append(entry)
             total += entry.size
             require_within_limits(archive, len(entries), total, packed)
     return entries
+
+
+def require_not_stopped(archive: str, stop: Event | None) -> None:
+    """Raise a DataError if `stop` is set. `archive` is the name of the tar that is being read."""
+    if stop and stop.is_set():
+        raise DataError(f"{archive}: not read to its end, because reading was stopped")
 
 
 def _headers(file: Part, reader: _HeaderFile, archive: str) -> Iterator[tarfile.TarInfo]:

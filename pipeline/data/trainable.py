@@ -33,8 +33,7 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
     images = {name: sum(counts[label, split] for split in SPLITS) for label, name in enumerate(class_names)}
     problems = []
     if len(class_names) < 2:
-        only = f"one class only, {class_names[0]!r}" if class_names else "no classes"
-        problems.append(f"{only}; expected at least two class folders")
+        problems.append(f"{too_few(class_names)}; expected at least two class folders")
     if empty := [name for name, count in images.items() if not count]:
         problems.append(f"no usable images of class {_some(empty)}: add some, or remove the folder")
     if few := [name for name, count in images.items() if 0 < count < len(splits)]:
@@ -53,6 +52,11 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
                 f"{' and '.join(trained)}: add images, or split them anew by `headstart prepare SOURCE DATA --val 0.2`"
             )
     return problems
+
+
+def too_few(class_names: Sequence[str]) -> str:
+    """Return a phrase that says which classes there are. `class_names` has fewer than two names."""
+    return f"one class only, {class_names[0]!r}" if class_names else "no classes"
 
 
 def require_few_rejects(rejects: Sequence[Reject], found: int, max_rejects: float) -> None:

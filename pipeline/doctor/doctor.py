@@ -151,9 +151,13 @@ def _problems(
         yield f"--store {on['store']}: is a file; name a folder"
     elif not on["writable"] and not on["full"]:
         yield f"--store {on['store']}: {on['tried_in']} can't be written to; name another store"
-    elif on["full"] or (on["free_bytes"] is not None and on["free_bytes"] < _LEAST_DISK):
-        free = "is full" if on["free_bytes"] is None else f"has {decimal(on['free_bytes'])} free"
-        yield f"--store {on['store']}: its disk {free}; make room, or name another store"
+    elif on["free_bytes"] is not None and on["free_bytes"] < _LEAST_DISK:
+        yield f"--store {on['store']}: its disk has {decimal(on['free_bytes'])} free; make room, or name another store"
+    elif on["full"]:
+        yield (
+            f"--store {on['store']}: its disk is full, or your quota or its inodes are used up; make room, or name "
+            "another store"
+        )
     elif not on["rename"]:
         yield f"--store {on['store']}: its disk can't rename files; name a store on another disk"
     if machine["memory_bytes"] < _LEAST_MEMORY:

@@ -12,6 +12,7 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.frozen.network import Network
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Example, Scan
+from headstart.pipeline.data.trainable import too_few
 from headstart.pipeline.featured import FeaturedExamples, cache_features
 from headstart.pipeline.labels.apply import apply, undo
 from headstart.pipeline.labels.config import LabelsConfig
@@ -73,7 +74,7 @@ def labels(
 
 def _require_classes(data: Path, class_names: Sequence[str]) -> None:
     if len(class_names) < 2:
-        raise DataError(f"{data}: one class only, {class_names[0]!r}; expected at least two")
+        raise DataError(f"{data}: {too_few(class_names)}; expected at least two")
 
 
 def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:

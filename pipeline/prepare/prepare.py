@@ -23,7 +23,7 @@ from headstart.pipeline.data.listing import list_files
 from headstart.pipeline.data.manifest import is_manifest
 from headstart.pipeline.data.reading import PREPARED, read_data, read_names
 from headstart.pipeline.data.splits import SPLITS
-from headstart.pipeline.data.trainable import too_many_rejects
+from headstart.pipeline.data.trainable import too_few, too_many_rejects
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.copies import compare
 from headstart.pipeline.prepare.placing import Placer
@@ -193,8 +193,7 @@ def _require_movable(source: Path, members: Sequence[SourceFile], move: bool) ->
 def _require_classes(source: Path, read: Reading) -> None:
     if len(read.class_names) < 2:
         raise DataError(
-            f"{source}: one class only, {read.class_names[0]!r}; expected at least two: <class>/*.jpg, or names like "
-            "cat.0.jpg"
+            f"{source}: {too_few(read.class_names)}; expected at least two: <class>/*.jpg, or names like cat.0.jpg"
         )
 
 

@@ -18,6 +18,7 @@ from headstart.features.terminal import progress
 from headstart.pipeline.archives.entries import Entry
 from headstart.pipeline.archives.names import leads_out
 from headstart.pipeline.archives.opening import open_plain_tar
+from headstart.pipeline.archives.tars import require_not_stopped
 from headstart.pipeline.data.clutter import clutter_kinds
 from headstart.pipeline.data.manifest import object_of
 from headstart.pipeline.data.names import as_label, has_image_suffix, is_text, listed
@@ -67,10 +68,10 @@ def read_tar(tar: str, label_field: str, labelled: bool, stop: Event | None = No
     read, if it is not clear which file or field is the label, or if `stop` is set meanwhile.
     """
     with open_plain_tar(Path(tar), stop) as entries:
-        return _images_of(tar, entries, label_field, labelled)
+        return _images_of(tar, entries, label_field, labelled, stop)
 
 
-def _images_of(tar: str, entries: Sequence[Entry], label_field: str, labelled: bool) -> TarImages:
+def _images_of(tar: str, entries: Sequence[Entry], label_field: str, labelled: bool, stop: Event | None) -> TarImages:
     """Find the images and labels among `entries`, the files of the tar at `tar`; see `read_tar`."""
     found = TarImages([], [], [], [], [], Counter(), set())
     keys: list[str] = []
@@ -96,7 +97,10 @@ def _images_of(tar: str, entries: Sequence[Entry], label_field: str, labelled: b
     with_label = [key for key in dict.fromkeys(keys) if labelled and key in beside]
     if unclear := [again[key] for key in with_label if key in again]:
         raise _has_twice(tar, unclear[0])
-    labels = {key: _label(tar, beside[key], label_field, found.fields) for key in with_label}
+    labels = {}
+    for key in with_label:
+        require_not_stopped(tar, stop)  # a label may have to be read from a far disk
+        labels[key] = _label(tar, beside[key], label_field, found.fields)
     found.labels = [labels.get(key) for key in keys]
     if twice := [name for name, count in Counter(found.names).items() if count > 1 and _key_of(name)[0] in labels]:
         raise _has_twice(tar, twice[0])

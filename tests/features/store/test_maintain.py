@@ -161,6 +161,23 @@ def test_a_store_of_many_small_shards_is_compacted_and_says_so(many: FeatureStor
     assert not (many.folder / "claims").exists()
 
 
+@pytest.mark.parametrize(
+    ("large_shards", "small_shards", "left"), [(2, 2, 3), (2, 1, 3), (1, 2, 3), (4, 3, 7), (4, 4, 5)]
+)
+def test_large_shards_count_while_the_merged_file_could_show_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_shards: int, small_shards: int, left: int
+) -> None:
+    monkeypatch.setattr(headstart.features.store.compact, "MANY_SHARDS", 3)
+    store = store_in(tmp_path)
+    for number in range(small_shards):
+        fill(store, [number])
+    small = max(shard.stat().st_size for shard in store.shards())
+    for number in range(large_shards):
+        fill(store, list(range(1000 * (number + 1), 1000 * (number + 1) + 500)))
+    compact_by_itself(store, 6000.0, large=2 * small + 1)
+    assert len(store.shards()) == left
+
+
 def claimed(store: FeatureStore, process: str) -> Path:
     claim = store.folder / "claims" / "00ff.claimed"
     claim.parent.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ from headstart.pipeline.data.tars.naming import kind_of, tars_of
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.labels.apply import apply
 from headstart.pipeline.prepare.prepare import prepare
-from headstart.tests.conftest import QUICK, SMALL
+from headstart.tests.conftest import QUICK, SMALL, SMALL_FLAGS, Cli
 
 
 def write_tar(tar: Path, files: Mapping[str, bytes | tarfile.TarInfo]) -> Path:
@@ -455,3 +455,19 @@ def test_large_tars_are_left_when_reading_ends_early(tmp_path: Path, monkeypatch
     stop.set()
     with pytest.raises(DataError, match=r"large\.tar: not read to its end"):
         read(str(tars[2]), "", True, stop)
+
+
+def test_labels_of_a_large_tar_are_left_when_reading_ends_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tar, stop = write_tar(tmp_path / "a.tar", {"a.jpg": b"", "a.cls": b"0", "b.jpg": b"", "b.cls": b"0"}), Event()
+    monkeypatch.setattr(samples, "_label", lambda *_: stop.set() or "0")
+    with pytest.raises(DataError, match=r"a\.tar: not read to its end"):
+        samples.read_tar(str(tar), "", True, stop)
+
+
+def test_tars_without_labels_have_no_likely_label_errors(drawn: Path, tmp_path: Path, headstart: Cli) -> None:
+    images = sorted((drawn / "cat").glob("cat*.jpg"))[:3]
+    tar = write_tar(tmp_path / "a.tar", {one.name: one.read_bytes() for one in images})
+    line = headstart.error("labels", tar, "--layout=none", f"--store={tmp_path / 'store'}", *SMALL_FLAGS)
+    assert "a.tar: no classes; expected at least two" in line

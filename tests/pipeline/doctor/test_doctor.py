@@ -107,27 +107,33 @@ def test_a_store_that_is_a_file_is_a_problem(tmp_path: Path) -> None:
     assert any("is a file; name a folder" in one for one in doctor(tmp_path / "store").problems)
 
 
+def no_file_can_be_made(monkeypatch: pytest.MonkeyPatch, number: int, free: int | None) -> None:
+    """New folders fail with the error `number` on a disk with `free` bytes. If `free` is None, asking for it fails."""
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    usage = failing if free is None else lambda _: SimpleNamespace(free=free)
+    monkeypatch.setattr(places.tempfile, "TemporaryDirectory", failing)
+    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=usage))
+
+
 @pytest.mark.usefixtures("started")
 def test_a_full_disk_is_told_as_such(headstart: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(places.tempfile, "TemporaryDirectory", full)
-    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=4096)))
+    no_file_can_be_made(monkeypatch, errno.ENOSPC, free=4096)
     (problem,) = doctor(tmp_path).problems
     assert "its disk has 4.1 kB free; make room" in problem
-    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=full))  # how much is free is not known
-    assert "its disk is full; make room" in headstart.whole("doctor", f"--store={tmp_path}")[2]
+    no_file_can_be_made(monkeypatch, errno.ENOSPC, free=None)
+    assert "its disk is full, or" in headstart.whole("doctor", f"--store={tmp_path}")[2]
     assert doctor(tmp_path).disk["free_bytes"] is None
+    no_file_can_be_made(monkeypatch, errno.EDQUOT, free=2 << 40)  # a quota, which says nothing of the disk
+    (problem,) = doctor(tmp_path).problems
+    assert "its disk is full, or your quota or its inodes are used up; make room" in problem
 
 
 @pytest.mark.usefixtures("started")
 def test_a_disk_without_permission_is_not_called_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(places.tempfile, "TemporaryDirectory", refused)
-    monkeypatch.setattr(places, "shutil", SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=0)))
+    no_file_can_be_made(monkeypatch, errno.EROFS, free=0)
     (problem,) = doctor(tmp_path).problems
     assert "can't be written to" in problem
 

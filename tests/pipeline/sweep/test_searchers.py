@@ -94,17 +94,6 @@ def test_a_grid_that_is_used_up_ends_on_a_busy_cluster(two_nodes: Any, tmp_path:
     assert len(study.finished()) == len(study._grid) > 2
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(120)
-def test_a_node_of_another_version_is_refused(
-    two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(by_ray, "TrialWorker", OldWorker)
-    search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
-    assert len(study.finished()) == 3
-    assert "it has headstart 0.0.1" in capfd.readouterr().err
-
-
 @pytest.mark.timeout(180)
 def test_a_head_that_kills_its_workers_does_not_end_the_search(
     two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -141,10 +130,22 @@ def test_an_error_of_the_owner_is_raised_as_it_is(two_nodes: Any, study: Study, 
 
 
 @pytest.mark.timeout(120)
-def test_a_node_without_room_does_not_end_the_search(
-    two_nodes: Any, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("worker", "told"),
+    [
+        pytest.param(OldWorker, "it has headstart 0.0.1", marks=pytest.mark.soak),
+        (FullWorker, "a worker of the search died ([Errno 28] No space left on device"),
+    ],
+)
+def test_a_node_that_can_not_take_part_is_told_and_does_not_end_the_search(
+    two_nodes: Any,
+    study: Study,
+    worker: type[by_ray.TrialWorker],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(by_ray, "TrialWorker", FullWorker)
+    monkeypatch.setattr(by_ray, "TrialWorker", worker)
     search_by_ray(study, material(), SweepConfig(trials=3), ON_ONE)
     assert len(study.finished()) == 3
-    assert "a worker of the search died ([Errno 28] No space left on device" in " ".join(capfd.readouterr().err.split())
+    assert told in " ".join(capfd.readouterr().err.split())
