@@ -390,7 +390,7 @@ def export(
     seed: int = 0,
 ) -> Result:
     """Write features, labels, splits, paths and class names into one plain file."""
-    from headstart.pipeline.upkeep.export import export
+    from headstart.pipeline.upkeep.store_export import export
 
     return export(store, data, file, config, seed, reading)
 

@@ -32,7 +32,9 @@ from headstart.pipeline.runs import Run
 def run_data(run: Run, places: Places = Places()) -> Path:
     """Return the path of the data of `run`.
 
-    Raises RunError if the data are gone. For other errors, see `require_data`.
+    It is `places.data`, if that is given. If not, it is the path in the run's settings. If nothing is there, it is the
+    path in the environment variable HEADSTART_DATA. If this is not set, a RunError is raised. For errors of the path
+    that was chosen, see `require_data`.
     """
     own = Path(run.config()["data"])
     found = places.data or (own if is_there(own) else _from_environment("data"))

@@ -207,7 +207,7 @@ class ExtractionJob:
         cuts = self._network.cuts
         return {name: np.concatenate([found[cut].ravel() for cut in cuts]) for name, found in features.items()}
 
-    def extract(self, unit: int, items: Given, backwards: bool) -> Finished:
+    def do_unit(self, unit: int, items: Given, backwards: bool) -> Finished:
         """Extract the features of the unit with the number `unit`; see `UnitStream.extract`.
 
         If this node no longer sees the store, a NodeError is raised.

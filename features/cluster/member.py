@@ -13,7 +13,7 @@ class Member:
     """The driver's record of one worker of the crew.
 
     A node has a numbered slot for each worker that it can run. A step is a call of the worker's method `hello`, `meet`
-    or `build`. In this class, a job is a call that `give` makes, such as a call of `extract`. Each job has a number,
+    or `build`. In this class, a job is a call that `give` makes, such as a call of `do_unit`. Each job has a number,
     and a key that the caller chooses.
     """
 

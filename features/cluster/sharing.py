@@ -133,7 +133,7 @@ class Sharing:
                 for other in unit.holders:
                     other.tell(unit, "share")
                 repeated = len(unit.holders) > 1
-                member.give(unit, "extract", self.items(unit.positions, unit.again or repeated), repeated)
+                member.give(unit, "do_unit", self.items(unit.positions, unit.again or repeated), repeated)
 
     def _seconds_left(self, member: Member) -> float:
         """Return an estimate of the seconds until a member has no work left; infinity if this can't be estimated."""

@@ -43,7 +43,7 @@ class UnitJob(ABC):
         """Build nothing. A job with a network overrides this method."""
         return Built()
 
-    def extract(self, unit: int, items: Any, backwards: bool) -> Outcome:
+    def do_unit(self, unit: int, items: Any, backwards: bool) -> Outcome:
         """Do the unit with the number `unit`, and return its outcome. `backwards` is ignored."""
         self._tried, self._unit, self._stopped = 0, unit, self._to_stop == unit
         start = time.perf_counter()

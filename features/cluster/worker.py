@@ -73,7 +73,7 @@ class Job(Protocol):
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
         """Build the network, if there is one. `batch_sizes` holds the batch sizes of other workers, by `Built.kind`."""
 
-    def extract(self, unit: int, items: Any, backwards: bool) -> Any:
+    def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
 
         `backwards` is true if another worker has the same unit and begins with the first items. This job may then begin
@@ -96,8 +96,8 @@ class Job(Protocol):
 class Worker:
     """The process that does one task after the other. For each task, it has a job.
 
-    The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `extract` for each unit.
-    While a unit is extracted, other threads may call `tell`, `stop`, `share`, and `extract` for the next unit. If
+    The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `do_unit` for each unit.
+    While a unit is done, other threads may call `tell`, `stop`, `share`, and `do_unit` for the next unit. If
     `libraries` is true, a thread begins at once to import TensorFlow and OpenVINO.
     """
 
@@ -141,10 +141,10 @@ class Worker:
         with memory_errors_told():
             return self._present.build(batch_sizes)
 
-    def extract(self, unit: int, items: Any, backwards: bool) -> Any:
-        """Do the unit with the number `unit`; see `Job.extract`. A lack of memory raises a NodeMemoryError."""
+    def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
+        """Do the unit with the number `unit`; see `Job.do_unit`. A lack of memory raises a NodeMemoryError."""
         with memory_errors_told():
-            return self._present.extract(unit, items, backwards)
+            return self._present.do_unit(unit, items, backwards)
 
     def tell(self, unit: int) -> int:
         """Return how many images of the unit with the number `unit` are done."""

@@ -19,7 +19,9 @@ from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_atomically, write_json
-from headstart.features.frozen.calibration import (
+from headstart.features.frozen.engines import BATCH_SIZE, converted, load_openvino, openvino_passes, read_model
+from headstart.features.frozen.frozen import FrozenBackbone, folded_backbone, freeze, traced
+from headstart.features.frozen.int8_files import (
     CALIBRATION_FILE,
     CALIBRATION_IMAGES,
     calibrated_cuts,
@@ -27,8 +29,6 @@ from headstart.features.frozen.calibration import (
     network_digest,
     require_whole_network,
 )
-from headstart.features.frozen.engines import BATCH_SIZE, converted, load_openvino, openvino_passes, read_model
-from headstart.features.frozen.frozen import FrozenBackbone, folded_backbone, freeze, traced
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile

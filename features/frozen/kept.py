@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from headstart.features.files import folder_written_atomically, read_json, require_space, write_json
-from headstart.features.frozen.calibration import network_digest
 from headstart.features.frozen.engines import constant_bytes, load_openvino, read_model
+from headstart.features.frozen.int8_files import network_digest
 from headstart.features.terminal import console
 
 _VERSION = 1  # raise it when `frozen` makes another fast form of the same network

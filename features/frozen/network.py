@@ -19,8 +19,8 @@ from headstart.features.backbones.used import Used, remember
 from headstart.features.backbones.weights import build_backbone, is_known
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import OptionError
-from headstart.features.frozen.calibration import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.frozen.engines import engine, openvino_batch_size, uses_openvino
+from headstart.features.frozen.int8_files import CALIBRATION_IMAGES, calibration, quantised_folder
 from headstart.features.frozen.kept import KeptNetwork
 from headstart.features.frozen.precision import resolve_precision, stored_verdict
 from headstart.features.images.augment import AUGMENT_VERSION, View

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from headstart.features.errors import DataError
+from headstart.pipeline.data.copies import unit_names
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
@@ -45,7 +46,7 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
     of folds, but there are at least two. Raises DataError if a fold is empty, or if all images outside a fold are of
     one class.
     """
-    labels, groups = np.array([one.label for one in examples]), [one.together for one in examples]
+    labels, groups = np.array([one.label for one in examples]), unit_names(examples)
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
     folds = list[Fold]()
     if len(set(groups)) >= count and np.bincount(labels).max() >= count:

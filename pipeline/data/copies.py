@@ -1,9 +1,10 @@
 """Find copies: image files with the same bytes. Copies may be in several classes or splits."""
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
-from headstart.features.digests import numbered
+from headstart.features.digests import HexDigests, numbered
 from headstart.features.terminal import console
 from headstart.pipeline.data.examples import Example, Examples
 
@@ -22,6 +23,48 @@ def same_image(examples: Iterable[Example]) -> list[list[Example]]:
     _, number = numbered(every.digests)
     copied = np.bincount(number)[number] > 1 if len(number) else np.zeros(0, bool)
     return repeated(every[copied], lambda example: example.image.digest)
+
+
+def unit_names(examples: Iterable[Example]) -> list[str]:
+    """Return the name of each example's unit. Examples of one unit belong in the same fold.
+
+    Copies of an image are in one unit, and so are the images of a group. The name is that of a group in the unit, or
+    the digest if there is no group.
+    """
+    every = Examples.of(examples)
+    names = [group or digest for group, digest in zip(every.groups, HexDigests(every.digests), strict=True)]
+    numbers = numbered(every.digests)[1].tolist()
+    first = dict(zip(reversed(numbers), reversed(names), strict=True))
+    if any(first[number] != name for number, name in zip(numbers, names, strict=True)):  # copies in several groups
+        for unit in united(list(zip(numbers, names, strict=True))):
+            for at in unit:
+                names[at] = names[unit[0]]
+    return names
+
+
+def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
+    """Group positions that share a key. Return the positions in each group. `keys` holds the keys of each position.
+
+    If position A shares a key with B, and B shares a key with C, all three are in one group.
+    """
+    first: dict[Hashable, int] = {}
+    parents: list[int] = []
+
+    def root(at: int) -> int:
+        while parents[at] != at:
+            parents[at] = parents[parents[at]]
+            at = parents[at]
+        return at
+
+    for at, mine in enumerate(keys):
+        parents.append(at)
+        for key in mine:
+            if (other := first.setdefault(key, at)) != at:
+                parents[root(at)] = root(other)
+    found: dict[int, list[int]] = defaultdict(list)
+    for at in range(len(parents)):
+        found[root(at)].append(at)
+    return list(found.values())
 
 
 def conflicting(groups: Iterable[list[Example]]) -> list[list[Example]]:

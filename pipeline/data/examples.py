@@ -43,11 +43,6 @@ class Example:
     split: str
     group: str | None = None
 
-    @property
-    def together(self) -> str:
-        """Return the group, or the digest if there is none. Examples with an equal `together` belong in one fold."""
-        return self.group or self.image.digest
-
 
 @dataclass(frozen=True, eq=False)
 class Examples(Sequence[Example]):
@@ -90,10 +85,6 @@ class Examples(Sequence[Example]):
         pairs, counts = np.unique(np.stack([self.labels, self.splits.codes]), axis=1, return_counts=True)
         rows = zip(*pairs.tolist(), counts.tolist(), strict=True)
         return Counter({(label, self.splits.values[code]): count for label, code, count in rows})
-
-    def together(self) -> list[str]:
-        """Return the value of `Example.together` for each example."""
-        return [group or digest for group, digest in zip(self.groups, HexDigests(self.digests), strict=True)]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,8 +1,8 @@
 """Assign images to splits by a hash, class by class, so that groups of images stay together."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -261,31 +261,6 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
             several = [split for split in drawn if wanted[label, split] > 1]
             wanted[label, max(several, key=lambda split: wanted[label, split] - fractions[split] * size)] -= 1
     return wanted
-
-
-def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
-    """Group positions that share a key. Return the positions in each group. `keys` holds the keys of each position.
-
-    If position A shares a key with B, and B shares a key with C, all three are in one group.
-    """
-    first: dict[Hashable, int] = {}
-    parents: list[int] = []
-
-    def root(at: int) -> int:
-        while parents[at] != at:
-            parents[at] = parents[parents[at]]
-            at = parents[at]
-        return at
-
-    for at, mine in enumerate(keys):
-        parents.append(at)
-        for key in mine:
-            if (other := first.setdefault(key, at)) != at:
-                parents[root(at)] = root(other)
-    found: dict[int, list[int]] = defaultdict(list)
-    for at in range(len(parents)):
-        found[root(at)].append(at)
-    return list(found.values())
 
 
 def _hash(digest: str, seed: int) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from headstart.features.errors import DataError, RunError
 from headstart.features.terminal import progress
+from headstart.pipeline.data.copies import unit_names, united
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.similar import near_duplicate_groups
-from headstart.pipeline.data.splits import united
 from headstart.pipeline.evaluate.config import FoldsConfig
 from headstart.pipeline.evaluate.cross_validated import CrossValidated, Repeat
 from headstart.pipeline.evaluate.taken import take
@@ -126,8 +126,8 @@ def _groups(examples: Sequence[Example], features: Features) -> list[str]:
     for number, group in enumerate(near_duplicate_groups([one.image for one in examples], features)):
         alike |= dict.fromkeys(group, number)
     keys = (
-        [("digest", one.image.digest), ("group", one.together), *([("alike", alike[at])] if at in alike else [])]
-        for at, one in enumerate(examples)
+        [("unit", unit), *([("alike", alike[at])] if at in alike else [])]
+        for at, unit in enumerate(unit_names(examples))
     )
     found = [""] * len(examples)
     for number, group in enumerate(united(keys)):

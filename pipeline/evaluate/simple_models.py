@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from headstart.pipeline.data.examples import Example
+from headstart.features.digests import HexDigests
+from headstart.pipeline.data.copies import unit_names
+from headstart.pipeline.data.examples import Example, Examples
 from headstart.pipeline.evaluate.taken import Taken
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.runs import Run
@@ -28,8 +30,9 @@ def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     if any(store.missing(digests) for store in cached.stores.values()):
         note = "logistic regression is left out: the store lacks features of the run's training images"
         return SimpleModels.of(labels, class_names, None, note)
-    together = {one.image.digest: one.together for one in cached.examples}
-    groups = [together.get(digest, digest) for digest in digests]
+    every = Examples.of(cached.examples)
+    unit_of = dict(zip(HexDigests(every.digests), unit_names(every), strict=True))
+    groups = [unit_of.get(digest, digest) for digest in digests]
     return score_simple_models(
         (np.array([label for _, label in trained]), groups),
         lambda rows: cached.features([digests[row] for row in rows]),
@@ -50,7 +53,7 @@ def advised_folds(run: Run, cached: FeaturedExamples, taken: Taken) -> str:
     if taken.elsewhere or taken.split not in ("val", "test") or len(taken.examples) >= _FEW:
         return ""
     labels = np.array([example.label for example in cached.examples])
-    folds = min(_FOLDS, rarest(labels, [example.together for example in cached.examples])[1])
+    folds = min(_FOLDS, rarest(labels, unit_names(cached.examples))[1])
     if folds < _FEWEST_FOLDS:
         return ""
     return (

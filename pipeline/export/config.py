@@ -5,6 +5,7 @@ from typing import Literal
 
 from headstart.features.errors import OptionError, require_options
 from headstart.features.options import option
+from headstart.pipeline.predict.config import AskedModel
 
 Format = Literal["keras", "saved_model", "onnx", "litert", "openvino"]
 ExportPrecision = Literal["float32", "float16", "int8"]
@@ -40,7 +41,7 @@ class ModelExportConfig:
     precision: ExportPrecision = option(
         "float32", "Precision of the weights. int8: of the arithmetic too, calibrated on training images."
     )
-    model: Literal["auto", "head", "finetuned"] = option(
+    model: AskedModel = option(
         "auto",
         "The model to export. auto: the fine-tuned classifier where fine-tuning gained on val, else the head.",
     )

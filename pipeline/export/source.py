@@ -136,7 +136,7 @@ class Source:
         return logits
 
     def _logits_of_classifier(self) -> Answer:
-        from headstart.pipeline.predict.classifier import freeze_whole
+        from headstart.pipeline.predict.fast_classifier import freeze_whole
 
         file, side = self.run.classifier_file, self.images.size
         frozen = freeze_whole(file, lambda: self.run.load_model(file), 1, side, 0, self.store)

@@ -19,7 +19,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig, configs_t
 from headstart.features.frozen.network import Network, weights_digest
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.copies import tell_conflicts, unit_names
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
@@ -188,7 +188,7 @@ def _simple_models(
     One model always predicts the largest class. The other is logistic regression, fitted to `train`, which holds the
     features of `examples`.
     """
-    trained = train.labels, [example.together for example in examples]
+    trained = train.labels, unit_names(examples)
     return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, class_names)
 
 

@@ -13,9 +13,9 @@ from importlib.util import find_spec
 import numpy as np
 from headstart.features.errors import DataError, OptionError
 from headstart.features.terminal import progress
+from headstart.pipeline.data.copies import united
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.data.similar import near_duplicate_groups
-from headstart.pipeline.data.splits import united
 from headstart.pipeline.memory.on_disk import Features, taken
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances

@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from headstart.features.errors import HeadstartError, OptionError, RunError
 from headstart.pipeline.places import NetworkPlaces
+from headstart.pipeline.predict.config import AskedModel
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, rank
 from headstart.pipeline.scoring.thresholds import Threshold
@@ -33,7 +34,7 @@ class Choice:
         return {"model": self.model, "reason": self.reason, "threshold": threshold}
 
 
-def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshold: float | None = None) -> Choice:
+def choose_model(run: Run, asked: AskedModel, threshold: float | None = None) -> Choice:
     """Choose the model of `run` that classifies images.
 
     If `asked` is `head` or `finetuned`, this model is chosen. If `asked` is `auto`, the head is chosen in two cases:
@@ -57,7 +58,7 @@ def choose_model(run: Run, asked: Literal["auto", "head", "finetuned"], threshol
     return replace(choice, threshold=Threshold(positive, threshold, "given by --threshold"))
 
 
-def _model(run: Run, asked: Literal["auto", "head", "finetuned"]) -> Choice:
+def _model(run: Run, asked: AskedModel) -> Choice:
     tuned = run.classifier_file.exists()
     if asked == "finetuned" and not tuned:
         raise RunError(f"{run.path}: --model finetuned: it has none; `headstart finetune {run.path}` makes one")

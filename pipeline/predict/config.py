@@ -9,13 +9,14 @@ from headstart.features.options import option
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 MOST_VIEWS = 1000
+AskedModel = Literal["auto", "head", "finetuned"]  # auto: see `choose_model`
 
 
 @dataclass(frozen=True)
 class PredictConfig:
     """The settings of `predict`: the images, the model and the output. A wrong value raises an OptionError."""
 
-    model: Literal["auto", "head", "finetuned"] = option(
+    model: AskedModel = option(
         "auto",
         "The model that answers. auto: the fine-tuned classifier where fine-tuning gained on val, else the head.",
     )

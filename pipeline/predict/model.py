@@ -193,7 +193,7 @@ class _Classifier:
 
     def _load(self) -> FrozenBackbone:
         from headstart.pipeline.classifier import with_features
-        from headstart.pipeline.predict.classifier import freeze_whole
+        from headstart.pipeline.predict.fast_classifier import freeze_whole
 
         file, side = self._run.classifier_file, self._images.size
 

@@ -9,8 +9,8 @@ from headstart.features.errors import OptionError
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.data.config import NEAR_DUPLICATES, DataConfig
+from headstart.pipeline.data.copies import united
 from headstart.pipeline.data.similar import near_duplicate_groups
-from headstart.pipeline.data.splits import united
 from headstart.pipeline.prepare.config import PrepareConfig
 from headstart.pipeline.prepare.planning import Placement, There
 from headstart.pipeline.prepare.sources import SourceFile, read_file

@@ -139,7 +139,10 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return an HTML figure of the example at the position `at`. Without pictures, the figure has only its caption."""
+    """Return an HTML figure of the image at the position `at` in the run's predictions.
+
+    The figure has the caption and the path of the image. If there are pictures, it also has the picture.
+    """
     found = made.evidence.predictions
     assert found
     path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"

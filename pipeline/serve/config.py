@@ -3,10 +3,10 @@
 import ipaddress
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from headstart.features.errors import OptionError, require_options
 from headstart.features.options import option
+from headstart.pipeline.predict.config import AskedModel
 
 _MOST = 1 << 40
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", re.IGNORECASE)
@@ -24,7 +24,7 @@ class ServeConfig:
     allow_host: tuple[str, ...] = option(
         (), "Name by which browsers may reach the server, as behind a proxy. Repeatable."
     )
-    model: Literal["auto", "head", "finetuned"] = option(
+    model: AskedModel = option(
         "auto",
         "The model that answers. auto: the fine-tuned classifier where fine-tuning gained on val, else the head.",
     )

@@ -65,8 +65,9 @@ class Service:
         """Yield a function that counts the bytes of a request. Within the block, the request arrives and is answered.
 
         Each time bytes arrive, the block must call the function with the number of these bytes. The function raises a
-        RefusalError if all unanswered requests together have too many bytes. At the start of the block, a RefusalError
-        is raised if the server is stopping, or if too many requests are unanswered.
+        RefusalError if all requests that arrive or are unanswered have too many bytes together. At the start of the
+        block, a RefusalError is raised if the server is stopping, or if too many requests are unanswered. Requests that
+        still arrive are not among these; see `admitted`.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
@@ -87,7 +88,7 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Within the block, count one more unanswered request.
+        """Within the block, count one more unanswered request. It has arrived before the block begins.
 
         Raises a RefusalError if too many requests are unanswered already.
         """

@@ -11,7 +11,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError
 from headstart.features.frozen.network import Network
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.copies import tell_conflicts, unit_names
 from headstart.pipeline.data.examples import Examples, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, cache_features
@@ -74,7 +74,7 @@ def study_cached(cached: FeaturedExamples, config: StudyConfig, seed: int = 0) -
     most = min(config.max_images, rows_in_memory(_COPIES * width(cached.stores), cached.extraction.memory))
     train = _sample(every, most, seed)
     val = _sample(scored, min(most, _MOST_LOGITS // len(cached.class_names)), seed)
-    units = [example.together for example in train]
+    units = unit_names(train)
     labelled = cached.labelled([*train, *val])
     parts = labelled.take(slice(len(train))), labelled.take(slice(len(train), None))
     result = study_features(*parts, units, cached.class_names, config, seed, len(every))
@@ -163,8 +163,8 @@ def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """
     if len(examples) <= most:
         return examples
-    labels, units = examples.labels, examples.together()
-    order, ends = nested_order(labels, units, (seed, 0))
+    labels = examples.labels
+    order, ends = nested_order(labels, unit_names(examples), (seed, 0))
     most = max(most, int(ends[len(np.unique(labels)) - 1]))
     return examples[np.sort(order[:most])]
 

@@ -18,7 +18,7 @@ from headstart.features.frozen.network import Network, fingerprints_of
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
-from headstart.pipeline.data.copies import tell_conflicts
+from headstart.pipeline.data.copies import tell_conflicts, unit_names
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
@@ -210,7 +210,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
     _, fewest = rarest(labels, [example.image.digest for example in examples])
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
-    return draw_folds(labels, [example.together for example in examples], count, seed)
+    return draw_folds(labels, unit_names(examples), count, seed)
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:

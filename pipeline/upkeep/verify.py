@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.features.errors import HeadstartError, StoreError
-from headstart.features.frozen.calibration import damaged_networks
+from headstart.features.frozen.int8_files import damaged_networks
 from headstart.features.store.compact import drop_shards
 from headstart.features.store.maintain import Damage, Verification, find_stores, verify
 from headstart.features.terminal import console

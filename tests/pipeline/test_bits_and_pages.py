@@ -18,8 +18,8 @@ from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run
 from headstart.pipeline.upkeep.config import StoreExportConfig
 from headstart.pipeline.upkeep.explain import explain
-from headstart.pipeline.upkeep.export import export
 from headstart.pipeline.upkeep.gc import collect_garbage
+from headstart.pipeline.upkeep.store_export import export
 from headstart.tests.features.images.pictures import png, tiff
 from headstart.tests.features.images.test_scan_memory import OLD
 from PIL import Image

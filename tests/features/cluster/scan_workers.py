@@ -29,21 +29,21 @@ class DeadlyWorker(Worker):
 class BlindWorker(Worker):
     """Its node has no such files."""
 
-    def extract(self, unit: int, items: Any, backwards: bool) -> Any:
+    def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
         """Look elsewhere."""
-        return super().extract(unit, items.with_folders([f"/nowhere{folder}" for folder in items.folders]), backwards)
+        return super().do_unit(unit, items.with_folders([f"/nowhere{folder}" for folder in items.folders]), backwards)
 
 
 class HalfBlindWorker(BlindWorker):
     """Its node has no such files, if it is the first of two."""
 
-    def extract(self, unit: int, items: Any, backwards: bool) -> Any:
+    def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
         """Look elsewhere on one of two nodes."""
         first = Path(os.environ["COUNTED"])
         if first.exists() and first.read_text() != str(os.getpid()):
-            return Worker.extract(self, unit, items, backwards)
+            return Worker.do_unit(self, unit, items, backwards)
         first.write_text(str(os.getpid()))
-        return super().extract(unit, items, backwards)
+        return super().do_unit(unit, items, backwards)
 
 
 class DeadlyPredictor(Worker):

@@ -45,7 +45,7 @@ class Plain:
     def build(self, batch_sizes: Mapping[str, int]) -> Any:
         return Built(8, {"": np.zeros(2, np.float32)}, "CPU, 2 cores")
 
-    def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+    def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
         return Done(list(items))
 
     def tell(self, unit: int) -> int:
@@ -127,10 +127,10 @@ def test_all_items_are_done_once(crew_of: Make, ahead: bool) -> None:
 @pytest.mark.parametrize("ahead", [False, True])
 def test_an_item_that_kills_its_workers_is_not_held_against_their_nodes(crew_of: Make, ahead: bool) -> None:
     class Deadly(Plain):
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             if 417 in items:
                 raise RayError("killed")
-            return super().extract(unit, items, backwards)
+            return super().do_unit(unit, items, backwards)
 
     crew, _ = crew_of(Deadly, a=ONE, b=ONE)
     done, crashed = shared(crew, 2000, ahead=ahead)
@@ -141,7 +141,7 @@ def test_an_item_that_kills_its_workers_is_not_held_against_their_nodes(crew_of:
 
 def test_a_node_on_which_every_unit_dies_is_refused(crew_of: Make) -> None:
     class Broken(Plain):
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             if self.node == "broken":
                 raise RayError("killed")
             return Done(list(items), seconds=60.0)
@@ -154,7 +154,7 @@ def test_a_node_on_which_every_unit_dies_is_refused(crew_of: Make) -> None:
 
 def test_deaths_without_end_end_with_their_reason(crew_of: Make) -> None:
     class Doomed(Plain):
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             raise RayError("the kernel killed it")
 
     crew, ray = crew_of(Doomed, a=ONE, b=ONE)
@@ -184,13 +184,13 @@ def test_a_gpu_with_other_bits_is_refused_alone(crew_of: Make) -> None:
 
 def test_a_node_that_is_refused_does_not_end_the_work_of_its_other_gpu(crew_of: Make) -> None:
     class Late(Plain):
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             return PENDING
 
     crew, _ = crew_of(Late, a=TWO_GPUS)
     until(crew, lambda: len(crew.working()) == 2)
     one, other = crew.working()
-    one.give("unit", "extract", [1], False)
+    one.give("unit", "do_unit", [1], False)
     crew.refuse(other, "a fault of the node")
     crew.recruit()
     crew.lose(one)
@@ -245,10 +245,10 @@ def test_a_lack_of_memory_costs_a_slot_or_a_worker(crew_of: Make) -> None:
                 raise NodeMemoryError("its memory is not enough")
             return super().build(batch_sizes)
 
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             if 417 in items and len(items) > 1:
                 raise NodeMemoryError("its memory is not enough")
-            return super().extract(unit, items, backwards)
+            return super().do_unit(unit, items, backwards)
 
     crew, _ = crew_of(Small, small=ONE, a=ONE, b=ONE)
     done, crashed = shared(crew, 2000)
@@ -292,7 +292,7 @@ def test_workers_that_choose_no_batch_size_build_at_once(
 
 def test_items_that_a_node_can_not_read_are_tried_on_another(crew_of: Make) -> None:
     class Flaky(Plain):
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             unread = [one for one in items if one % 10 == 0 and (self.node == "flaky" or one == 500)]
             return Done(unread)
 
@@ -311,15 +311,15 @@ def test_a_worker_that_was_not_fastest_ends_its_unit_while_the_next_task_begins(
     crew, _ = crew_of(Plain, a=ONE, b=ONE)
     until(crew, lambda: len(crew.working()) == 2)
     slow, fast = crew.working()
-    call = slow.actor.worker.extract
-    slow.actor.worker.extract = lambda *_: PENDING
-    slow.give("unit", "extract", [1], False)
+    call = slow.actor.worker.do_unit
+    slow.actor.worker.do_unit = lambda *_: PENDING
+    slow.give("unit", "do_unit", [1], False)
     crew.begin(Task())
     until(crew, lambda: crew.working() == [fast])
     done, _ = shared(crew, 100)
     assert len(done) == 100
     (reference,) = slow.jobs
-    reference.result, slow.actor.worker.extract = Done([]), call
+    reference.result, slow.actor.worker.do_unit = Done([]), call
     until(crew, lambda: set(crew.working()) == {slow, fast})
 
 
@@ -328,7 +328,7 @@ def test_what_is_left_decides_who_gets_the_next_unit(crew_of: Make) -> None:
     until(crew, lambda: len(crew.working()) == 2)
     given = list[tuple[str, int]]()
     for member in crew.working():
-        member.actor.worker.extract = lambda *_: PENDING
+        member.actor.worker.do_unit = lambda *_: PENDING
         original = member.give
 
         def give(
@@ -351,7 +351,7 @@ def test_what_is_left_decides_who_gets_the_next_unit(crew_of: Make) -> None:
 @pytest.mark.parametrize("count", [1, 2000])
 def test_an_item_that_no_node_can_read_refuses_none(crew_of: Make, count: int) -> None:
     class Unable(Plain):
-        def extract(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
+        def do_unit(self, unit: int, items: Sequence[int], backwards: bool) -> Any:
             return Done([one for one in items if one == 0])
 
     def blind(positions: Sequence[int], result: Done) -> str:

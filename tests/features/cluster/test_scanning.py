@@ -133,10 +133,10 @@ def test_a_node_that_does_not_see_the_files(pages: Path, tmp_path: Path) -> None
 def test_a_unit_that_is_stopped_has_no_result(pages: Path) -> None:
     job = ScanJob(ScanTask(10**6, "all", []))
     files = Paths.of(map(str, sorted(pages.rglob("*.png"))))
-    whole = job.extract(1, files, backwards=False)
+    whole = job.do_unit(1, files, backwards=False)
     assert (len(whole.result.images), whole.stopped, job.tell(1), job.tell(2)) == (108, False, 109, 0)
     job.advance = lambda count: job.stop(2)  # type: ignore[method-assign]
-    assert job.extract(2, files, backwards=False).stopped
+    assert job.do_unit(2, files, backwards=False).stopped
 
 
 def test_a_file_that_killed_three_workers_is_a_reject(monkeypatch: pytest.MonkeyPatch) -> None:

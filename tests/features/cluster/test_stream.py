@@ -195,7 +195,7 @@ def test_the_network_stays_for_the_next_view(
                 before.close()
             task.require_same(job.meet())
             built = job.build({})
-            assert job.extract(1, Given(images, False), False).extracted == 40
+            assert job.do_unit(1, Given(images, False), False).extracted == 40
     assert job
     job.close()
     assert len(frozen) == 1
@@ -267,7 +267,7 @@ def test_a_lack_of_memory_is_told_as_one(worker: Worker, error: Exception) -> No
     with pytest.raises(NodeMemoryError, match="its memory is not enough"):
         worker.build({})
     with pytest.raises(NodeMemoryError, match="its memory is not enough"):
-        worker.extract(1, [], False)
+        worker.do_unit(1, [], False)
 
 
 def test_the_thread_of_an_extraction_ends_with_its_job(

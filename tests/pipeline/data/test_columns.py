@@ -46,7 +46,6 @@ def test_examples_answer_as_a_list_would(rows: list[Example]) -> None:
         assert list(columns.of_split(split)) == [one for one in rows if one.split == split]
     assert columns.of_split("all") is columns
     assert columns.counts() == Counter((one.label, one.split) for one in rows)
-    assert columns.together() == [one.together for one in rows]
     assert columns.different == len({one.image.digest for one in rows})
     by_digest = {
         digest: [one for one in rows if one.image.digest == digest]

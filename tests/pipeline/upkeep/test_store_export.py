@@ -11,7 +11,7 @@ from headstart.features.errors import DataError, OptionError
 from headstart.features.store.maintain import open_stores
 from headstart.pipeline.featured import cache_features
 from headstart.pipeline.upkeep.config import StoreExportConfig
-from headstart.pipeline.upkeep.export import export
+from headstart.pipeline.upkeep.store_export import export
 
 
 def texts(column: h5py.Dataset) -> list[str]:
