@@ -15,6 +15,7 @@ from typing import Annotated, Any, Protocol, get_args, get_origin, get_type_hint
 import typer
 from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
+from headstart.features.device import keras_alone
 from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.processes import TerminatedError, stop_at_sigterm
 from headstart.features.terminal import PlainConsole
@@ -129,6 +130,7 @@ def command(
         def call(json: bool, seed: int, context: typer.Context, **values: Any) -> None:
             try:
                 stop_at_sigterm()
+                keras_alone()
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
                     arguments["seed"] = seed

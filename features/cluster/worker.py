@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from headstart.features.cluster.probe import memory_errors_told
+from headstart.features.device import keras_alone
 from headstart.features.images.files.fetched import read_kept
 
 
@@ -103,6 +104,7 @@ class Worker:
 
     def __init__(self, cpus: int, libraries: bool = True) -> None:
         os.environ["HEADSTART_CPUS"] = str(cpus)  # before TensorFlow starts, which takes its number of threads once
+        keras_alone()
         self._job: Job | None = None
         self._prepared: Job | None = None
         self._preparing, self._meeting = Lock(), Lock()
