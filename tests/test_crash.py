@@ -217,6 +217,7 @@ cp -r "$MOUNT/store" "$OUT/store"
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_full_disk_is_told_and_what_was_finished_is_kept(
     many: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -230,6 +230,7 @@ prepare data store/new
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_commands_with_256_open_files(tmp_path: Path) -> None:
     draw_demo(tmp_path / "drawn", images=240)
     prepare(tmp_path / "drawn", tmp_path / "data", PrepareConfig(max_rejects=1.0))
@@ -256,6 +257,7 @@ def test_commands_with_256_open_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_settings_of_keras_do_not_change_features(drawn: Path, tmp_path: Path) -> None:
     other = {"floatx": "float16", "epsilon": 0.01, "image_data_format": "channels_first"}
     rows = []

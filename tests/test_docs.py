@@ -29,6 +29,7 @@ ROOT = Path(headstart.__file__).resolve().parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
 README_LINES = 130
+LONG = {"training.md", "store.md", "runs.md"}  # their blocks take a minute or more
 LANGUAGES = {"sh", "python", "toml", "text"}
 NOT_RUN = {
     "README.md": 2,
@@ -276,7 +277,10 @@ def substitutes(words: list[str], page: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.soak] if page.name in LONG else [], id=page.name) for page in PAGES],
+)
 def test_each_block_runs(page: Path, wanted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(wanted, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)

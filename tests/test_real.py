@@ -80,7 +80,10 @@ def real_features(shared: Path) -> FeatureConfig:
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("precision", "largest", "median"), [("float32", 0.001, 0.001), ("bfloat16", 0.05, 0.005)])
+@pytest.mark.parametrize(
+    ("precision", "largest", "median"),
+    [("float32", 0.001, 0.001), pytest.param("bfloat16", 0.05, 0.005, marks=pytest.mark.soak)],
+)
 def test_head_on_cached_features_equals_the_classifier_on_raw_files(
     photographs: Path, real_features: FeatureConfig, tmp_path: Path, precision, largest: float, median: float
 ) -> None:

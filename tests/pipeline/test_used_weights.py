@@ -39,6 +39,7 @@ def features_of(run: Path) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_head_takes_the_weights_of_the_features(
     headstart, weights: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_killed_worker_a_killed_node_and_a_new_node(
     assert capfd.readouterr().err.count("a worker died") in (2, 3)  # one may be started on a node that is dead already
 
 
+@pytest.mark.soak
 @pytest.mark.real
 def test_photographs(nodes: Any, shared: Path, tmp_path: Path) -> None:
     data, lite = tmp_path / "data", FeatureConfig(backbone="efficientnet_lite0", precision="float32")
@@ -185,6 +186,7 @@ def lose_little(nodes: Any, extract: Callable[[], FeaturedExamples], folder: Pat
     return cached
 
 
+@pytest.mark.soak
 def test_an_image_that_kills_its_workers(nodes: Any, noise: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     for number in range(3):

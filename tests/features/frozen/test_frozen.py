@@ -128,7 +128,7 @@ def test_passes_at_a_time_share_no_graph_of_a_network_with_shortcuts(monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["TensorFlow", "openvino"])
+@pytest.mark.parametrize("engine", [pytest.param("TensorFlow", marks=pytest.mark.soak), "openvino"])
 def test_many_passes_at_a_time_keep_every_bit_of_a_network_with_shortcuts(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,7 @@ def test_the_picture_marks_wrong_and_mended_images(drawn: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_lite0_tells_the_drawings_apart_and_fine_tuning_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fields = run_demo(400, network=FeatureConfig(backbone="efficientnet_lite0")).fields()

@@ -251,6 +251,7 @@ def test_both_models_are_scored_and_tested_against_each_other(run: Path, tuned_r
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_reduced_run_is_scored_in_its_precision(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:

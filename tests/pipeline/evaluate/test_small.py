@@ -121,6 +121,7 @@ def test_folds_score_each_image_once_by_a_head_that_has_not_seen_it(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_folds_are_the_same_again(headstart: Cli, run: Path) -> None:
     first, again, other = (headstart("evaluate", run, "--folds=4", f"--seed={seed}") for seed in (0, 0, 1))
     assert first == again
@@ -299,6 +300,7 @@ def test_a_new_training_drops_the_threshold_of_its_model(run: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_both_models_have_thresholds_of_their_own(headstart: Cli, run: Path, tuned_run: Path) -> None:
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
     plain = headstart("evaluate", run)

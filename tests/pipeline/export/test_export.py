@@ -276,6 +276,7 @@ def test_a_damaged_export_is_refused(exported, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("in_process")
 def test_heads_on_several_cuts_and_networks(headstart, prepared: Path, filled_store: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
@@ -338,7 +339,7 @@ def test_a_runtime_that_fails_is_told_in_a_line(exported, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["keras", "saved_model"])
+@pytest.mark.parametrize("format", ["keras", pytest.param("saved_model", marks=pytest.mark.soak)])
 def test_the_export_runs_in_a_process_of_its_own_and_so_does_the_example(
     headstart, run: Path, prepared: Path, tmp_path: Path, format: str
 ) -> None:

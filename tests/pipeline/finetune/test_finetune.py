@@ -393,6 +393,7 @@ def test_more_epochs_in_a_second_call_equal_all_at_once(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_kill_in_the_second_call_changes_nothing(
     tiny_run: Path, tmp_path: Path, start_headstart, headstart: Cli
 ) -> None:
@@ -536,6 +537,7 @@ def test_the_cache_gives_what_streaming_gives(tuned_run: Path, run: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_cache_gives_what_streaming_gives_in_bfloat16(
     run: Path, prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_disk_without_room_is_told_in_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_tells_that_its_baselines_saw_a_sample(
     headstart: Cli, prepared: Path, extraction: ExtractionConfig, tmp_path: Path
 ) -> None:

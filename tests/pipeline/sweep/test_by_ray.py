@@ -274,6 +274,7 @@ def test_a_file_of_the_study_that_can_not_be_read_is_no_error_of_a_node(
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_search_whose_workers_are_killed(
     prepared: Path, extraction: ExtractionConfig, start_headstart: Any, tmp_path: Path
 ) -> None:

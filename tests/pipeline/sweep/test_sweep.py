@@ -522,6 +522,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_winner_becomes_a_run(
     headstart, prepared: Path, small, extraction, space_file: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -729,6 +730,7 @@ def test_folds_need_no_class_in_val(prepared: Path, small, extraction, space_fil
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_folds_views_and_backbones(prepared: Path, small, extraction, space_file: Path, tmp_path: Path) -> None:
     config = SweepConfig(2, space=space_file, folds=3, choose_by="auc")
     folded = sweep(prepared, tmp_path / "a.db", tmp_path / "a", small, extraction, config)
