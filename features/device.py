@@ -126,14 +126,14 @@ def keras_alone() -> None:
 
 
 class _Skipping(MetaPathFinder):
-    """Lets imports of `_SKIPPED` fail in the thread that made this object, as if the libraries were not installed."""
+    """Lets imports of `_SKIPPED` fail in one thread, as if the libraries were not installed."""
 
     def __init__(self) -> None:
-        self._thread = threading.get_ident()
+        self.thread: int | None = threading.get_ident()
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
         """Raise a ModuleNotFoundError if `name` is to be skipped. If not, return None, so that others look for it."""
-        if name in _SKIPPED and threading.get_ident() == self._thread:
+        if name in _SKIPPED and threading.get_ident() == self.thread:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
@@ -144,7 +144,7 @@ def _skipping() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)
+        finder.thread = None  # it stays in the list: another thread may be going through it
 
 
 def _start_keras() -> None:

@@ -96,9 +96,10 @@ def sigterm_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        # If SIGTERM came meanwhile, `stop_at_sigterm` has set the default, and the next one ends the process.
-        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL or handler == signal.SIG_DFL:
-            if threading.current_thread() is threading.main_thread() and handler is not None:
-                signal.signal(signal.SIGTERM, handler)
-            if library is not None:
-                library.sigaction(signal.SIGTERM, action, None)
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            # This was the handler before, or SIGTERM came meanwhile, and the next one ends the process.
+            action = ctypes.create_string_buffer(1024)
+        elif threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        if library is not None:
+            library.sigaction(signal.SIGTERM, action, None)

@@ -59,12 +59,13 @@ class Extractor:
 
 
 def _finish(stores: Stores, seconds: float) -> None:
-    """Compact each of `stores` that has many small shards, then update its merged file.
+    """Compact each of `stores` that has many small shards, then update its merged file and kept index.
 
     `seconds` is the time of the extraction that filled them. If nothing was extracted, it is 0, and nothing is
     compacted.
     """
     for store in stores.values():
+        store.keep_index()  # first, so that this process need not hold what others have written
         if seconds:
             compact_by_itself(store, seconds)
         store.update_merged()
@@ -92,8 +93,9 @@ class Early:
             networks = load_networks(self._config, self._extraction, KnownBackbones(self._extraction.store))
             self._extractors = [Extractor(network, images) for network in networks]
         for extractor in self._extractors:
-            _, done = extractor.extract(images, part=True)
+            stores, done = extractor.extract(images, part=True)
             self.done += replace(done, rejects=())
+            _finish(stores, 0)  # the scan may end early, or `extract_all` may fill other stores
 
 
 def extract_all(

@@ -28,8 +28,8 @@ def same_image(examples: Iterable[Example]) -> list[list[Example]]:
 def unit_names(examples: Iterable[Example]) -> list[str]:
     """Return the name of each example's unit. Examples of one unit belong in the same fold.
 
-    Copies of an image are in one unit, and so are the images of a group. The name is that of a group in the unit, or
-    the digest if there is no group.
+    Copies of an image are in one unit, and so are the images of a group. A unit has the name of its first group by
+    the alphabet. If it has no group, it has the digest as its name.
     """
     every = Examples.of(examples)
     names = [group or digest for group, digest in zip(every.groups, HexDigests(every.digests), strict=True)]
@@ -37,8 +37,9 @@ def unit_names(examples: Iterable[Example]) -> list[str]:
     first = dict(zip(reversed(numbers), reversed(names), strict=True))
     if any(first[number] != name for number, name in zip(numbers, names, strict=True)):  # copies in several groups
         for unit in united(list(zip(numbers, names, strict=True))):
+            groups = [group for group in (every.groups[at] for at in unit) if group]
             for at in unit:
-                names[at] = names[unit[0]]
+                names[at] = min(groups, default=names[at])
     return names
 
 

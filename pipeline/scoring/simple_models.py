@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,7 @@ class Logistic:
 
         count = min(_FOLDS, rarest(labels, groups)[1])
         self.strength, self.images, self._classes = _STRENGTH, len(labels), classes
+        import_module("sklearn.linear_model")  # before its libraries are limited
         with threadpool_limits(1 if features.size < _SMALL else None):  # threads that wait for one another take longer
             if count > 1:
                 folds = draw_folds(labels, groups, count, seed)[: 1 if len(labels) > _MANY else None]

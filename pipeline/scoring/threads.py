@@ -24,5 +24,5 @@ def single_threaded() -> Iterator[None]:
     """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1), quiet():
+    with quiet(), threadpool_limits(1):  # `quiet` imports the libraries that are limited
         yield

@@ -7,13 +7,15 @@ import sys
 
 def test_a_second_sigterm_ends_the_process_though_the_first_came_while_handlers_were_kept() -> None:
     code = """
-import os, signal, sys, threading, time
+import faulthandler, os, signal, sys, threading, time
 from headstart.features.processes import TerminatedError, sigterm_kept, stop_at_sigterm
 
 def use_a_library():
-    with sigterm_kept():
-        begun.set()
-        over.wait()
+    for _ in range(2):  # as `ray.init` and `ray.shutdown`
+        with sigterm_kept():
+            begun.set()
+            over.wait()
+            faulthandler.register(signal.SIGTERM)  # a handler in C that prints a stack
 
 begun, over = threading.Event(), threading.Event()
 stop_at_sigterm()
