@@ -70,10 +70,10 @@ tensorboard: $(INSTALLED) ## curves of all runs beside RUN
 	$(BIN)/tensorboard --logdir $(dir $(RUN)) $(ARGS)
 
 test: $(READY) ## the quick test suite
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 test-all: $(READY) ## with the slow tests, and those on real photographs where they are
-	$(BIN)/pytest --numprocesses 2 --dist loadfile -m 'not network' $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 -m 'not network' $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the direction of imports
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from headstart.features.backbones.cuts import Cut
 
 
+def _stray(*_: Any) -> None:
+    """Let a test fail that sends SIGTERM to its own process. By default, the process ends without a word."""
+    raise RuntimeError("SIGTERM came to the process of the tests")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give each process of the quick suite its own cores: threads that wait for a core spin, and slow others down.
 
@@ -34,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
         mine = sorted(os.sched_getaffinity(0))[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
         if mine:
             os.sched_setaffinity(0, mine)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGTERM, _stray)
     hypothesis.settings.load_profile("headstart")
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # read when TensorFlow starts, here and in other processes
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default, workers of Ray wait for the tests beside them

@@ -2,12 +2,9 @@
 
 import errno
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +16,6 @@ import typer
 from click.testing import Result as Outcome
 from headstart.features.config import ExtractionConfig
 from headstart.features.errors import DataError, HeadstartError
-from headstart.features.files import scratch_folder
 from headstart.pipeline.commandline import Result, StoreArgument, command
 from rich.table import Table
 from rich.text import Text
@@ -145,18 +141,21 @@ def test_ctrl_c_says_what_is_kept() -> None:
 
 
 def test_sigterm_stops_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
-    def stops() -> Result:
-        with scratch_folder(tmp_path):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-        return Shown()
-
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        outcome = invoke(stops)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert (outcome.exit_code, outcome.stderr) == (143, "interrupted; nothing was changed\n")
+    code = f"""
+import os, signal, time
+from headstart.features.files import scratch_folder
+from headstart.tests.pipeline.test_commandline import Shown, invoke
+from pathlib import Path
+def stops() -> Shown:
+    with scratch_folder(Path({str(tmp_path)!r})):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    return Shown()
+outcome = invoke(stops)
+print(outcome.exit_code, outcome.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100)
+    assert ended.stdout == "143 interrupted; nothing was changed\n\n"
     assert not list(tmp_path.iterdir())
 
 
