@@ -21,7 +21,6 @@ MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
 _SHARDS_OF_SHARED = 256  # of a set that processes share: a kill loses a shard
-_TIMES_AS_LONG = 2  # as writing a small shard, extraction takes before the next one: it never waits for the disk
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
@@ -165,7 +164,7 @@ class ShardWriter(Generic[Key]):
         for key, part in self._parts.items():
             part.add(digests, features[key])
         age = time.monotonic() - self._since
-        small = self._keeps_small and age > _TIMES_AS_LONG * self._wrote
+        small = self._keeps_small and age > self._wrote  # so extraction does not wait until a small shard is written
         images = self._small_images if small else self._images
         return age > seconds or any(part.is_full(images) for part in self._parts.values())
 

@@ -106,7 +106,7 @@ def test_the_kept_index_is_brought_up_to_date_while_a_store_is_filled(
 def test_shards_of_a_set_that_is_shared_are_small(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch, part: bool, full_after: int
 ) -> None:
-    for name, value in (("SHARD_IMAGES", 3), ("_SHARDS_OF_SHARED", 5), ("_TIMES_AS_LONG", 0)):
+    for name, value in (("SHARD_IMAGES", 3), ("_SHARDS_OF_SHARED", 5)):
         monkeypatch.setattr(module, name, value)
     writer = ShardWriter({"cut": store}, names(*range(10)), part=part)
     writer.keep_shards_small()
