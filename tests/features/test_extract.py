@@ -20,7 +20,6 @@ from headstart.features.images.batches import decoded_batches
 from headstart.features.images.columns.inspected import inspect_images
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
-from headstart.features.store import writer
 from headstart.features.store.claims import Claim, Claims
 from headstart.features.store.portions import cut_into_portions
 from headstart.features.store.store import FeatureStore
@@ -120,7 +119,6 @@ def test_a_store_that_can_not_be_written_to_is_told_before_a_network_is_built(
 def test_what_another_process_extracts_is_left_to_it(
     tmp_path: Path, backbone, frozen, images, passes, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_TIMES_AS_LONG", 0)
     good = [image for image in images if "broken" not in image.path]
     elsewhere, here = stores_in(tmp_path / "elsewhere", backbone), stores_in(tmp_path / "here", backbone)
     extract_features(good, lambda: frozen, elsewhere, ImageConfig(64))
