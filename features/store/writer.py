@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from headstart.features.store.claims import KNOWN_SECONDS
 from headstart.features.store.store import FeatureStore, writable
 
 Key = TypeVar("Key", bound=Hashable)
+Taken = tuple[FeatureStore, list[str], list[np.ndarray]]  # a store, the digests collected for it, and their features
 
 SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
@@ -48,7 +50,7 @@ class _Collected:
     def is_full(self, images: int) -> bool:
         return len(self.digests) >= images or sum(part.nbytes for part in self.features) >= SHARD_BYTES
 
-    def taken(self) -> tuple[FeatureStore, list[str], list[np.ndarray]]:
+    def taken(self) -> Taken:
         """Empty the collection. Return three things: the store, the digests that were collected, and their features."""
         digests, features = self.digests, self.features
         self.digests, self.features = [], []
@@ -84,11 +86,11 @@ class ShardWriter(Generic[Key]):
         self._small_images = self._images if part else min(max(len(raw) // _SHARDS_OF_SHARED, 1), self._images)
         self._keeps_small = False
         self._written = 0  # times that shards were written
-        self._wrote = 0.0  # seconds of the last writing
         self._since = self._listed = time.monotonic()
         self._took = 0.0  # seconds of the last listing
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
+        self._lock = Lock()  # the thread takes what was collected, too
 
     @property
     def folder(self) -> Path:
@@ -98,7 +100,7 @@ class ShardWriter(Generic[Key]):
     def keep_shards_small(self) -> None:
         """Write small shards from now on, because other processes fill the stores, too. A killed one then loses little.
 
-        While the disk is too slow for small shards, shards have their usual size.
+        While a small shard is written, features are collected for the next one. So extraction never waits for the disk.
         """
         self._keeps_small = True
 
@@ -161,42 +163,53 @@ class ShardWriter(Generic[Key]):
         `features` maps each cut to the features of all `digests`, [N, ...]. It is time to write if the last `write`
         began more than `seconds` ago, or if the features of one store are enough for a shard.
         """
-        for key, part in self._parts.items():
-            part.add(digests, features[key])
-        age = time.monotonic() - self._since
-        small = self._keeps_small and age > self._wrote  # so extraction does not wait until a small shard is written
-        images = self._small_images if small else self._images
-        return age > seconds or any(part.is_full(images) for part in self._parts.values())
+        with self._lock:
+            for key, part in self._parts.items():
+                part.add(digests, features[key])
+        is_idle = self._writing is None or self._writing.done()
+        images = self._small_images if self._keeps_small and is_idle else self._images
+        return time.monotonic() - self._since > seconds or self._is_full(images)
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards, in a thread, which calls the function `then` at the end.
 
         Before the thread starts to write, wait until the shards of the previous call are written. If these shards could
-        not be written, raise the error of the previous call.
+        not be written, raise the error of the previous call. If shards are kept small, the thread goes on with what was
+        collected while it wrote.
         """
         self.wait()
-        shards = [part.taken() for part in self._parts.values()]
-        self._since = time.monotonic()
 
-        def write_all() -> None:
-            start = time.monotonic()
-            for store, digests, features in shards:
-                if digests:
-                    store.write_shard(digests, np.concatenate(features))
+        def write_all(shards: list[Taken]) -> None:
+            self._write(shards)
             then()
-            self._wrote = time.monotonic() - start
-            self._written += 1
-            if self._written % _KEEP_EVERY == 0:
-                for store, _, _ in shards:
-                    store.keep_index()
+            while self._keeps_small and self._is_full(self._small_images):
+                self._write(self._taken())
 
-        self._writing = self._thread.submit(write_all)
+        self._writing = self._thread.submit(write_all, self._taken())
 
     def wait(self) -> None:
         """Wait until all shards are written. If writing has failed, raise the error."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
+
+    def _is_full(self, images: int) -> bool:
+        with self._lock:
+            return any(part.is_full(images) for part in self._parts.values())
+
+    def _taken(self) -> list[Taken]:
+        with self._lock:
+            self._since = time.monotonic()
+            return [part.taken() for part in self._parts.values()]
+
+    def _write(self, shards: Sequence[Taken]) -> None:
+        for store, digests, features in shards:
+            if digests:
+                store.write_shard(digests, np.concatenate(features))
+        self._written += 1
+        if self._written % _KEEP_EVERY == 0:
+            for store, _, _ in shards:
+                store.keep_index()
 
     def close(self) -> None:
         """Write the features that are not written yet, and end the thread."""

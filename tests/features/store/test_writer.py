@@ -1,5 +1,7 @@
 import time
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +114,31 @@ def test_shards_of_a_set_that_is_shared_are_small(
     writer.keep_shards_small()
     times = [writer.add(names(at), {"cut": features(store, 1)}) for at in range(3)]
     assert times.index(True) + 1 == full_after
+
+
+def test_small_shards_go_on_with_what_was_collected_while_one_was_written(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SHARDS_OF_SHARED", 5)
+    begun, go_on, write_shard = Event(), Event(), store.write_shard
+
+    def slow(*given: Any) -> Path:
+        begun.set()
+        go_on.wait(20)
+        return write_shard(*given)
+
+    monkeypatch.setattr(store, "write_shard", slow)
+    writer = ShardWriter({"cut": store}, names(*range(10)))
+    writer.keep_shards_small()  # to two images
+    assert writer.add(names(0, 1), {"cut": features(store, 2)})
+    writer.write()
+    begun.wait(20)
+    assert not writer.add(names(2, 3), {"cut": features(store, 2)})  # so extraction does not wait
+    assert not writer.add(names(4), {"cut": features(store, 1)})
+    go_on.set()
+    writer.wait()
+    assert store.missing(names(*range(6))) == names(5)
+    assert len(store.shards()) == 2
+    assert not writer.add(names(5), {"cut": features(store, 1)})
+    writer.close()
+    assert store.missing(names(*range(6))) == []
