@@ -184,7 +184,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`, or None if the member died or was refused. After a step, begin the next step."""
+        """Return the answer to `call`, or None if it failed. If `call` is a step (see `Member`), begin the next one."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)

@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without folders of masks. Raises DataError if a folder may be either masks or a class."""
+        """Return `images` without folders of masks. If no option says whether a folder is masks, raise a DataError."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
