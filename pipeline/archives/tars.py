@@ -26,8 +26,9 @@ _DIGITS = re.compile(rb"\d{1000}")
 def tar_entries(file: Part, archive: str, stop: Event | None = None) -> list[Entry]:
     """List the content of the tar `file`, without its folders. `archive` is the name of the tar, for messages.
 
-    A hard link has the content of the earlier file to which it leads. Other links, and devices, have a fault. Raises DataError if the tar is damaged or ends
-    early, if its files exceed the limits in `entries`, or if `stop` is set meanwhile.
+    A hard link has the content of the earlier file to which it leads. Other links, and devices, have a fault. Raises
+    DataError if the tar is damaged or ends early, if its files exceed the limits in `entries`, or if `stop` is set
+    meanwhile.
     """
     entries: list[Entry] = []
     packed, total = file.size, 0
