@@ -185,6 +185,7 @@ class ShardWriter(Generic[Key]):
             while self._keeps_small and self._is_full(self._small_images):
                 self._write(self._taken())
 
+        self._since = time.monotonic()
         self._writing = self._thread.submit(write_all, self._taken())
 
     def wait(self) -> None:
@@ -199,7 +200,6 @@ class ShardWriter(Generic[Key]):
 
     def _taken(self) -> list[Taken]:
         with self._lock:
-            self._since = time.monotonic()
             return [part.taken() for part in self._parts.values()]
 
     def _write(self, shards: Sequence[Taken]) -> None:
