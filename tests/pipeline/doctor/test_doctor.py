@@ -124,7 +124,8 @@ def test_a_full_disk_is_told_as_such(headstart: Any, tmp_path: Path, monkeypatch
     (problem,) = doctor(tmp_path).problems
     assert "its disk has 4.1 kB free; make room" in problem
     no_file_can_be_made(monkeypatch, errno.ENOSPC, free=None)
-    assert "its disk is full, or" in headstart.whole("doctor", f"--store={tmp_path}")[2]
+    told = headstart.whole("doctor", f"--store={tmp_path}")[2]
+    assert "its disk is full, or your quota or its inodes are used up; make room" in told
     assert doctor(tmp_path).disk["free_bytes"] is None
     no_file_can_be_made(monkeypatch, errno.EDQUOT, free=2 << 40)  # a quota, which says nothing of the disk
     (problem,) = doctor(tmp_path).problems
