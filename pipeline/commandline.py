@@ -1,11 +1,9 @@
 """Code that all commands share: it makes options from dataclasses, shows results, and reports errors in one line."""
 
-import errno
 import functools
 import inspect
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -17,30 +15,11 @@ from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import keras_alone
 from headstart.features.errors import HeadstartError, OptionError
-from headstart.features.processes import TerminatedError, stop_at_sigterm
+from headstart.features.signals import stop_at_signals
 from headstart.features.terminal import PlainConsole
 from headstart.features.terminal import console as messages
+from headstart.pipeline.endings import ending
 from typer.core import TyperCommand
-
-_ENVIRONMENT_ERRORS = {
-    getattr(errno, name)
-    for name in (
-        "EACCES",
-        "EPERM",
-        "EROFS",
-        "EIO",
-        "ESTALE",
-        "ENOTDIR",
-        "EISDIR",
-        "EEXIST",
-        "ENAMETOOLONG",
-        "EMFILE",
-        "EFBIG",
-        "ELOOP",
-        "ESPIPE",
-    )
-}
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Data = Annotated[
     Path, typer.Argument(metavar="DATA", help="DATA/{train,val,test}/<class>/, DATA/<class>/, or a list of images.")
@@ -129,7 +108,7 @@ def command(
         @functools.wraps(function)
         def call(json: bool, seed: int, context: typer.Context, **values: Any) -> None:
             try:
-                stop_at_sigterm()
+                stop_at_signals()
                 keras_alone()
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
@@ -142,13 +121,10 @@ def command(
                     raise failure
                 if isinstance(result, Lasting):
                     result.last()
-            except Exception as error:
-                code, message = _explain(error)
-                messages.print(f"error: {message}", style="red")
-                raise typer.Exit(code) from error
-            except KeyboardInterrupt as error:
-                messages.print(f"interrupted; {kept}")
-                raise typer.Exit(143 if isinstance(error, TerminatedError) else 130) from error
+            except (Exception, KeyboardInterrupt) as error:
+                end = ending(error, kept)
+                messages.print(end.line, style=end.style)
+                raise typer.Exit(end.code) from error
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles
@@ -259,31 +235,6 @@ def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: 
             sources = {field.name: context.get_parameter_source(f"{name}_{field.name}") for field in fields(value)}
             given = [field for field, source in sources.items() if source and source.name != "DEFAULT"]
             arguments[name] = with_used_weights(value, stores[0], given, needed)
-
-
-def _explain(error: Exception) -> tuple[int, str]:
-    """Return the exit code and the message for an error that the user can fix. Raise any other error: it is a bug."""
-    line = " ".join(str(error).split())
-    if isinstance(error, HeadstartError):
-        return (2 if isinstance(error, OptionError) else 1), line
-    if _is_full_disk(error):
-        return 1, f"the disk is full ({line[:300]}); what was finished is kept: make room and repeat the command"
-    if isinstance(error, MemoryError) or (_is_tensorflows(error) and "ResourceExhausted" in type(error).__name__):
-        return 1, f"out of memory: lower --batch-size, for a head --head-batch-size ({line[:200]})"
-    if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:
-        return 1, line
-    raise error
-
-
-def _is_full_disk(error: Exception) -> bool:
-    """Whether `error` means a full disk or quota. Some libraries raise errors that only quote the system's message."""
-    quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
-    words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
-    return quotes and any(text in str(error) for text in words)
-
-
-def _is_tensorflows(error: Exception) -> bool:
-    return type(error).__module__.startswith("tensorflow.")
 
 
 def _show(result: Result, as_json: bool) -> None:

@@ -252,7 +252,7 @@ def test_ctrl_c_exits_with_130_and_keeps_what_is_finished(start_headstart, drawn
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait() == 130
+    assert process.wait() == 130, output.read_text()
     assert "interrupted" in output.read_text()
     assert "Traceback" not in output.read_text()
     assert list((tmp_path / "s").glob("*/shard-*.h5"))

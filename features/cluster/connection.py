@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from headstart.features.device import cpu_count
 from headstart.features.errors import HeadstartError, OptionError
-from headstart.features.processes import sigterm_kept
+from headstart.features.signals import sigterm_kept
 
 T = TypeVar("T")
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0

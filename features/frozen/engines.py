@@ -18,6 +18,7 @@ from headstart.features.backbones.outlines import outline
 from headstart.features.config import Precision
 from headstart.features.device import cpu_count, gpu_at_hand, on_gpu
 from headstart.features.errors import OptionError
+from headstart.features.signals import asked_to_stop
 from headstart.features.terminal import console
 
 BATCH_SIZE = 8  # images per pass: the maps of few images stay in the processor's cache
@@ -95,6 +96,8 @@ def converted(graph: Any) -> Any:
     try:
         model = openvino.convert_model(graph, share_weights=False)  # shared weights would be freed with the graph
     except Exception as error:  # OpenVINO raises several kinds, none of them public
+        if stop := asked_to_stop(error):
+            raise stop from error
         said = " ".join(str(error).split())[:160]
         raise ConversionError(f"OpenVINO can't run this network ({said})") from error
     # OpenVINO adds an output for each activation such as swish, and then spends half of the time on transposing them.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import optuna
 from headstart.features.errors import DivergedError, OptionError
+from headstart.features.signals import asked_to_stop
 from headstart.features.tensorflow import tf
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.head import TrainedHead, fit_head
@@ -110,8 +111,8 @@ def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: C
         except _ELSEWHERE as error:
             study.give_back(trial, isinstance(error, OUT_OF_MEMORY))
             raise
-        except Exception:
-            study.fail(trial)
+        except Exception as error:
+            (study.give_back if asked_to_stop(error) else study.fail)(trial)
             raise
         tick()
 

@@ -159,13 +159,54 @@ print(outcome.exit_code, outcome.stderr)
     assert not list(tmp_path.iterdir())
 
 
+_LOST = """
+    try:
+        os.kill(os.getpid(), signal.{})
+        time.sleep(10)
+    except KeyboardInterrupt:
+        pass
+    raise RuntimeError("Converting input model KeyboardInterrupt: <EMPTY MESSAGE>")
+"""
+_DISK_FULL_AFTER_IT = """
+    try:
+        os.kill(os.getpid(), signal.{})
+        time.sleep(10)
+    finally:
+        raise OSError(errno.ENOSPC, "No space left on device")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "end"),
+    [
+        ("SIGINT", _LOST, "130 interrupted; nothing was changed"),
+        ("SIGTERM", _LOST, "143 interrupted; nothing was changed"),
+        ("SIGINT", _DISK_FULL_AFTER_IT, "1 error: the disk is full"),
+    ],
+)
+def test_an_interrupt_that_a_library_turned_into_an_error_is_told_from_an_error_after_it(
+    number: str, body: str, end: str
+) -> None:
+    """A library in C++ that calls Python loses the `KeyboardInterrupt`, and raises an error of its own."""
+    code = f"""
+import errno, os, signal, time
+from headstart.tests.pipeline.test_commandline import Shown, invoke
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def stops() -> Shown:{body.format(number)}
+outcome = invoke(stops)
+print(outcome.exit_code, outcome.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=100)
+    assert ended.stdout.startswith(end), ended
+
+
 def test_sigterm_ends_a_forked_process_at_once(tmp_path: Path) -> None:
     code = f"""
 import os, signal, time
 from headstart.features.files import scratch_folder
-from headstart.features.processes import stop_at_sigterm
+from headstart.features.signals import stop_at_signals
 from pathlib import Path
-stop_at_sigterm()
+stop_at_signals()
 with scratch_folder(Path({str(tmp_path)!r})) as folder:
     ready, tell = os.pipe()
     child = os.fork()

@@ -135,7 +135,7 @@ def test_sigterm_is_handled_as_before_while_and_after_ray_is_used(connection: st
     code = f"""
 import os, signal, sys, time
 from headstart.features.cluster.connection import connected, connecting
-from headstart.features.processes import TerminatedError, stop_at_sigterm
+from headstart.features.signals import TerminatedError, stop_at_signals
 
 def terminated():
     try:
@@ -143,9 +143,9 @@ def terminated():
         time.sleep(10)
     except TerminatedError:
         print("terminated", file=sys.stderr)
-    stop_at_sigterm()
+    stop_at_signals()
 
-stop_at_sigterm()
+stop_at_signals()
 with {connection} as begun:
     begun and begun()
     terminated()

@@ -14,7 +14,7 @@ from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig, Precision
 from headstart.features.errors import OptionError
-from headstart.features.frozen.engines import converted, openvino_passes, uses_openvino
+from headstart.features.frozen.engines import ConversionError, converted, openvino_passes, uses_openvino
 from headstart.features.frozen.folding import in_float32
 from headstart.features.frozen.frozen import FrozenBackbone, folded_backbone, freeze, traced
 from headstart.features.frozen.network import load_network
@@ -195,6 +195,20 @@ def test_what_openvino_can_not_allocate_is_told_as_out_of_memory(monkeypatch: py
         parameter = openvino.opset13.parameter([1, 2, 2, 3], np.uint8)
         with pytest.raises(expected, match=said):
             openvino_passes(openvino.Model([parameter], [parameter]), 1, 2, 1, "f32")
+
+
+def test_an_interrupt_while_openvino_converts_is_no_fault_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    def convert(*_: object, **__: object) -> None:
+        raise RuntimeError("Converting input model KeyboardInterrupt: <EMPTY MESSAGE>")
+
+    monkeypatch.setattr(openvino, "convert_model", convert)
+    with pytest.raises(ConversionError):
+        converted(None)
+    monkeypatch.setattr("headstart.features.signals._signals.raised", [KeyboardInterrupt])
+    with pytest.raises(KeyboardInterrupt):
+        converted(None)
 
 
 def test_openvino_reports_nothing_to_its_makers() -> None:

@@ -1,0 +1,109 @@
+"""What a process does at SIGINT (Ctrl-C) and SIGTERM: it raises an error, so that unfinished files are removed."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_AGAIN_SECONDS = 0.05
+
+
+class TerminatedError(KeyboardInterrupt):
+    """Raised when SIGTERM comes. The command then removes its unfinished files and ends, as after Ctrl-C."""
+
+
+_ERRORS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: TerminatedError}
+
+
+class _Signals:
+    """The handlers of this process, and the errors that they raised."""
+
+    def __init__(self) -> None:
+        self.raised: list[type[KeyboardInterrupt]] = []
+        self._process = 0  # where the handlers were set; not a forked child
+        self._hook = sys.unraisablehook  # the one that `_raise_again` replaces
+
+    def handle(self) -> None:
+        """See `stop_at_signals`."""
+        self._process = os.getpid()
+        self.raised.clear()
+        for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) == default:
+                signal.signal(number, self._stop)
+        if sys.unraisablehook != self._raise_again and os.name == "posix":
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._raise_again
+
+    def _stop(self, number: int, _: object) -> None:
+        error = _ERRORS[signal.Signals(number)]
+        if error is TerminatedError:
+            signal.signal(number, signal.SIG_DFL)
+            if os.getpid() != self._process:
+                os.kill(os.getpid(), number)
+        self.raised.append(error)
+        raise error
+
+    def _raise_again(self, ignored: Any) -> None:
+        """Raise an error of `_ERRORS` once more, soon, if Python ignores it.
+
+        Python ignores an error in a callback of a weak reference, and a signal may come while such a callback runs.
+        """
+        for number, error in _ERRORS.items():
+            if ignored.exc_type is error and threading.current_thread() is threading.main_thread():
+                signal.signal(number, self._stop)
+                timer = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), number))
+                timer.daemon = True
+                timer.start()
+                return
+        self._hook(ignored)
+
+
+_signals = _Signals()
+
+
+def stop_at_signals() -> None:
+    """From now on, raise a `KeyboardInterrupt` at SIGINT, and a `TerminatedError` at SIGTERM.
+
+    A second SIGTERM ends the process at once. SIGTERM ends forked child processes without an error. Do nothing outside
+    the main thread. A signal that has another handler than Python's default keeps its handler.
+    """
+    if threading.current_thread() is threading.main_thread():
+        _signals.handle()
+
+
+def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the error of the first signal that came since `stop_at_signals` was called. Return None if none came.
+
+    Call this where an `error` of a library is handled. A library in C++ that calls Python may raise an error of its own
+    in place of the `KeyboardInterrupt`.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    return _signals.raised[0]() if _signals.raised else None
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Undo, when the context ends, what the context changes about SIGTERM. It may run in any thread.
+
+    `ray.init` replaces the handlers of SIGTERM in Python and in C: the process would print a stack, and abort within 3
+    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    action = ctypes.create_string_buffer(1024)  # a `struct sigaction`, which is smaller on every system
+    if library is not None:
+        library.sigaction(signal.SIGTERM, None, action)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            # This was the handler before, or SIGTERM came meanwhile, and the next one ends the process.
+            action = ctypes.create_string_buffer(1024)
+        elif threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+        if library is not None:
+            library.sigaction(signal.SIGTERM, action, None)

@@ -1,0 +1,86 @@
+"""How a command ends after an error or an interrupt: its exit code, and the line that it prints."""
+
+import errno
+import os
+from typing import NamedTuple
+
+from headstart.features.errors import HeadstartError, OptionError
+from headstart.features.signals import TerminatedError, asked_to_stop
+
+_ENVIRONMENT_ERRORS = {
+    getattr(errno, name)
+    for name in (
+        "EACCES",
+        "EPERM",
+        "EROFS",
+        "EIO",
+        "ESTALE",
+        "ENOTDIR",
+        "EISDIR",
+        "EEXIST",
+        "ENAMETOOLONG",
+        "EMFILE",
+        "EFBIG",
+        "ELOOP",
+        "ESPIPE",
+    )
+}
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Ending(NamedTuple):
+    """The end of a command: its exit code, the line that it prints, and the style of the line."""
+
+    code: int
+    line: str
+    style: str
+
+
+def ending(error: BaseException, kept: str) -> Ending:
+    """Return how a command ends that was stopped by `error`. An error that the user can't fix is raised: it is a bug.
+
+    `kept` says which work is not lost after an interrupt.
+    """
+    if stop := _stopped_by(error):
+        return Ending(143 if isinstance(stop, TerminatedError) else 130, f"interrupted; {kept}", "none")
+    code, message = _explain(error)
+    return Ending(code, f"error: {message}", "red")
+
+
+def _stopped_by(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that ended a command with `error`. Return None if `error` is to be reported.
+
+    After an interrupt, a command still writes what is finished. If this fails with an error that the user can fix, that
+    error is reported.
+    """
+    before = error.__context__
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    if before and isinstance(error, (HeadstartError, OSError)):
+        return None
+    return asked_to_stop(error)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the message for an error that the user can fix. Raise any other error: it is a bug."""
+    line = " ".join(str(error).split())
+    if isinstance(error, HeadstartError):
+        return (2 if isinstance(error, OptionError) else 1), line
+    if _is_full_disk(error):
+        return 1, f"the disk is full ({line[:300]}); what was finished is kept: make room and repeat the command"
+    if isinstance(error, MemoryError) or (_is_tensorflows(error) and "ResourceExhausted" in type(error).__name__):
+        return 1, f"out of memory: lower --batch-size, for a head --head-batch-size ({line[:200]})"
+    if isinstance(error, OSError) and error.errno in _ENVIRONMENT_ERRORS:
+        return 1, line
+    raise error
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether `error` means a full disk or quota. Some libraries raise errors that only quote the system's message."""
+    quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
+    words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
+    return quotes and any(text in str(error) for text in words)
+
+
+def _is_tensorflows(error: BaseException) -> bool:
+    return type(error).__module__.startswith("tensorflow.")

@@ -1,0 +1,59 @@
+"""What a process does at SIGINT and SIGTERM, also where Python ignores errors, and a library changes the handlers."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+def test_a_second_sigterm_ends_the_process_though_the_first_came_while_handlers_were_kept() -> None:
+    code = """
+import faulthandler, os, signal, sys, threading, time
+from headstart.features.signals import TerminatedError, sigterm_kept, stop_at_signals
+
+def use_a_library():
+    for _ in range(2):  # as `ray.init` and `ray.shutdown`
+        with sigterm_kept():
+            begun.set()
+            over.wait()
+            faulthandler.register(signal.SIGTERM)  # a handler in C that prints a stack
+
+begun, over = threading.Event(), threading.Event()
+stop_at_signals()
+thread = threading.Thread(target=use_a_library)
+thread.start()
+begun.wait()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+except TerminatedError:
+    over.set()
+    thread.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")
+
+
+@pytest.mark.parametrize(("number", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "TerminatedError")])
+def test_a_signal_in_a_callback_stops_the_process_soon_after(number: str, error: str) -> None:
+    code = f"""
+import os, signal, time, weakref
+from headstart.features.signals import TerminatedError, stop_at_signals
+
+class Model: pass
+signal.signal(signal.SIGINT, signal.default_int_handler)
+stop_at_signals()
+model = Model()
+watched = weakref.ref(model, lambda _: os.kill(os.getpid(), signal.{number}))
+try:
+    del model  # calls the function above, and ignores its errors
+    print("ignored")
+    time.sleep(20)
+except KeyboardInterrupt as error:
+    print(type(error).__name__)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=10)
+    assert (ended.stdout, ended.stderr) == (f"ignored\n{error}\n", "")
