@@ -1,7 +1,8 @@
 """A discrete-event simulator of processes that fill one store: what features/extract.py and features/store/ do.
 
 It has the real constants: portions, claims that are void after ten minutes, marks of done portions, listings, shards,
-the thread that writes them, the waiting in the end. Large sets are simulated in units of several portions.
+the small ones of a small set that processes share, the thread that writes them, the waiting and the compaction in the
+end. Large sets are simulated in units of several portions.
 """
 
 from collections import Counter, deque
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from headstart.benchmarks.cluster_parts import Costs, Disk, Node, Outcome, Protocol, Work
 from headstart.features import extract
-from headstart.features.store import claims, kept_index, merged, writer
+from headstart.features.store import claims, compact, kept_index, merged, writer
 from headstart.features.store.portions import portion_size
 
 try:
@@ -76,6 +77,7 @@ class _Cluster:
         self.bytes = _Server(self.clock, disk.bandwidth)
         mean = protocol.portion_images or portion_size(work.images)
         self.shard_images = protocol.shard_images or writer.shard_size(work.images)
+        self.small_shard_images = protocol.shard_images or writer.small_shard_size(work.images)
         self.grain = max(1, round(work.images / mean / MOST_UNITS))  # portions in a unit
         self.size = self._cut(mean)
         units = len(self.size)
@@ -85,7 +87,7 @@ class _Cluster:
         self.void_at = np.full(units, _NEVER)
         self.marked_until = np.full(units, -_NEVER)
         self.shards = self.images = 0  # the images of the shards
-        self.index_kept = False
+        self.index_kept = self.compacted = False
         self.finished = 0.0
         self.processes = [_Process(self, number, node) for number, node in enumerate(nodes)]
 
@@ -138,6 +140,7 @@ class _Process:
         self._taken: deque[int] = deque()
         self._collected: list[tuple[int, int]] = []  # a unit, and where its finished images end
         self._count = 0
+        self._keeps_shards_small = False
         self._writing: simpy.Process | None = None
         self._hangs = node.hangs
         self._running: list[simpy.Process] = []
@@ -199,19 +202,26 @@ class _Process:
 
     def _extract(self, unit: int, first: int) -> Events:
         self._taken.append(unit)
-        full, rate = self._cluster.shard_images * self._cluster.grain, self._node.speed
+        rate = self._node.speed
         while first < self._cluster.size[unit]:
             soon = int(rate * max(0.0, self._since + writer.SHARD_SECONDS - self._clock.now)) + 1
             if self._node.host:
                 soon = min(soon, int(rate * _SLICE) + 1)
-            images = min(int(self._cluster.size[unit]) - first, max(1, full - self._count), soon)
+            to_fill = 0 if self._keeps_shards_small else self._full_shard() - self._count
+            images = min(int(self._cluster.size[unit]) - first, max(self._node.batch, to_fill), soon)
             yield from self._pass(images)
             first += images
             self._collected.append((unit, first))
             self._count += images
             self.extracted += images
-            if self._count >= full or self._clock.now - self._since > writer.SHARD_SECONDS:
+            if self._count >= self._full_shard() or self._clock.now - self._since > writer.SHARD_SECONDS:
                 yield from self._flush(unit)
+
+    def _full_shard(self) -> int:
+        """The images of a shard. While a small shard is written, images are collected for a larger one."""
+        cluster, is_idle = self._cluster, self._writing is None or not self._writing.is_alive
+        small = self._keeps_shards_small and is_idle
+        return (cluster.small_shard_images if small else cluster.shard_images) * cluster.grain
 
     def _pass(self, images: int) -> Events:
         """Extract `images`. The slowest step decides: the others run beside it."""
@@ -249,17 +259,25 @@ class _Process:
         cluster.void_at[mine] = _NEVER
 
     def _compute(self, seconds: float, demand: float, what: str) -> Events:
+        """Work as `_share` does, and count the time."""
+        start = self._clock.now
+        try:
+            yield from self._share(seconds, demand)
+        finally:
+            self.times[what] += self._clock.now - start
+
+    def _share(self, seconds: float, demand: float = 1.0) -> Events:
         """Work for `seconds` of a machine of its own; longer, if it shares the machine and its cores are wanted."""
         host = self._node.host
         if host is None:
-            yield from self._spend(seconds, what)
+            yield self._clock.timeout(seconds)
             return
         host.demand += demand
         try:
             while seconds > 1e-9:
                 share = min(1.0, host.cores / host.demand)
                 step = min(seconds / share, _SLICE)
-                yield from self._spend(step, what)
+                yield self._clock.timeout(step)
                 seconds -= step * share
         finally:
             host.demand -= demand
@@ -295,9 +313,8 @@ class _Process:
         operations = shards * costs.write_shard + len(done) * costs.done * cluster.grain * cluster.protocol.claims
         waits = max(operations * cluster.disk.latency, cluster.operations.seconds(operations))
         moved = images * cluster.work.feature_bytes
-        yield self._clock.timeout(
-            images * costs.write + max(waits, moved / self._node.bandwidth, cluster.bytes.seconds(moved))
-        )
+        yield from self._share(images * costs.write + shards * costs.begin_shard)
+        yield self._clock.timeout(max(waits, moved / self._node.bandwidth, cluster.bytes.seconds(moved)))
         cluster.shards += shards
         cluster.images += images
         for unit, stop in collected.items():
@@ -334,7 +351,7 @@ class _Process:
             conflict = busy[:passed] | marked[:passed]
             if not drawn and conflict.any():
                 passed = int(conflict.argmax()) + 1
-                drawn = True
+                drawn = self._keeps_shards_small = True
                 rest = cluster.rng.permutation(waiting[at + passed :])
                 waiting = np.concatenate([waiting[: at + passed], rest])
                 free = np.zeros(len(units), bool)
@@ -425,7 +442,7 @@ class _Process:
             yield self._clock.timeout(max(part * self._cluster.disk.latency, self._cluster.operations.seconds(part)))
             operations -= part
         if seconds > 0:
-            yield self._clock.timeout(seconds)
+            yield from self._share(seconds)
 
     # The beginning and the end.
 
@@ -444,10 +461,15 @@ class _Process:
             yield from self._spend(seconds, "scan")
 
     def _finish(self) -> Events:
-        """Write the merged file, and the index, unless another process has written it."""
+        """Compact many small shards unless another process does. Write the merged file, and the index if none did."""
         cluster, costs = self._cluster, self._costs
         start = self._clock.now
-        shown = min(cluster.shards, merged.MOST_SHARDS)
+        yield from self._list()
+        is_small = cluster.work.images * cluster.work.feature_bytes < compact.LARGE_SHARD_BYTES
+        if is_small and cluster.shards > compact.MANY_SHARDS and not cluster.compacted:
+            cluster.compacted = (cluster.owner < 0).all()
+            yield from self._share(cluster.shards * costs.compact_shard * cluster.compacted)
+        shown = 1 if cluster.compacted else min(cluster.shards, merged.MOST_SHARDS)
         yield from self._operate(shown * costs.open_shard, shown * costs.learn_shard)
         if cluster.shards >= kept_index.LARGE and not cluster.index_kept:
             size = 40.0 * cluster.work.images

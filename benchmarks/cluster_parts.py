@@ -92,7 +92,9 @@ class Costs:
     list_entry: float = 5e-6  # for each shard in a listing
     learn_shard: float = 3.7e-3  # to open a new shard
     learn_image: float = 0.3e-6  # to read the digest of an image of a new shard, and to sort it in
-    write: float = 50e-6  # for each image of a shard, by the thread that writes
+    write: float = 47e-6  # for each image of a shard, by the thread that writes
+    begin_shard: float = 3.3e-3  # for each shard, by this thread
+    compact_shard: float = 3.2e-3  # for each small shard that is compacted in the end
     keep_index: float = 0.2e-6  # for each image in the end
     claim: int = 5  # stat of .done, create, write, close, stat of .done
     release: int = 4  # open, read, close, unlink

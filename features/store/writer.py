@@ -32,6 +32,11 @@ def shard_size(images: int) -> int:
     return LARGER_SHARD_IMAGES if images > MANY_IMAGES else SHARD_IMAGES
 
 
+def small_shard_size(images: int) -> int:
+    """Return the number of images in a full shard of a set of `images` that several processes extract together."""
+    return min(max(images // _SHARDS_OF_SHARED, 1), shard_size(images))
+
+
 @dataclass
 class _Collected:
     """The features of one store that are not written yet."""
@@ -83,7 +88,7 @@ class ShardWriter(Generic[Key]):
         }
         most = max(expected, *(len(part.lacking) for part in self._parts.values()))
         self._images = shard_size(most)
-        self._small_images = self._images if part else min(max(len(raw) // _SHARDS_OF_SHARED, 1), self._images)
+        self._small_images = self._images if part else min(small_shard_size(len(raw)), self._images)
         self._keeps_small = False
         self._written = 0  # times that shards were written
         self._since = self._listed = time.monotonic()

@@ -17,12 +17,13 @@ from headstart.benchmarks import cluster_model
 from headstart.benchmarks.cluster import GPU, SETUPS, TAR, main, simulate_setup
 from headstart.benchmarks.cluster_check import Measured, check, copy_photographs, predict
 from headstart.benchmarks.cluster_model import simulate
-from headstart.benchmarks.cluster_parts import Costs, Disk, Host, Node, Protocol, Work
+from headstart.benchmarks.cluster_parts import Costs, Disk, Host, Node, Outcome, Protocol, Work
 from headstart.features.images.files.reading import read_references, reference_of
 from headstart.features.images.scan_memory import ScanMemory
 from headstart.features.store.claims import VOID_SECONDS
+from headstart.features.store.compact import MANY_SHARDS
 from headstart.features.store.portions import cut_into_portions, portion_size
-from headstart.features.store.writer import MANY_IMAGES, SHARD_IMAGES, shard_size
+from headstart.features.store.writer import MANY_IMAGES, shard_size, small_shard_size
 from headstart.pipeline.data.examples import scan
 from headstart.tests.pipeline.data.test_tars import write_tar
 from hypothesis import given, settings
@@ -36,6 +37,11 @@ RANDOM = Protocol(claims=False)
 def work(images: int) -> Work:
     """Images that are read and known at no cost."""
     return Work(images, read_operations=0, scan_operations=0, scan_seconds=0, scan_bytes=0)
+
+
+def small_shards(processes: int) -> float:
+    """The seconds that 250 small shards cost on two cores: one process writes each, the others learn it, one compacts."""
+    return 250 * ((Costs.begin_shard + (processes - 1) * Costs.learn_shard) / 2 + Costs.compact_shard)
 
 
 def test_without_simpy_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,17 +134,30 @@ def test_processes_share_the_cores_of_a_machine() -> None:
     assert seconds(1, 2) == pytest.approx(210, rel=0.02)
     assert seconds(2, 2) == pytest.approx(210, rel=0.02)  # two start as fast as one, and then share the cores
     assert seconds(4, 2) == pytest.approx(220, rel=0.02)
-    assert seconds(2, 1) == pytest.approx(110, rel=0.03)
+    assert seconds(2, 1) == pytest.approx(110 + small_shards(2), rel=0.03)
 
 
 def test_a_death_costs_a_shard_and_the_claims_until_they_are_void() -> None:
     nodes = [SLOW, replace(SLOW, dies=150)]
     far = simulate(work(10_000), nodes, NEAR)
-    assert 0 < far.extracted - far.written <= SHARD_IMAGES
+    assert 0 < far.extracted - far.written <= 2 * small_shard_size(10_000) + SLOW.batch
     assert far.seconds > 150 + VOID_SECONDS - 60
     near = simulate(work(10_000), [replace(node, host=Host(2.0)) for node in nodes], NEAR)
     assert near.seconds < far.seconds - 100
     assert near.written == 10_000
+
+
+def test_processes_that_share_a_small_set_write_small_shards_and_one_compacts_them() -> None:
+    def found(processes: int, costs: Costs = Costs()) -> Outcome:
+        node = Node(speed=100, host=Host(2.0), start_demand=1)
+        return simulate(work(2000), [node] * processes, NEAR, costs)
+
+    assert found(1).shards == 2
+    assert MANY_SHARDS < found(2).shards <= 2000 / 8
+    free = found(2, Costs(begin_shard=0, compact_shard=0)).seconds
+    compacted = found(2, Costs(begin_shard=0, compact_shard=0.01)).seconds
+    assert compacted - free == pytest.approx(found(2).shards * 0.01, rel=0.1)  # one process does it, others have ended
+    assert free < found(2, Costs(begin_shard=0.05, compact_shard=0)).seconds
 
 
 def test_a_process_that_hangs_loses_its_claims() -> None:
@@ -213,8 +232,8 @@ def test_a_prediction_of_one_process_is_its_measurement() -> None:
     one, two, four = (predict(few, alone, 2000, processes, 2) for processes in (1, 2, 4))
     assert one == pytest.approx(30, rel=0.03)
     # The start takes 10.6 s and 12.3 s of processors, the images 35.7 s of them.
-    assert two == pytest.approx((2 * 12.3 + 35.7) / 2 + 1, rel=0.05)
-    assert four == pytest.approx((4 * 12.3 + 35.7) / 2 + 1, rel=0.05)
+    assert two == pytest.approx((2 * 12.3 + 35.7) / 2 + 1 + small_shards(2), rel=0.05)
+    assert four == pytest.approx((4 * 12.3 + 35.7) / 2 + 1 + small_shards(4), rel=0.05)
     assert predict(few, alone, 2000, 2, 2, others=1) > 1.2 * two
 
 
