@@ -40,7 +40,7 @@ def work(images: int) -> Work:
 
 
 def small_shards(processes: int) -> float:
-    """The seconds that 250 small shards cost on two cores: one process writes each, the others learn it, one compacts."""
+    """Seconds that 250 small shards cost on two cores: one process writes each, all others learn it, one compacts."""
     return 250 * ((Costs.begin_shard + (processes - 1) * Costs.learn_shard) / 2 + Costs.compact_shard)
 
 
