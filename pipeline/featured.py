@@ -230,7 +230,17 @@ def scan_with_store(
     with suppress(OSError):  # the store is read-only; an empty folder in `data` would look like a class without images
         (extraction.store / "scans").mkdir(exist_ok=True)
     memory = scan_memory(extraction.store, data, extraction.rehash)
-    scanned = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled, turn, elsewhere)
+    scanned = scan(
+        data,
+        seed,
+        max_pixels=extraction.max_pixels,
+        memory=memory,
+        pages=config.pages,
+        config=reading,
+        labelled=labelled,
+        turn=turn,
+        elsewhere=elsewhere,
+    )
     del memory
     release_memory()
     tell_reading(scanned)

@@ -47,7 +47,7 @@ def check(
     stores = _stores(config.store)
     memory = scan_memory(config.store, data) if stores else None
     with bytes_kept(config.store if stores else None, data):
-        scanned = scan(data, seed, config.max_pixels, memory, config=reading, labelled=False)
+        scanned = scan(data, seed, max_pixels=config.max_pixels, memory=memory, config=reading, labelled=False)
         undecodable = _undecodable(scanned.examples.images, stores, config)
     scanned = reject_undecodable(scanned, undecodable)
     examples = scanned.examples

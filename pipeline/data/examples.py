@@ -123,6 +123,7 @@ class Scan:
 def scan(
     data: Path,
     seed: int = 0,
+    *,
     max_pixels: int = MAX_PIXELS,
     memory: ScanMemory | None = None,
     pages: Pages = "first",
@@ -263,7 +264,8 @@ def scan_all_sizes(store: Path, data: Path, seed: int = 0, config: DataConfig = 
 
     This finds all images that a store may hold features of. Raises the same errors as `scan`.
     """
-    return scan(data, seed, sys.maxsize, scan_memory(store, data), "all", config, labelled=False)
+    memory = scan_memory(store, data)
+    return scan(data, seed, max_pixels=sys.maxsize, memory=memory, pages="all", config=config, labelled=False)
 
 
 def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:

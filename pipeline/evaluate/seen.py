@@ -61,7 +61,14 @@ def _own_examples(run: Run, cached: FeaturedExamples) -> Sequence[Example] | Non
     try:
         own = run_data(run)
         memory = scan_memory(cached.extraction.store, own)
-        found = scan(own, settings["seed"], extraction.max_pixels, memory, config.pages, run.read_as())
+        found = scan(
+            own,
+            settings["seed"],
+            max_pixels=extraction.max_pixels,
+            memory=memory,
+            pages=config.pages,
+            config=run.read_as(),
+        )
     except (DataError, RunError):
         return None
     return found.examples

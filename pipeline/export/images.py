@@ -62,7 +62,15 @@ def find_images(run: Run, places: Places) -> RunImages:
     data, store = run_data(run, places), known_store(run, places)
     reading = run.read_as().of_every_image(kind_of(data))
     memory = scan_memory(store, data) if store and os.access(store, os.W_OK) else None
-    found = scan(data, run.config()["seed"], extraction.max_pixels, memory, config.pages, reading, labelled=False)
+    found = scan(
+        data,
+        run.config()["seed"],
+        max_pixels=extraction.max_pixels,
+        memory=memory,
+        pages=config.pages,
+        config=reading,
+        labelled=False,
+    )
     return RunImages(run, data, found.examples.images)
 
 

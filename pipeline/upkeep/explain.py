@@ -81,7 +81,15 @@ def explain(
     root = extraction.store
     stores = open_stores(root)
     memory = scan_memory(root, data, extraction.rehash)
-    found = scan(data, seed, extraction.max_pixels, memory, config.pages, reading, labelled=False)
+    found = scan(
+        data,
+        seed,
+        max_pixels=extraction.max_pixels,
+        memory=memory,
+        pages=config.pages,
+        config=reading,
+        labelled=False,
+    )
     tell_reading(found)
     digests = set(HexDigests(found.examples.digests))
 
