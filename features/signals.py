@@ -23,13 +23,14 @@ class _Signals:
     """The handlers of this process, and the errors that they raised."""
 
     def __init__(self) -> None:
+        self.in_command = False
         self.raised: list[type[KeyboardInterrupt]] = []
         self._process = 0  # where the handlers were set; not a forked child
         self._hook = sys.unraisablehook  # the one that `_raise_again` replaces
 
     def handle(self) -> None:
         """See `stop_at_signals`."""
-        self._process = os.getpid()
+        self._process, self.in_command = os.getpid(), True
         self.raised.clear()
         for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) == default:
@@ -51,14 +52,20 @@ class _Signals:
 
         Python ignores an error in a callback of a weak reference, and a signal may come while such a callback runs.
         """
+        here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
-            if ignored.exc_type is error and threading.current_thread() is threading.main_thread():
+            if here and ignored.exc_type is error:
                 signal.signal(number, self._stop)
-                timer = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (threading.get_ident(), number))
+                timer = threading.Timer(_AGAIN_SECONDS, self._send, (threading.get_ident(), number, len(self.raised)))
                 timer.daemon = True
                 timer.start()
                 return
         self._hook(ignored)
+
+    def _send(self, thread: int, number: int, raised: int) -> None:
+        """Send a signal to a thread, unless the command ended or another signal came after the first `raised` ones."""
+        if self.in_command and len(self.raised) == raised:
+            signal.pthread_kill(thread, number)
 
 
 _signals = _Signals()
@@ -74,11 +81,17 @@ def stop_at_signals() -> None:
         _signals.handle()
 
 
-def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the error of the first signal that came since `stop_at_signals` was called. Return None if none came.
+def command_ended() -> None:
+    """Raise an error no more if Python ignores it. Handlers that run at the end of the process are not cut off."""
+    _signals.in_command = False
 
-    Call this where an `error` of a library is handled. A library in C++ that calls Python may raise an error of its own
-    in place of the `KeyboardInterrupt`.
+
+def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that `error` stands for. Return None if no signal came since `stop_at_signals` was called.
+
+    A library in C++ that calls Python may raise an error of its own in place of the `KeyboardInterrupt`. So call this
+    where errors of libraries are handled. A `KeyboardInterrupt` stands for itself. Any other error stands for the first
+    signal that came.
     """
     if isinstance(error, KeyboardInterrupt):
         return error

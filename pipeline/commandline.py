@@ -15,7 +15,7 @@ from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import keras_alone
 from headstart.features.errors import HeadstartError, OptionError
-from headstart.features.signals import stop_at_signals
+from headstart.features.signals import command_ended, stop_at_signals
 from headstart.features.terminal import PlainConsole
 from headstart.features.terminal import console as messages
 from headstart.pipeline.endings import ending
@@ -125,6 +125,8 @@ def command(
                 end = ending(error, kept)
                 messages.print(end.line, style=end.style)
                 raise typer.Exit(end.code) from error
+            finally:
+                command_ended()
 
         vars(call)["__signature__"] = inspect.Signature(parameters)
         call.__annotations__ = roles

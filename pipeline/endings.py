@@ -23,6 +23,10 @@ _ENVIRONMENT_ERRORS = {
         "EFBIG",
         "ELOOP",
         "ESPIPE",
+        "ENODEV",
+        "ENOTCONN",
+        "ETIMEDOUT",
+        "EHOSTDOWN",
     )
 }
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -41,24 +45,26 @@ def ending(error: BaseException, kept: str) -> Ending:
 
     `kept` says which work is not lost after an interrupt.
     """
-    if stop := _stopped_by(error):
+    stop = asked_to_stop(error)
+    if stop and not _came_after_interrupt(error):
         return Ending(143 if isinstance(stop, TerminatedError) else 130, f"interrupted; {kept}", "none")
     code, message = _explain(error)
     return Ending(code, f"error: {message}", "red")
 
 
-def _stopped_by(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interrupt that ended a command with `error`. Return None if `error` is to be reported.
+def _came_after_interrupt(error: BaseException) -> bool:
+    """Whether `error` was raised while an interrupt ended the command, as when its finished work could not be written.
 
-    After an interrupt, a command still writes what is finished. If this fails with an error that the user can fix, that
-    error is reported.
+    An error that a library raises in place of the interrupt names it as its cause, or does not know it.
     """
-    before = error.__context__
-    while before is not None and not isinstance(before, KeyboardInterrupt):
-        before = before.__context__
-    if before and isinstance(error, (HeadstartError, OSError)):
-        return None
-    return asked_to_stop(error)
+    after, one = False, error
+    while not isinstance(one, KeyboardInterrupt):
+        after = after or not (one.__cause__ or one.__suppress_context__)
+        before = one.__cause__ or one.__context__
+        if before is None:
+            return False
+        one = before
+    return after
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

@@ -22,7 +22,7 @@ SHARD_IMAGES, SHARD_SECONDS = 1024, 30.0
 MANY_IMAGES, LARGER_SHARD_IMAGES = 10_000_000, 8192  # if more images than these lack features, shards are larger
 SHARD_BYTES = 256 << 20  # large maps reach this before SHARD_IMAGES
 _SHARD_OVERHEAD = 1 << 16
-_SHARDS_OF_SHARED = 256  # of a set that processes share: a kill loses a shard
+_SHARDS_OF_SHARED = 256  # of a set that processes share: a kill loses about a shard, if the disk keeps up
 _KEEP_EVERY = 64  # shards of this process, after which the kept index is brought up to date
 _SHARE = 0.05  # the largest share of the time that may be spent on listing folders
 
@@ -95,7 +95,9 @@ class ShardWriter(Generic[Key]):
         self._took = 0.0  # seconds of the last listing
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        self._lock = Lock()  # the thread takes what was collected, too
+        self._lock = Lock()  # for what was collected, and the two fields below
+        self._goes_on = False  # whether the thread will look for collected features again
+        self._then: list[Callable[[], None]] = []  # called once all that is collected is written
 
     @property
     def folder(self) -> Path:
@@ -105,7 +107,8 @@ class ShardWriter(Generic[Key]):
     def keep_shards_small(self) -> None:
         """Write small shards from now on, because other processes fill the stores, too. A killed one then loses little.
 
-        While a small shard is written, features are collected for the next one. So extraction never waits for the disk.
+        While a small shard is written, features are collected for the next one. So extraction waits for the disk only
+        if the features of a large shard are collected meanwhile.
         """
         self._keeps_small = True
 
@@ -171,27 +174,23 @@ class ShardWriter(Generic[Key]):
         with self._lock:
             for key, part in self._parts.items():
                 part.add(digests, features[key])
-        is_idle = self._writing is None or self._writing.done()
-        images = self._small_images if self._keeps_small and is_idle else self._images
-        return time.monotonic() - self._since > seconds or self._is_full(images)
+            images = self._small_images if self._keeps_small and not self._goes_on else self._images
+            return time.monotonic() - self._since > seconds or self._is_full(images)
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards, in a thread, which calls the function `then` at the end.
 
-        Before the thread starts to write, wait until the shards of the previous call are written. If these shards could
-        not be written, raise the error of the previous call. If shards are kept small, the thread goes on with what was
-        collected while it wrote.
+        If the thread still writes, it goes on with what was collected meanwhile. But if the features of a large shard
+        were collected meanwhile, wait first until the thread has ended. If the thread could not write, raise its error.
         """
+        with self._lock:
+            self._since = time.monotonic()
+            if self._goes_on and not self._is_full(self._images):
+                self._then.append(then)
+                return
         self.wait()
-
-        def write_all(shards: list[Taken]) -> None:
-            self._write(shards)
-            then()
-            while self._keeps_small and self._is_full(self._small_images):
-                self._write(self._taken())
-
-        self._since = time.monotonic()
-        self._writing = self._thread.submit(write_all, self._taken())
+        self._goes_on = True
+        self._writing = self._thread.submit(self._write_all, self._taken(), [then])
 
     def wait(self) -> None:
         """Wait until all shards are written. If writing has failed, raise the error."""
@@ -200,12 +199,29 @@ class ShardWriter(Generic[Key]):
             writing.result()
 
     def _is_full(self, images: int) -> bool:
-        with self._lock:
-            return any(part.is_full(images) for part in self._parts.values())
+        return any(part.is_full(images) for part in self._parts.values())
 
     def _taken(self) -> list[Taken]:
         with self._lock:
             return [part.taken() for part in self._parts.values()]
+
+    def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
+        """Write `shards`, and call `then`. Go on if `write` was called meanwhile, or a small shard was collected."""
+        try:
+            while self._goes_on:
+                self._write(shards)
+                for call in then:
+                    call()
+                with self._lock:
+                    is_full = self._keeps_small and self._is_full(self._small_images)
+                    self._goes_on = is_full or bool(self._then)
+                    then, self._then = self._then, []
+                if self._goes_on:
+                    shards = self._taken()
+        except BaseException:
+            with self._lock:
+                self._goes_on, self._then = False, []  # what these calls would tell may be what could not be written
+            raise
 
     def _write(self, shards: Sequence[Taken]) -> None:
         for store, digests, features in shards:

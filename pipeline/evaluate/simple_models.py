@@ -30,8 +30,9 @@ def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     if any(store.missing(digests) for store in cached.stores.values()):
         note = "logistic regression is left out: the store lacks features of the run's training images"
         return SimpleModels.of(labels, class_names, None, note)
-    of_train = Examples.of(cached.examples).of_split("train")
-    unit_of = dict(zip(HexDigests(of_train.digests), unit_names(of_train), strict=True))
+    known, trained_on = Examples.of(cached.examples), set(digests)
+    of_train = known[np.array([digest in trained_on for digest in HexDigests(known.digests)], bool)]
+    unit_of = dict(zip(HexDigests(of_train.digests), unit_names(of_train), strict=True))  # in whichever split they are
     groups = [unit_of.get(digest, digest) for digest in digests]
     return score_simple_models(
         (np.array([label for _, label in trained]), groups),

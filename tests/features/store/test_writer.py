@@ -98,6 +98,7 @@ def test_the_kept_index_is_brought_up_to_date_while_a_store_is_filled(
     for number in range(4):
         writer.add(names(number), {"cut": features(store, 1)})
         writer.write()
+        writer.wait()
     writer.close()
     (place,) = store.folder.glob("index-*")
     assert len(np.load(place / "rows.npy")) == 3
