@@ -27,14 +27,25 @@ def has_ended(process: str) -> bool | None:
     identity = re.fullmatch(PROCESS, process, re.DOTALL)
     if identity is None or identity["host"] != host():
         return None
+    if not runs(int(identity["pid"])):
+        return True
+    return False if _started(int(identity["pid"])) == int(identity["started"]) else None
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process with this ID runs on this host.
+
+    A process that has ended keeps its ID until its parent asks how it ended. In a container whose first process asks
+    for no orphan, that is for ever.
+    """
     import psutil  # late: `headstart --help` does not need it
 
     try:
-        if not psutil.pid_exists(int(identity["pid"])):
-            return True
-    except OverflowError:  # no process has this ID
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
         return True
-    return False if _started(int(identity["pid"])) == int(identity["started"]) else None
 
 
 def host() -> str:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from headstart.features.files import remove_left_over
+from headstart.features.processes import runs
 
 
 def clear_left_over(path: Path) -> None:
@@ -32,9 +33,7 @@ def _clear_early_versions(path: Path) -> None:
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]
     if not found:
         return
-    import psutil  # late: most commands don't need it
-
-    dead = [folder for folder, match in found if not psutil.pid_exists(int(match["pid"]))]
+    dead = [folder for folder, match in found if not runs(int(match["pid"]))]
     for folder in sorted(dead, key=lambda folder: folder.stat().st_ctime, reverse=True):
         if folder.suffix == ".replaced" and not path.exists():
             folder.rename(path)  # the run that was moved last; runs that were moved before may be half removed

@@ -78,6 +78,21 @@ def test_claims_of_ended_processes_are_void(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_has_ended_before_its_parent_asks_how(tmp_path: Path) -> None:
+    claim = tmp_path / "claims" / "a.claimed"
+    claim.parent.mkdir()
+    code = "import sys; from headstart.features.processes import this_process; print(this_process()); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as one:
+        assert one.stdout is not None
+        claim.write_text(one.stdout.readline().strip())
+        assert Claims(tmp_path).take("a") == Claim.BUSY
+        one.kill()
+        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert Claims(tmp_path).take("a") == Claim.TAKEN_OVER
+
+
 def test_a_claim_that_is_not_renewed_is_void_though_its_process_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -199,7 +199,10 @@ OVERWRITE = ["--overwrite"]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "first", "second"),
-    [(signal.SIGINT, OVERWRITE, OVERWRITE), (signal.SIGKILL, OVERWRITE, [])],
+    [
+        pytest.param(signal.SIGINT, OVERWRITE, OVERWRITE, marks=pytest.mark.soak),
+        (signal.SIGKILL, OVERWRITE, []),
+    ],
 )
 def test_what_was_cut_off_ends_as_if_it_had_not_been(
     tiny_run: Path, tmp_path: Path, start_headstart, headstart: Cli, kind, first, second
@@ -515,7 +518,7 @@ def test_cuts_side_by_side_make_one_classifier(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", "140"])
+@pytest.mark.parametrize("layer", ["expanded_conv_10_expand", pytest.param("140", marks=pytest.mark.soak)])
 def test_from_a_layer_by_name_or_index(run: Path, layer: str) -> None:
     finetune(run, replace(QUICK, epochs=1, from_layer=layer))
     backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
