@@ -103,7 +103,8 @@ def sigterm_kept() -> Iterator[None]:
     """Undo, when the context ends, what the context changes about SIGTERM. It may run in any thread.
 
     `ray.init` replaces the handlers of SIGTERM in Python and in C: the process would print a stack, and abort within 3
-    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C.
+    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C. While the
+    handler in Python is there, SIGTERM exits: this raises a `TerminatedError` instead.
     """
     handler = signal.getsignal(signal.SIGTERM)
     library = ctypes.CDLL(None) if os.name == "posix" else None
@@ -112,6 +113,10 @@ def sigterm_kept() -> Iterator[None]:
         library.sigaction(signal.SIGTERM, None, action)
     try:
         yield
+    except SystemExit as error:
+        if error.code != signal.SIGTERM:
+            raise
+        raise TerminatedError from None
     finally:
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             # This was the handler before, or SIGTERM came meanwhile, and the next one ends the process.

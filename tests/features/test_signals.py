@@ -37,6 +37,26 @@ except TerminatedError:
     assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, "")
 
 
+def test_a_library_that_exits_at_sigterm_terminates_the_command() -> None:
+    code = """
+import os, signal, sys, time
+from headstart.features.signals import TerminatedError, sigterm_kept, stop_at_signals
+
+stop_at_signals()
+try:
+    with sigterm_kept():
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as `ray.init`
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+except TerminatedError:
+    print("terminated")
+with sigterm_kept():
+    sys.exit(3)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "terminated\n", "")
+
+
 @pytest.mark.parametrize(("number", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "TerminatedError")])
 def test_a_signal_in_a_callback_stops_the_process_soon_after(number: str, error: str) -> None:
     code = f"""
