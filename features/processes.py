@@ -35,14 +35,16 @@ def has_ended(process: str) -> bool | None:
 def runs(pid: int) -> bool:
     """Return whether a process with this ID runs on this host.
 
-    A process that has ended keeps its ID until its parent asks how it ended. In a container whose first process asks
-    for no orphan, that is for ever.
+    A process that has ended keeps its ID, as a zombie, until its parent waits for it. In a container, the first process
+    may never wait for its orphans. A zombie does not run.
     """
     import psutil  # late: `headstart --help` does not need it
 
     try:
+        if not psutil.pid_exists(pid):  # the ID of a thread is the ID of no process
+            return False
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, OverflowError):
         return False
     except psutil.AccessDenied:
         return True

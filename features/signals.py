@@ -82,16 +82,16 @@ def stop_at_signals() -> None:
 
 
 def command_ended() -> None:
-    """Raise an error no more if Python ignores it. Handlers that run at the end of the process are not cut off."""
+    """The command is over: raise ignored errors no more, so that nothing cuts off the functions of `atexit`."""
     _signals.in_command = False
 
 
 def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interrupt that `error` stands for. Return None if no signal came since `stop_at_signals` was called.
+    """Return the interrupt that `error` may stand for, or None if no signal came since `stop_at_signals` was called.
 
     A library in C++ that calls Python may raise an error of its own in place of the `KeyboardInterrupt`. So call this
-    where errors of libraries are handled. A `KeyboardInterrupt` stands for itself. Any other error stands for the first
-    signal that came.
+    where errors of libraries are handled. A `KeyboardInterrupt` is returned as it is. For any other error, the result
+    is the interrupt of the first signal that came.
     """
     if isinstance(error, KeyboardInterrupt):
         return error
@@ -103,8 +103,8 @@ def sigterm_kept() -> Iterator[None]:
     """Undo, when the context ends, what the context changes about SIGTERM. It may run in any thread.
 
     `ray.init` replaces the handlers of SIGTERM in Python and in C: the process would print a stack, and abort within 3
-    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C. While the
-    handler in Python is there, SIGTERM exits: this raises a `TerminatedError` instead.
+    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C. The handler in
+    Python calls `sys.exit`. If it does so within the context, the signal is sent again to the handler before.
     """
     handler = signal.getsignal(signal.SIGTERM)
     library = ctypes.CDLL(None) if os.name == "posix" else None
@@ -112,16 +112,17 @@ def sigterm_kept() -> Iterator[None]:
     if library is not None:
         library.sigaction(signal.SIGTERM, None, action)
     try:
-        yield
+        try:
+            yield
+        finally:
+            if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+                # This was the handler before, or SIGTERM came within the context: the next one must end the process.
+                action = ctypes.create_string_buffer(1024)
+            elif threading.current_thread() is threading.main_thread() and handler is not None:
+                signal.signal(signal.SIGTERM, handler)
+            if library is not None:
+                library.sigaction(signal.SIGTERM, action, None)
     except SystemExit as error:
-        if error.code != signal.SIGTERM:
-            raise
-        raise TerminatedError from None
-    finally:
-        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            # This was the handler before, or SIGTERM came meanwhile, and the next one ends the process.
-            action = ctypes.create_string_buffer(1024)
-        elif threading.current_thread() is threading.main_thread() and handler is not None:
-            signal.signal(signal.SIGTERM, handler)
-        if library is not None:
-            library.sigaction(signal.SIGTERM, action, None)
+        if error.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        raise

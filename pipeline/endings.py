@@ -55,16 +55,22 @@ def ending(error: BaseException, kept: str) -> Ending:
 def _came_after_interrupt(error: BaseException) -> bool:
     """Whether `error` was raised while an interrupt ended the command, as when its finished work could not be written.
 
-    An error that a library raises in place of the interrupt names it as its cause, or does not know it.
+    Such an error has the interrupt as its context. An error that a library raises in place of the interrupt has it as
+    its cause, or has no link to it.
     """
-    after, one = False, error
-    while not isinstance(one, KeyboardInterrupt):
-        after = after or not (one.__cause__ or one.__suppress_context__)
-        before = one.__cause__ or one.__context__
-        if before is None:
-            return False
-        one = before
-    return after
+    cause, context = error.__cause__, error.__context__
+    if isinstance(error, KeyboardInterrupt):
+        return False
+    if cause is not None and _leads_to_interrupt(cause):
+        return _came_after_interrupt(cause)
+    if context is None or not _leads_to_interrupt(context):
+        return False
+    return cause is not None or not error.__suppress_context__ or _came_after_interrupt(context)
+
+
+def _leads_to_interrupt(error: BaseException) -> bool:
+    before = [one for one in (error.__cause__, error.__context__) if one is not None]
+    return isinstance(error, KeyboardInterrupt) or any(map(_leads_to_interrupt, before))
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,8 +96,8 @@ class ShardWriter(Generic[Key]):
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
         self._lock = Lock()  # for what was collected, and the two fields below
-        self._goes_on = False  # whether the thread will look for collected features again
-        self._then: list[Callable[[], None]] = []  # called once all that is collected is written
+        self._goes_on = False  # whether the thread writes, and will look for collected features again
+        self._then: list[Callable[[], None]] = []  # the thread calls them once what is collected now is written
 
     @property
     def folder(self) -> Path:
@@ -178,10 +178,10 @@ class ShardWriter(Generic[Key]):
             return time.monotonic() - self._since > seconds or self._is_full(images)
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
-        """Write the collected features as shards, in a thread, which calls the function `then` at the end.
+        """Write the collected features as shards, in a thread. It calls the function `then` when they are on disk.
 
-        If the thread still writes, it goes on with what was collected meanwhile. But if the features of a large shard
-        were collected meanwhile, wait first until the thread has ended. If the thread could not write, raise its error.
+        If the thread is still writing, it writes them next. But if they fill a large shard, wait for the thread first.
+        An error of the thread is raised here or by `wait`. `then` is not called in this case.
         """
         with self._lock:
             self._since = time.monotonic()
@@ -194,8 +194,9 @@ class ShardWriter(Generic[Key]):
 
     def wait(self) -> None:
         """Wait until all shards are written. If writing has failed, raise the error."""
-        writing, self._writing = self._writing, None
-        if writing:
+        if self._writing:
+            wait([self._writing])  # if an interrupt ends this, `close` waits for the thread again
+            writing, self._writing = self._writing, None
             writing.result()
 
     def _is_full(self, images: int) -> bool:
@@ -208,7 +209,7 @@ class ShardWriter(Generic[Key]):
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
         """Write `shards`, and call `then`. Go on if `write` was called meanwhile, or a small shard was collected."""
         try:
-            while self._goes_on:
+            while True:
                 self._write(shards)
                 for call in then:
                     call()
@@ -216,11 +217,15 @@ class ShardWriter(Generic[Key]):
                     is_full = self._keeps_small and self._is_full(self._small_images)
                     self._goes_on = is_full or bool(self._then)
                     then, self._then = self._then, []
-                if self._goes_on:
-                    shards = self._taken()
+                if not self._goes_on:
+                    return
+                shards = self._taken()
         except BaseException:
             with self._lock:
-                self._goes_on, self._then = False, []  # what these calls would tell may be what could not be written
+                self._goes_on, self._then = (
+                    False,
+                    [],
+                )  # the calls would mark portions as done that may lack features on disk
             raise
 
     def _write(self, shards: Sequence[Taken]) -> None:
@@ -235,7 +240,7 @@ class ShardWriter(Generic[Key]):
     def close(self) -> None:
         """Write the features that are not written yet, and end the thread."""
         try:
-            self.write()
-            self.wait()
-        finally:
             self._thread.shutdown()
+            self._write(self._taken())
+        finally:
+            self.wait()

@@ -49,12 +49,17 @@ try:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 except TerminatedError:
-    print("terminated")
-with sigterm_kept():
-    sys.exit(3)
+    print("terminated", flush=True)
+try:
+    with sigterm_kept():
+        sys.exit(3)
+except SystemExit as error:
+    assert error.code == 3
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(10)
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "terminated\n", "")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGTERM, "terminated\n", "")
 
 
 @pytest.mark.parametrize(("number", "error"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "TerminatedError")])

@@ -174,6 +174,18 @@ _DISK_FULL_AFTER_IT = """
     finally:
         raise OSError(errno.ENOSPC, "No space left on device")
 """
+_NOT_WRITTEN_AFTER_IT = """
+    def write():
+        try:
+            raise OSError(errno.EROFS, "read-only")
+        except OSError as error:
+            raise HeadstartError("the store can't be written to") from error
+    try:
+        os.kill(os.getpid(), signal.{})
+        time.sleep(10)
+    finally:
+        ThreadPoolExecutor(1).submit(write).result()
+"""
 
 
 @pytest.mark.parametrize(
@@ -182,6 +194,7 @@ _DISK_FULL_AFTER_IT = """
         ("SIGINT", _LOST, "130 interrupted; nothing was changed"),
         ("SIGTERM", _LOST, "143 interrupted; nothing was changed"),
         ("SIGINT", _DISK_FULL_AFTER_IT, "1 error: the disk is full"),
+        ("SIGINT", _NOT_WRITTEN_AFTER_IT, "1 error: the store can't be written to"),
     ],
 )
 def test_an_interrupt_that_a_library_turned_into_an_error_is_told_from_an_error_after_it(
@@ -190,6 +203,8 @@ def test_an_interrupt_that_a_library_turned_into_an_error_is_told_from_an_error_
     """A library in C++ that calls Python loses the `KeyboardInterrupt`, and raises an error of its own."""
     code = f"""
 import errno, os, signal, time
+from concurrent.futures import ThreadPoolExecutor
+from headstart.features.errors import HeadstartError
 from headstart.tests.pipeline.test_commandline import Shown, invoke
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def stops() -> Shown:{body.format(number)}

@@ -143,3 +143,38 @@ def test_small_shards_go_on_with_what_was_collected_while_one_was_written(
     assert not writer.add(names(5), {"cut": features(store, 1)})
     writer.close()
     assert store.missing(names(*range(6))) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_collected_is_written_after_an_interrupt_that_came_while_the_disk_was_waited_for(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(module, "SHARD_IMAGES", 2)
+    go_on, write_shard, wait = Event(), store.write_shard, module.wait
+
+    def slow(digests: list[str], rows: np.ndarray) -> Path:
+        if digests == names(0, 1):
+            go_on.wait(20)
+            if fails:
+                raise OSError("this shard")
+        return write_shard(digests, rows)
+
+    def interrupted(futures: Any) -> None:
+        monkeypatch.setattr(module, "wait", wait)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "write_shard", slow)
+    monkeypatch.setattr(module, "wait", interrupted)
+    writer = ShardWriter({"cut": store}, names(*range(4)))
+    writer.add(names(0, 1), {"cut": features(store, 2)})
+    writer.write()
+    writer.add(names(2, 3), {"cut": features(store, 2)})
+    with pytest.raises(KeyboardInterrupt):
+        writer.write()
+    go_on.set()
+    if fails:
+        with pytest.raises(OSError, match="this shard"):
+            writer.close()
+    else:
+        writer.close()
+    assert store.missing(names(*range(4))) == (names(0, 1) if fails else [])
