@@ -1,8 +1,8 @@
 """A discrete-event simulator of processes that fill one store: what features/extract.py and features/store/ do.
 
 It has the real constants: portions, claims that are void after ten minutes, marks of done portions, listings, shards,
-the small ones of a small set that processes share, the thread that writes them, the waiting and the compaction in the
-end. Large sets are simulated in units of several portions.
+the small ones of a small set that processes share, the thread that writes them, the waiting in the end, and the
+compaction of a set that fits into one large shard. Large sets are simulated in units of several portions.
 """
 
 from collections import Counter, deque
