@@ -189,8 +189,8 @@ def _writer_ended(partial: Path) -> bool:
 def flush_to_disk(path: Path) -> None:
     """Wait until the file or folder at `path` is on disk: a file's bytes, or a folder's list of entries.
 
-    Some disks, such as shares of Windows or of a virtual machine's host, can't flush folders. Folders on such a disk
-    are not flushed.
+    Some disks can't flush folders, such as Windows shares, or folders that a virtual machine shares with its host.
+    Folders on such a disk are not flushed.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

@@ -185,7 +185,8 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
     Some arguments are dataclasses. `configs` maps the name of each such argument to its dataclass. `values` has one
     item for each field of the dataclass. These items become one instance of the dataclass. All other items stay as they
-    are. Raises OptionError if an option contradicts an argument.
+    are. A field may have the name of another argument, such as a path that is given without a flag. The field then
+    gets the value of this argument. Raises OptionError if the field's option gives another path.
     """
     arguments = dict(values)
     for name, config in configs.items():

@@ -154,10 +154,10 @@ def _gone(run: Run, kind: str, *places: object) -> RunError:
 
 
 def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
-    """Return a copy of `config` with other weights. `text` is one file, or one file per backbone, joined by `+`.
+    """Return a copy of `config` with the files in `text`: one file, or one file per backbone, joined by `+`.
 
-    If a backbone is a `.keras` file, the `.keras` file in `text` replaces the backbone, because a `.keras` file holds
-    its own weights. Raises OptionError if `text` gives a backbone a file of the wrong kind.
+    A file replaces the weights of its backbone. But a backbone that is a `.keras` file holds its own weights, so the
+    new file replaces the whole backbone. Raises OptionError if `text` gives a backbone a file of the wrong kind.
     """
     files = weights_of_each(chosen_backbones(config), text)
     moved = {name: os.path.abspath(file) for name, file in files.items() if is_own(name)}

@@ -193,9 +193,9 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split each of `texts` at each `+` that is not part of a backbone's path.
+    """Split each of `texts`, which are values of `--cut`, at each `+`, but not inside the path of a `.keras` file.
 
-    `texts` are values of `--cut`. A path in `backbones` is absolute. A path in `texts` may be relative.
+    `backbones` are the backbones that the user chose. Paths among them are absolute. Paths in `texts` may be relative.
     """
     parts = []
     for text in texts:

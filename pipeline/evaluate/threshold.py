@@ -115,7 +115,10 @@ def threshold_fields(
 
 
 def threshold_lines(model: str, metrics: Mapping[str, Any], positive: str) -> Iterator[str]:
-    """Yield lines about sensitivity, specificity and the threshold. `metrics` has the `threshold_fields` of `model`."""
+    """Yield lines about sensitivity, specificity and the threshold.
+
+    `metrics` are the metrics of the model named `model`, with the result of the function `threshold_fields`.
+    """
     names, kept = ("sensitivity", "specificity"), metrics["threshold"]
     figures = ["-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names]
     intervals = [interval_text(metrics[f"{name}_interval"]) for name in names]

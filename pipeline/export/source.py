@@ -191,7 +191,10 @@ def _shown(images: ImageConfig) -> str:
 
 
 def _titles(backbone: str) -> str:
-    """Return `backbone`, the name of a backbone, with file names in place of the paths of `.keras` files."""
+    """Return `backbone` with the path of each `.keras` file shortened to its file name.
+
+    `backbone` is one backbone, or several, joined by `+`.
+    """
     return "+".join(name.rsplit("/", 1)[-1] for name in split_names(backbone))
 
 

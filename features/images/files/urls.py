@@ -56,7 +56,7 @@ def why_unknown(url: str) -> str:
 
 
 def _why_not_asked(url: str, parts: SplitResult) -> str:
-    """Return why headstart sends no request for `url`; "" if it sends one. `parts` are the parts of `url`."""
+    """Return why headstart sends no request for `url`; "" if it sends one. `parts` is the result of `urlsplit(url)`."""
     user, at, _ = parts.netloc.rpartition("@")
     if at and (parts.scheme not in CONTAINERS or ":" in user):
         return "it holds a name or password, which would be written into the store; leave them out"
