@@ -70,6 +70,11 @@ def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alp
     return {"alpha": alpha, "coverage": coverage, "mean_size": float(inside.sum(axis=1).mean())}
 
 
+def abstain_limit(probability: float) -> str:
+    """Return a value for `--abstain` that still gives answers of this probability, in four digits, rounded down."""
+    return f"{math.floor(1e4 * probability) / 1e4:g}"
+
+
 def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str, count: int) -> Iterator[str]:
     """Yield lines about how far the probabilities can be trusted, with details for the model `better`.
 
@@ -81,7 +86,7 @@ def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str, count: int
         yield f"calibration error, before and after the temperature: {', '.join(errors)}"
     rows = models[better]["at_coverage"]
     parts = [
-        f"{row['accuracy']:.4f} on {row['coverage']:.0%} (--abstain {math.floor(1e4 * row['probability']) / 1e4:g})"
+        f"{row['accuracy']:.4f} on {row['coverage']:.0%} (--abstain {abstain_limit(row['probability'])})"
         for row in rows
     ]
     if parts:

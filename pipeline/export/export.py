@@ -46,7 +46,7 @@ class ExportResult:
         """Yield the summary that is printed without `--json`."""
         yield f"{self.path}: {self.format}, {self.precision}, {self.bytes / 1e6:.1f} MB; {self.answers}"
         yield from self.comparison.lines()
-        yield f"beside it: labels.json, preprocess.py, example.py and a model card; try `python {self._example}`"
+        yield f"beside it: labels.json, preprocess.py, example.py and a model card; try `python {self._example} IMAGE`"
 
     @property
     def _example(self) -> Path:

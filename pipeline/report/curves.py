@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from headstart.pipeline.evaluate.trust import score_trust
+from headstart.pipeline.evaluate.trust import abstain_limit, score_trust
 from headstart.pipeline.pages.charts import INK, SERIES, SOFT, chart, side_by_side
 from headstart.pipeline.pages.html import escaped, printable, shortened
 from headstart.pipeline.pages.tables import table
@@ -175,7 +175,7 @@ def _trust(evidence: Evidence) -> str:
     rule = moved(evidence.run.threshold(model))
     scored = score_trust(found.logits[model], found.labels, read_calibration(evidence.run, model), rule)
     covered = [
-        [f"{one['coverage']:.0%}", f"{one['accuracy']:.4f}", f"{one['probability']:.4f}"]
+        [f"{one['coverage']:.0%}", f"{one['accuracy']:.4f}", abstain_limit(one["probability"])]
         for one in scored["at_coverage"]
     ]
     sets = [

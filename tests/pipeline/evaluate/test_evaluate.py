@@ -11,7 +11,7 @@ from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, RunError
 from headstart.features.images.batches import decoded_batches
 from headstart.pipeline.evaluate.evaluate import evaluate
-from headstart.pipeline.evaluate.trust import score_trust
+from headstart.pipeline.evaluate.trust import abstain_limit, score_trust
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.finetune import finetune
@@ -362,3 +362,8 @@ def test_softmax_through_both_phases(tmp_path: Path, small, extraction) -> None:
     item = predict(tmp_path / "run", [tmp_path / "data" / "test" / "disc" / "0.jpg"]).predictions[0]
     assert sum(item.probabilities.values()) == pytest.approx(1)
     assert keras.models.load_model(tmp_path / "run" / "classifier.keras").output_shape == (None, 5)
+
+
+def test_a_limit_that_is_told_keeps_the_answers_that_it_is_of() -> None:
+    told = {0.99996: "0.9999", 0.5: "0.5", 1.0: "1", 0.12345: "0.1234"}
+    assert {probability: abstain_limit(probability) for probability in told} == told
