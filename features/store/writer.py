@@ -221,11 +221,8 @@ class ShardWriter(Generic[Key]):
                     return
                 shards = self._taken()
         except BaseException:
-            with self._lock:
-                self._goes_on, self._then = (
-                    False,
-                    [],
-                )  # the calls would mark portions as done that may lack features on disk
+            with self._lock:  # the calls would mark portions as done whose features may not be on disk
+                self._goes_on, self._then = False, []
             raise
 
     def _write(self, shards: Sequence[Taken]) -> None:
