@@ -135,6 +135,14 @@ class _FeaturesPackage(ModuleType):
 import_module("headstart.features").__class__ = _FeaturesPackage  # sets variables for TensorFlow; imports nothing
 
 
+def command_line() -> None:
+    """Run the command `headstart`. A signal ends the process with one line, also while the commands are loaded."""
+    from headstart.features.signals import one_line_at_signals
+
+    with one_line_at_signals():
+        import_module("headstart.cli").app()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")

@@ -17,7 +17,7 @@ from pathlib import Path
 def tried(photos: Path, backbone: str, *more: str) -> tuple[float, float]:
     """Fill an empty store. Return the seconds of extraction, and of the whole command."""
     with tempfile.TemporaryDirectory() as store:
-        command = [sys.executable, "-c", "from headstart.cli import app; app()", "features", str(photos)]
+        command = [sys.executable, "-c", "from headstart import command_line; command_line()", "features", str(photos)]
         command += [f"--store={store}", f"--backbone={backbone}", "--precision=float32", "--max-rejects=1", "--json"]
         start = time.perf_counter()
         done = subprocess.run([*command, *more], check=True, capture_output=True, text=True)

@@ -37,7 +37,10 @@ class Load:
 
 
 def headstart(*arguments: str) -> list[str]:
-    code = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from headstart.cli import app; app()"
+    code = (
+        "import signal as s; s.signal(s.SIGINT, s.default_int_handler); "
+        "from headstart import command_line; command_line()"
+    )
     return [sys.executable, "-c", code, *arguments]
 
 

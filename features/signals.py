@@ -86,6 +86,28 @@ def command_ended() -> None:
     _signals.in_command = False
 
 
+@contextmanager
+def one_line_at_signals() -> Iterator[None]:
+    """Call `stop_at_signals`. Print one line, and exit, if a signal comes while no command runs in the context.
+
+    A command runs until `command_ended` is called. It prints its own line.
+    """
+    stop_at_signals()
+    try:
+        yield
+    except BaseException as error:
+        stop = asked_to_stop(error)
+        if stop is None or not _signals.in_command:
+            raise
+        print("interrupted; nothing was changed", file=sys.stderr)
+        raise SystemExit(exit_code(stop)) from None
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Return the exit code of a process that ends because of `stop`: 143 after SIGTERM, or 130 after SIGINT."""
+    return 143 if isinstance(stop, TerminatedError) else 130
+
+
 def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
     """Return the interrupt that `error` may stand for, or None if no signal came since `stop_at_signals` was called.
 

@@ -5,7 +5,7 @@ import os
 from typing import NamedTuple
 
 from headstart.features.errors import HeadstartError, OptionError
-from headstart.features.signals import TerminatedError, asked_to_stop
+from headstart.features.signals import asked_to_stop, exit_code
 
 _ENVIRONMENT_ERRORS = {
     getattr(errno, name)
@@ -47,7 +47,7 @@ def ending(error: BaseException, kept: str) -> Ending:
     """
     stop = asked_to_stop(error)
     if stop and not _came_after_interrupt(error):
-        return Ending(143 if isinstance(stop, TerminatedError) else 130, f"interrupted; {kept}", "none")
+        return Ending(exit_code(stop), f"interrupted; {kept}", "none")
     code, message = _explain(error)
     return Ending(code, f"error: {message}", "red")
 

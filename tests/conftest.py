@@ -56,6 +56,10 @@ SMALL = {
     "precision": "float32",
 }
 QUICK = {"batch_size": 8, "max_rejects": 1.0}
+# A suite that a script started with `&` ignores Ctrl-C, and its processes would too.
+COMMAND_LINE = (
+    "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from headstart import command_line; command_line()"
+)
 SMALL_FLAGS = (
     "--backbone=mobilenet_v3_small",
     "--weights=random",
@@ -277,12 +281,9 @@ def headstart() -> Cli:
 def start_headstart(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
     """Starts a command in a process of its own, its output in `tmp_path/output`."""
 
-    # A suite that a script started with `&` ignores Ctrl-C, and its processes would too.
-    code = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from headstart.cli import app; app()"
-
     def start(*arguments: Any) -> subprocess.Popen[bytes]:
         with (tmp_path / "output").open("ab") as output:
-            command = [sys.executable, "-c", code, *map(str, arguments)]
+            command = [sys.executable, "-c", COMMAND_LINE, *map(str, arguments)]
             root = Path(cli.__file__).parent
             return subprocess.Popen(command, stdout=output, stderr=output, cwd=root, env={**os.environ})
 

@@ -61,6 +61,6 @@ def test_public_names_are_loaded_when_they_are_used() -> None:
 def test_a_persons_own_modules_do_not_get_in_the_way(tmp_path: Path) -> None:
     for name in ("cli", "features", "pipeline"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
-    command = [sys.executable, "-c", "from headstart.cli import app; app()", "--version"]
+    command = [sys.executable, "-c", "from headstart import command_line; command_line()", "--version"]
     shown = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert shown.stdout.startswith("headstart ")

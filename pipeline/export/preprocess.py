@@ -13,7 +13,8 @@ kinds of files are exceptions:
 """
 
 import io
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,27 @@ with suppress(ImportError):
 Image.init()
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")  # a Pillow may lack some
 _ROWS = 64
+
+
+def images(paths: Iterable[str], **settings: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield each of `paths` with its pixels, for a program whose arguments are `paths`. For `settings`, see `pixels`.
+
+    A file that can't be read is left out, and a line on standard error names it. The program then exits with status 1
+    after the last file. If `paths` is empty, the program prints its docstring on standard error and exits with status 1.
+    """
+    failed, paths = False, list(paths)
+    if not paths:
+        sys.exit(sys.modules["__main__"].__doc__)
+    for path in paths:
+        try:
+            found = pixels(path, **settings)
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = True
+        else:
+            yield path, found
+    if failed:
+        sys.exit(1)
 
 
 def pixels(
@@ -79,7 +101,7 @@ def pixels(
 
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
-    """Return the pixels, uint8 [H, W, 3], and the EXIF orientation. The pixels are not yet turned upright.
+    """Return the pixels, uint8 [H, W, 3], and the EXIF orientation by which they must still be turned upright.
 
     A JPEG that is much larger than `size` is decoded at a smaller size. `pad` says whether the image will be padded to
     a square. For the other arguments, see `pixels`.
@@ -103,7 +125,10 @@ def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, pag
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of `image`, 1 to 8. For a TIFF, return 1, because Pillow turns it upright itself."""
+    """Return the EXIF orientation of `image`: usually a number from 1 to 8. If the EXIF data are broken, return 1.
+
+    For a TIFF, return 1, because Pillow itself turns a TIFF upright.
+    """
     try:
         return 1 if image.format == "TIFF" else int(image.getexif().get(0x0112, 1))  # Pillow turns a TIFF by itself
     except Exception:  # broken EXIF does not harm the pixels
@@ -111,7 +136,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
-    """Return the pixels of `image` as RGB, uint8 [H, W, 3]. Transparent parts become white. `bits`: see `pixels`."""
+    """Return the RGB pixels of `image`, uint8 [H, W, 3]. Transparent parts become white. For `bits`, see `pixels`."""
     if image.mode.startswith("I"):
         samples = np.asarray(image)
         used = max(int(samples.max()).bit_length(), 8) if bits == "auto" else int(bits)

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -82,3 +83,46 @@ except KeyboardInterrupt as error:
 """
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=10)
     assert (ended.stdout, ended.stderr) == (f"ignored\n{error}\n", "")
+
+
+_EARLY = """
+import os, signal, sys, time
+from headstart import command_line
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a script started with `&` ignores Ctrl-C
+
+number = int(sys.argv.pop(1))
+
+def stop(*_):
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "headstart.pipeline.export.config":
+            {in_import}
+
+sys.meta_path.insert(0, Finder())
+from headstart.pipeline.commandline import _Command
+{before}
+command_line()
+"""
+
+
+@pytest.mark.parametrize("moment", ["import", "options"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_command_begins_is_told_in_one_line(moment: str, number: signal.Signals, code: int) -> None:
+    in_import, before = ("stop()", "") if moment == "import" else ("pass", "_Command.parse_args = stop")
+    ended = subprocess.run(
+        [sys.executable, "-c", _EARLY.format(in_import=in_import, before=before), str(int(number)), "check", "x"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", "interrupted; nothing was changed\n")
+
+
+def test_the_entry_point_tells_of_signals_from_its_start() -> None:
+    (entry,) = entry_points(group="console_scripts", name="headstart")
+    assert entry.value == "headstart:command_line"

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import keras
-from preprocess import pixels
+from preprocess import images
 
 here = Path(__file__).parent
 labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
 model = keras.saving.load_model(here / labels["model"], compile=False)
-for path in sys.argv[1:]:
-    chances = model.predict(pixels(path, **labels["preprocessing"])[None], verbose=0)[0]
+for path, pixels in images(sys.argv[1:], **labels["preprocessing"]):
+    chances = model.predict(pixels[None], verbose=0)[0]
     second_above = labels["second_above"]  # of two classes with a threshold
     best = int(chances.argmax()) if second_above is None else int(chances[1] > second_above)
     print(f"{path}: {labels['class_names'][best]} {chances[best]:.4f}")

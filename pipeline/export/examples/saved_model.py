@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import tensorflow as tf
-from preprocess import pixels
+from preprocess import images
 
 here = Path(__file__).parent
 labels = json.loads((here / "labels.json").read_text(encoding="utf-8"))
 model = tf.saved_model.load(str(here / labels["model"]))
-for path in sys.argv[1:]:
-    batch = tf.constant(pixels(path, **labels["preprocessing"])[None])
+for path, pixels in images(sys.argv[1:], **labels["preprocessing"]):
+    batch = tf.constant(pixels[None])
     chances = model.signatures["serving_default"](pixels=batch)["probabilities"][0].numpy()
     second_above = labels["second_above"]  # of two classes with a threshold
     best = int(chances.argmax()) if second_above is None else int(chances[1] > second_above)

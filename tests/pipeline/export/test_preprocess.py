@@ -1,4 +1,7 @@
 import io
+import shutil
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 from headstart.features.images.batches import decoded_batches
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
+from headstart.pipeline.export import preprocess
 from headstart.pipeline.export.preprocess import pixels
 from headstart.pipeline.predict.sources import find_files, inspected
 from PIL import Image
@@ -163,3 +167,28 @@ def test_awkward_photographs(shared: Path, resize: str) -> None:
     found = apart(images_in(shared / "data" / "awkward"), ImageConfig(224, resize))
     assert len(found) > 90
     assert max(found.values()) <= 1
+
+
+def test_a_program_tells_of_files_that_it_cannot_read_and_answers_for_the_rest(tmp_path: Path) -> None:
+    program = tmp_path / "example.py"
+    program.write_text(
+        '"""Classify images: `python example.py cat.jpg`."""\n'
+        "import sys\n"
+        "from preprocess import images\n"
+        "for path, pixels in images(sys.argv[1:], size=8):\n"
+        "    print(path, pixels.shape)\n"
+    )
+    shutil.copy(preprocess.__file__, tmp_path)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    Image.new("RGB", (20, 10)).save(tmp_path / "good.png")
+
+    def run(*arguments: str) -> tuple[int, str, list[str]]:
+        command = [sys.executable, str(program), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr.splitlines()
+
+    code, answers, told = run("gone.jpg", "broken.jpg", ".", "good.png")
+    assert (code, answers) == (1, "good.png (8, 8, 3)\n")
+    assert [line.partition(": ")[0] for line in told] == ["gone.jpg", "broken.jpg", "."]
+    assert run("good.png") == (0, "good.png (8, 8, 3)\n", [])
+    assert run() == (1, "", ["Classify images: `python example.py cat.jpg`."])

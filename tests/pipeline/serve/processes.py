@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headstart.tests.conftest import COMMAND_LINE
+
 BOUNDARY = "----headstart"
-_CODE = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); from headstart.cli import app; app()"
 
 
 @dataclass
@@ -46,7 +47,7 @@ def served(run: Path, folder: Path, *options: str) -> Iterator[Process]:
     """Serve `run` at a free port. A server that still runs at the end is killed."""
     log = folder / "log"
     with log.open("w") as errors:
-        command = [sys.executable, "-c", _CODE, "serve", str(run), "--port=0", "--json", *options]
+        command = [sys.executable, "-c", COMMAND_LINE, "serve", str(run), "--port=0", "--json", *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ})
     assert process.stdout
     try:
