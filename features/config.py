@@ -1,6 +1,6 @@
 """Settings of feature extraction: `FeatureConfig` decides the features' values, `ExtractionConfig` does not.
 
-The command line makes its options from these fields. This module imports neither TensorFlow nor Keras.
+The command line makes its options from the fields of both classes. This module imports neither TensorFlow nor Keras.
 """
 
 from collections.abc import Mapping
@@ -90,7 +90,11 @@ class FeatureConfig:
         )
 
     def images(self) -> ImageConfig:
-        """Return the settings that decide how a file becomes pixels. Image size and resizing must be resolved."""
+        """Return the settings that decide how a file becomes pixels.
+
+        Three values must first be replaced by what they stand for: 0 in `image_size`, `auto` in `resize`, and `folder`
+        in `bits`. A remaining 0 or `folder` raises an OptionError.
+        """
         return ImageConfig(self.image_size, cast(Resize, self.resize), self.truncated, self.bits)
 
 

@@ -1,4 +1,4 @@
-"""The hardware: processor cores, and the GPU if TensorFlow can use one. `start_tensorflow` starts TensorFlow."""
+"""Find out which processor cores and GPUs this process can use, and start TensorFlow on them."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def cpu_count() -> int:
 def cores_of_groups(groups: str, root: Path) -> float:
     """Return how much processor time the control groups of a process allow, in cores. Without a limit, return infinity.
 
-    The result may be a fraction. Containers and services are control groups. The limit of a group also holds for the
-    groups within it. A file that can't be understood raises a ValueError.
+    The result may be a fraction. It is the smallest limit of these groups and of the groups that contain them. For
+    example, a container or a service is a control group. A file that can't be understood raises a ValueError.
 
     Args:
         groups: the content of `/proc/self/cgroup`, a line `number:controllers:path` per hierarchy.
@@ -69,8 +69,8 @@ def cores_of_groups(groups: str, root: Path) -> float:
 def _limit(folder: Path, *names: str) -> float:
     """Return the limit of a control group in cores: the group's quota divided by its period.
 
-    `names` are the files that hold these two numbers. If a file is missing, or if the group has no quota, return
-    infinity.
+    `names` are the files in `folder` that hold these two numbers. If a file is missing, or if the group has no quota,
+    return infinity.
     """
     try:
         quota, period = " ".join((folder / name).read_text() for name in names).split()
@@ -119,20 +119,23 @@ def start_tensorflow() -> str:
 def keras_alone() -> None:
     """From now on, let the import of Keras skip libraries that only its plots, tables and wrappers need.
 
-    TensorFlow and Keras then start in two thirds of the time. This is for processes in which only headstart uses Keras,
-    and for the processes that they start.
+    TensorFlow and Keras then start in two thirds of the time. Call this function only if no other code than headstart
+    uses Keras in this process. The call also affects the processes that this process starts.
     """
     os.environ[_KERAS_ALONE] = "1"
 
 
 class _Skipping(MetaPathFinder):
-    """Lets imports of `_SKIPPED` fail in one thread, as if the libraries were not installed."""
+    """Lets imports of the libraries in `_SKIPPED` fail in one thread, as if these were not installed."""
 
     def __init__(self) -> None:
         self.thread: int | None = threading.get_ident()
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
-        """Raise a ModuleNotFoundError if `name` is to be skipped. If not, return None, so that others look for it."""
+        """Raise a ModuleNotFoundError if `name` is to be skipped.
+
+        Otherwise return None, so that Python asks the next finder.
+        """
         if name in _SKIPPED and threading.get_ident() == self.thread:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -148,7 +151,10 @@ def _skipping() -> Iterator[None]:
 
 
 def _start_keras() -> None:
-    """Import Keras, and give it the settings that this package needs, whatever `keras.json` and KERAS_BACKEND say."""
+    """Import Keras, and give it the settings that this package needs, whatever `keras.json` and KERAS_BACKEND say.
+
+    Raise a HeadstartError if Keras can't read `keras.json`, or if Keras already runs on another backend.
+    """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
         with _skipping() if _KERAS_ALONE in os.environ else nullcontext():
@@ -174,11 +180,12 @@ def on_gpu() -> bool:
 
 
 def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
-    """Make TensorFlow's operations on a GPU deterministic, except in the two cases below.
+    """Make TensorFlow's operations on a GPU deterministic. `layers` are the layers that will be trained.
+
+    This function changes nothing in two cases:
 
     - TensorFlow does not run on a GPU.
-    - One of `layers`, which will be trained, is a depthwise or separable convolution. The training of this layer would
-      fail.
+    - One of `layers` is a depthwise or separable convolution. It can't be trained with deterministic operations.
     """
     if not on_gpu():
         return

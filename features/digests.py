@@ -22,7 +22,7 @@ def hex_digests(raw: np.ndarray) -> list[str]:
 
 
 class HexDigests(Sequence[str]):
-    """The hexadecimal digests of an array [N] of dtype `DIGEST`. Each text is made when it is asked for."""
+    """The hexadecimal digests of an array [N] of dtype `DIGEST`. A digest becomes text only when it is read."""
 
     def __init__(self, raw: np.ndarray) -> None:
         self.raw = raw

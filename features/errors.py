@@ -29,7 +29,7 @@ class StoreError(HeadstartError, OSError):
 
 
 class RunError(HeadstartError, ValueError):
-    """A folder that is not a run, or a run that can't do what was asked."""
+    """A folder that is not a run, or a run that the command can't use."""
 
 
 class ExportError(HeadstartError):
@@ -40,7 +40,7 @@ class ExportError(HeadstartError):
 
 
 class DivergedError(HeadstartError):
-    """A training run in which no loss was finite."""
+    """Training that diverged: no loss on val was finite."""
 
 
 def require_options(*options: tuple[str, object, bool, str]) -> None:

@@ -89,15 +89,16 @@ def extract_features(
 ) -> Extracted:
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
-    `part` is true if `images` are one of many parts of a set. If `part` is false, and other processes extract the same
-    images, the shards of a small set become smaller.
+    `part` says whether `images` are one of many parts of a set of images. If `part` is false, and another process
+    extracts some of the same images, this process writes smaller shards; see `ShardWriter.keep_shards_small`.
 
-    One forward pass serves all cuts. `freeze` builds the fast form of the backbone with the cuts of `stores`, and is
-    called only if features are missing. Images that have all their features are not read. Processes that fill one store
-    at the same time share the work.
+    One forward pass serves all cuts. `freeze` returns the frozen backbone with the cuts of `stores`. It is called only
+    if features are missing. Images that have all their features are not read. Processes that fill one store at the same
+    time share the work.
 
     A StoreError is raised for features that are not finite, and for a store whose folder is gone or can't be written
-    to. A disk without room for the missing features raises an OSError. Shards written before an error are kept.
+    to. A disk without room for the missing features raises an OSError. The loss of access to remote images raises a
+    DataError. Shards that were written before an error are kept.
     """
     every = Images.of(images)
     first = first_positions(every.digests)
@@ -165,9 +166,9 @@ class _Extraction:
         self._error: Exception | None = None
 
     def run(self, backbone: FrozenBackbone) -> Extracted:
-        """Extract round by round. In each round, this process extracts the portions that it can claim.
+        """Extract the images round by round; see `_Extraction`. Return what this process extracted.
 
-        The last round is over when each image has features or was tried by this process.
+        The last round is over when each image either has features, or was tried by this process.
         """
         from headstart.features.images.batches import why_all_undecodable
 
@@ -219,12 +220,12 @@ class _Extraction:
         """Claim the open portions. For each claimed portion, yield the positions of images without features, int64 [n].
 
         At first, the portions are claimed in their order. Two things change when this process finds a portion that
-        another process has claimed:
+        another process extracts or has just extracted:
 
         - The remaining portions are claimed in a random order, so that two processes seldom want the same portion.
-        - The shards of a small set become smaller.
+        - This process writes smaller shards; see `ShardWriter.keep_shards_small`.
 
-        For `again`, see `Claims.take`.
+        For `again`, see `Claims.take`. An error ends the iteration, and `run` raises it later.
         """
         waiting, self._open = deque(self._open), []
         drawn = False
@@ -252,7 +253,7 @@ class _Extraction:
             self._error = error
 
     def _left(self, portion: int, at_once: bool) -> np.ndarray:
-        """Return the positions, int64 [n], of images in a portion.
+        """Return the positions, int64 [n], of those images in a portion that are left to extract.
 
         Images that have features, or that this process has tried, are left out. For `at_once`, see
         `ShardWriter.still_lacking`.

@@ -33,7 +33,7 @@ SETTLED_NS = 2_000_000_000
 def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. On success, flush the file and rename it to `path`. On an error, remove it.
 
-    The temporary file lies in the folder of `path`, which is created if missing.
+    The temporary file lies in the folder of `path`. This folder is created if it is missing.
     """
     with _written_beside(path) as partial:
         yield partial
@@ -113,10 +113,11 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """If an OSError in the block names one of `made`, raise an OSError that names `path`.
+    """While the context is open, replace an OSError that names one of `made` by an OSError that names `path`.
 
-    `made` are paths that the block makes, such as a temporary path. In some folders, such as `/proc`, Python raises a
-    FileNotFoundError when a new file is opened. This function then raises a PermissionError.
+    `made` are paths that the code in the context makes, such as a temporary path. If a file lies where `path` needs a
+    folder, the new error is a NotADirectoryError. In some folders, such as `/proc`, Python raises a FileNotFoundError
+    when a new file is opened. The new error is then a PermissionError.
     """
     try:
         yield
@@ -142,8 +143,8 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    A file or folder that can't be removed, as on a read-only disk, stays. An ended process may have moved a folder
-    away without putting a new folder in its place. In this case, the old folder is put back; see
+    A file or folder that can't be removed, for example on a read-only disk, stays. An ended process may have moved a
+    folder away without putting a new folder in its place. In this case, the old folder is put back; see
     `folder_written_atomically`.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # `glob` takes longer, which a large store would feel
@@ -170,7 +171,7 @@ def _remove(partial: Path) -> None:
 
 
 def _writer_ended(partial: Path) -> bool:
-    """Return whether the process that writes `partial` has ended.
+    """Return whether `partial` is a temporary path of a process that has ended.
 
     If this host can't tell, the process counts as ended after a day without a write.
     """
@@ -189,8 +190,8 @@ def _writer_ended(partial: Path) -> bool:
 def flush_to_disk(path: Path) -> None:
     """Wait until the file or folder at `path` is on disk: a file's bytes, or a folder's list of entries.
 
-    Some disks can't flush folders, such as Windows shares, or folders that a virtual machine shares with its host.
-    Folders on such a disk are not flushed.
+    Some file systems can't flush folders. Examples are Windows shares, and folders that a virtual machine shares with
+    its host. On such a file system, this function does nothing for a folder.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)

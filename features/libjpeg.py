@@ -44,7 +44,8 @@ _owned = False
 def own_standard_error() -> None:
     """Allow `silence_libjpeg` to filter standard error.
 
-    Only the command line of headstart calls this function. The standard error of other programs is not filtered.
+    Only the command line of headstart calls this function. So if another program imports headstart, the standard error
+    of this program is not filtered.
     """
     global _owned  # noqa: PLW0603 # a process has one standard error
     _owned = True
@@ -74,7 +75,7 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Restore standard error. Then wait until the filter has written everything that it received.
+    """Restore standard error. Then wait, at most 10 s, until the filter has written everything that it received.
 
     `child` is the process of the filter. `kept` is a file descriptor of the standard error to restore.
     """

@@ -30,10 +30,11 @@ def lock(file: IO[Any], wait: bool = True) -> None:
 
 @contextmanager
 def folder_locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Lock `folder` within the block. The lock keeps out other processes of this host that call this function.
+    """Lock `folder` while the context is open.
 
-    The lock makes no file. If the folder is already locked, wait for the lock. If `wait` is false, raise a
-    BlockingIOError instead of waiting. On a disk without locks, nothing is locked.
+    The lock keeps out other processes of this host that call this function. The lock makes no file. If the folder is
+    already locked, wait for the lock. If `wait` is false, raise a BlockingIOError instead of waiting. On a disk without
+    locks, nothing is locked.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

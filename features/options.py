@@ -11,7 +11,7 @@ def option(default: Any, help: str, **more: Any) -> Any:
         default: the default value of the field and of the option.
         more: settings of the option, by name:
             flag: the name of the option. By default, it is made from the name of the field.
-            env: the name of an environment variable.
+            env: the name of an environment variable that also sets the option.
             alone: the value that the option gets if the user gives only the option's name.
             metavar, parser: see Typer.
     """

@@ -1,4 +1,4 @@
-"""Paths that are kept relative to a folder, so that a project can be moved."""
+"""Make paths relative to a folder, and absolute again. Files with relative paths stay valid if a project is moved."""
 
 import os
 import re

@@ -35,8 +35,8 @@ def has_ended(process: str) -> bool | None:
 def runs(pid: int) -> bool:
     """Return whether a process with this ID runs on this host.
 
-    A process that has ended keeps its ID, as a zombie, until its parent waits for it. In a container, the first process
-    may never wait for its orphans. A zombie does not run.
+    A zombie does not count as running. A zombie is a process that has ended, but keeps its ID until its parent waits
+    for it. In a container, the first process may never wait for its orphans.
     """
     import psutil  # late: `headstart --help` does not need it
 
@@ -57,7 +57,7 @@ def host() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Return the start time of a process on this host, in ms since 1970. Return None if the process has ended."""
+    """Return the start time of a process on this host, in ms since 1970. Return None if psutil can't find it out."""
     import psutil
 
     try:

@@ -48,9 +48,10 @@ class _Signals:
         raise error
 
     def _raise_again(self, ignored: Any) -> None:
-        """Raise an error of `_ERRORS` once more, soon, if Python ignores it.
+        """Send a signal once more, after `_AGAIN_SECONDS`, if Python ignored the error that its handler raised.
 
         Python ignores an error in a callback of a weak reference, and a signal may come while such a callback runs.
+        This method replaces `sys.unraisablehook`. It gives all other errors that Python ignores to the earlier hook.
         """
         here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
@@ -63,7 +64,10 @@ class _Signals:
         self._hook(ignored)
 
     def _send(self, thread: int, number: int, raised: int) -> None:
-        """Send a signal to a thread, unless the command ended or another signal came after the first `raised` ones."""
+        """Send the signal `number` to `thread`.
+
+        Do nothing if the command has ended, or if the handlers have raised more than `raised` errors by now.
+        """
         if self.in_command and len(self.raised) == raised:
             signal.pthread_kill(thread, number)
 
@@ -74,23 +78,27 @@ _signals = _Signals()
 def stop_at_signals() -> None:
     """From now on, raise a `KeyboardInterrupt` at SIGINT, and a `TerminatedError` at SIGTERM.
 
-    A second SIGTERM ends the process at once. SIGTERM ends forked child processes without an error. Do nothing outside
-    the main thread. A signal that has another handler than Python's default keeps its handler.
+    A second SIGTERM ends the process at once. SIGTERM ends forked child processes without an error. A signal that has
+    another handler than Python's default keeps its handler. Outside the main thread, this function does nothing.
     """
     if threading.current_thread() is threading.main_thread():
         _signals.handle()
 
 
 def command_ended() -> None:
-    """The command is over: raise ignored errors no more, so that nothing cuts off the functions of `atexit`."""
+    """Record that the command is over. From now on, a signal whose error Python ignored is not sent again.
+
+    Otherwise, this signal could interrupt the functions of `atexit`.
+    """
     _signals.in_command = False
 
 
 @contextmanager
 def one_line_at_signals() -> Iterator[None]:
-    """Call `stop_at_signals`. Print one line, and exit, if a signal comes while no command runs in the context.
+    """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
 
-    A command runs until `command_ended` is called. It prints its own line.
+    A command that runs in the context handles its interrupts, and prints a line of its own. After it has called
+    `command_ended`, all errors leave the context unchanged.
     """
     stop_at_signals()
     try:
@@ -109,11 +117,11 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 
 def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interrupt that `error` may stand for, or None if no signal came since `stop_at_signals` was called.
+    """Return the interrupt that `error` is, or that it may stand for. Return None if there is no such interrupt.
 
     A library in C++ that calls Python may raise an error of its own in place of the `KeyboardInterrupt`. So call this
-    where errors of libraries are handled. A `KeyboardInterrupt` is returned as it is. For any other error, the result
-    is the interrupt of the first signal that came.
+    function where errors of libraries are handled. A `KeyboardInterrupt` is returned as it is. For any other error, the
+    result is the interrupt of the first signal since `stop_at_signals` was called, or None if no signal came.
     """
     if isinstance(error, KeyboardInterrupt):
         return error
@@ -122,11 +130,12 @@ def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Undo, when the context ends, what the context changes about SIGTERM. It may run in any thread.
+    """When the context ends, restore the handlers of SIGTERM that the code in the context has replaced.
 
-    `ray.init` replaces the handlers of SIGTERM in Python and in C: the process would print a stack, and abort within 3
-    seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes the handler in C. The handler in
-    Python calls `sys.exit`. If it does so within the context, the signal is sent again to the handler before.
+    `ray.init` replaces the handlers of SIGTERM in Python and in C. With Ray's handlers, the process would print a stack
+    at SIGTERM, and abort within 3 seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes
+    the handler in C. Ray's handler in Python calls `sys.exit`. If it does so while the context is open, the earlier
+    handlers are restored, and then the signal is sent again. The context may be opened in any thread.
     """
     handler = signal.getsignal(signal.SIGTERM)
     library = ctypes.CDLL(None) if os.name == "posix" else None

@@ -77,7 +77,7 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Discard everything written to standard error within the block.
+    """While the context is open, discard everything that is written to standard error.
 
     C++ code, such as TensorFlow's during its import, writes to file descriptor 2, so this descriptor is redirected.
     """

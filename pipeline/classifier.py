@@ -33,8 +33,9 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
     """Build the upper part of a classifier: the layers of `backbone` from index `from_layer`, and `head` above them.
 
     `head` takes the features at `cuts`. The result takes the outputs of lower layers, float32 [B, H, W, D], and returns
-    logits. `backbone.crossing` lists the operations that make these outputs. The result shares its layers with
-    `backbone` and `head`, so training the result also trains `backbone` and `head`.
+    logits. `backbone.crossing` lists the operations that make these outputs, and raises an OptionError if the network
+    uses a layer twice. The result shares its layers with `backbone` and `head`, so training the result also trains
+    `backbone` and `head`.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]

@@ -32,7 +32,8 @@ Stores = dict[Cut, FeatureStore]
 class Extractor:
     """Extracts features with one network. The network's fast form is built once and kept for the next images.
 
-    Drop the extractor after extraction. Otherwise the fast form takes memory while heads are trained.
+    With int8, the network's 8-bit form is made from some of `images`, if the store lacks it. Drop the extractor after
+    extraction. Otherwise the fast form takes memory while heads are trained.
     """
 
     def __init__(self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None) -> None:
@@ -59,10 +60,10 @@ class Extractor:
 
 
 def _finish(stores: Stores, seconds: float) -> None:
-    """Compact each of `stores` that has many small shards, then update its merged file and kept index.
+    """Update the kept index and the merged file of each of `stores`. Compact the stores that have many small shards.
 
-    `seconds` is the time of the extraction that filled them. If nothing was extracted, it is 0, and nothing is
-    compacted.
+    `seconds` is the duration of the extraction that filled `stores`, and limits the time of compaction; see
+    `compact_by_itself`. If `seconds` is 0, nothing is compacted.
     """
     for store in stores.values():
         store.keep_index()  # first, so that this process need not hold what others have written
@@ -152,8 +153,8 @@ def extract_at(
 ) -> list[FeatureStore]:
     """Extract the missing features of `examples` at `cut`, for each of `views`. Returns one store per view.
 
-    `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if a file
-    is gone, or has changed since the scan.
+    `cut` need not be among the cuts of `network`. The view None means the unchanged images. Raises DataError if an
+    image can't be decoded, for example because its file is gone or has changed since the scan.
     """
     images = Examples.of(examples).images
     by_view, _ = extract_views([Extractor(replace(network, cuts=(cut,)), images)], images, views)

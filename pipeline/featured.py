@@ -115,7 +115,7 @@ class FeaturedExamples:
         }
 
     def _extracted_here(self) -> int:
-        """Return the number of different images whose features were extracted in this call."""
+        """Return the number of different digests that are in `examples` and also in `extracted`."""
         extracted = raw_digests(sorted(self.extracted.digests))
         return int(np.isin(extracted, self.examples.digests).sum()) if len(extracted) else 0
 
@@ -223,7 +223,8 @@ def scan_with_store(
 ) -> Scan:
     """Scan `data`, and print how `data` were read. If the folder of the store is missing, it is made.
 
-    The store holds the scan memory of `data`. For `turn` and `elsewhere`, see `inspect_images`.
+    The store holds the scan memory of `data`. For `turn`, `elsewhere` and the errors, see `scan`. If the store's folder
+    has a subfolder `rejects.csv`, a DataError is raised.
     """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
@@ -264,15 +265,16 @@ def networks_for(
 
 
 def bits_in(scanned: Scan) -> set[int]:
-    """Return the different values of `ImageFile.bits` among the scanned images."""
+    """Return the different values in the column `bits` of the scanned images; see `bits_by_folder`."""
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
 def load_examples(run: Run, places: Places = Places(), workers: Cluster | None = None) -> FeaturedExamples:
-    """Scan the data of a run, and extract missing features with the run's settings. `places` may name other data.
+    """Scan the data of a run, and extract missing features with the run's settings.
 
-    If `workers` are given, they scan and extract. Raises RunError if the data, the store or the weights are gone, or if
-    the settings no longer give the features that the head was trained on.
+    `places` may name other data, another store or other weights. If `workers` are given, they scan and extract. Raises
+    RunError if the data or the store are gone, or if the settings no longer give the features that the head was trained
+    on. For errors about the weights, see `located_networks`.
     """
     settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.

@@ -156,7 +156,7 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
 
 @contextmanager
 def explained(examples: Sequence[Example], raised: Sequence[Exception] = ()) -> Iterator[None]:
-    """Replace an error of TensorFlow within this context by the error that caused it, if the cause is known.
+    """While the context is open, replace an error of TensorFlow by the error that caused it, if the cause is known.
 
     - If `raised` holds errors, the first of them is raised. `features_dataset` adds errors to this list.
     - If `raised` is empty, a DataError is raised in these cases: access to remote files was lost, a remote file could

@@ -1,7 +1,10 @@
 """Find the data, the store and the weights of a run. Each may have been moved since the run was made.
 
-If an option names a place, only this place is tried. Otherwise, places are tried in this order: the place that the run
-remembers, the environment variable and, for weights, the files that were used with the store.
+If an option names a place, only this place is tried. Otherwise, places are tried in this order:
+
+- The place in the run's settings.
+- The place in the environment variable HEADSTART_DATA, HEADSTART_STORE or HEADSTART_WEIGHTS.
+- For weights, the files that were used with the store.
 """
 
 import os
@@ -32,9 +35,13 @@ from headstart.pipeline.runs import Run
 def run_data(run: Run, places: Places = Places()) -> Path:
     """Return the path of the data of `run`.
 
-    It is `places.data`, if that is given. If not, it is the path in the run's settings. If nothing is there, it is the
-    path in the environment variable HEADSTART_DATA. If this is not set, a RunError is raised. For errors of the path
-    that was chosen, see `require_data`.
+    The first of these paths that applies is chosen:
+
+    - `places.data`, if it is given.
+    - The path in the run's settings, if something exists at this path.
+    - The path in the environment variable HEADSTART_DATA, if the variable is set.
+
+    If none applies, a RunError is raised. For errors about the path that was chosen, see `require_data`.
     """
     own = Path(run.config()["data"])
     found = places.data or (own if is_there(own) else _from_environment("data"))
@@ -47,9 +54,14 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the path of the store of `run`.
 
-    A store that the user names by an option or an environment variable is not checked, and need not exist. If the user
-    names no store, the store in the run's settings is checked: RunError is raised if this store is gone or lacks the
-    run's features. Without the check, a run from another machine could decide which folder this machine writes to.
+    The first of these stores that applies is chosen:
+
+    - `places.store`, if it is given. This store is not checked, and need not exist.
+    - The store in the run's settings, if it has the run's features. Without this condition, a run from another machine
+      could decide which folder this machine writes to.
+    - The store in the environment variable HEADSTART_STORE, if the variable is set. This store is not checked.
+
+    If none applies, a RunError is raised.
     """
     found = known_store(run, places)
     if found is None:

@@ -25,6 +25,6 @@ class NetworkPlaces:
 
 @dataclass(frozen=True)
 class Places(NetworkPlaces):
-    """Paths of the store, the weights and the data of a run."""
+    """The store, the weights and the data to use for a run. If `data` is None, the run's own data are used."""
 
     data: Path | None = option(None, "Data folder or list to use instead of the run's.")

@@ -34,7 +34,7 @@ def require_sound_archive(path: str, shown: str, remedy: str) -> None:
 
     A safe archive meets these conditions:
 
-    - Its files have the names that Keras uses, and plausible sizes.
+    - Its files are `config.json`, `model.weights.h5` and perhaps `metadata.json`, each once and of plausible size.
     - No layer is quantised.
     - No layer has a `lora_rank` over 1024.
     - No layer calls a function outside `keras.activations` and `keras.ops`.

@@ -21,7 +21,10 @@ OWN = "own"  # the name of `.keras` files in fingerprints
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network with its weights. Its Keras model is built when the property `model` is first read."""
+    """A pretrained network with its weights.
+
+    The Keras model is built at the latest when the property `model` is first read.
+    """
 
     name: str  # in `BACKBONES`, or the path of a `.keras` file
     load: Callable[[], keras.Model]  # returns the same model each time
@@ -51,7 +54,7 @@ class Backbone:
         return cut_places(self.name, self.model) if self.known_indices is None else self.known_indices
 
     def cuts(self) -> list[Cut]:
-        """Return the cut at the end of each block, from the input to the output. All cuts are averaged over space."""
+        """Return one cut for each key of `shapes`, from the input to the output. All cuts are averaged over space."""
         return [Cut(self.name, block) for block in self.shapes]
 
     def layer_index(self, layer: str | int | Cut) -> int:
@@ -104,7 +107,7 @@ class Backbone:
         The other operations form the top. A cut at a frozen operation needs only the output of this operation. A cut in
         the top needs all outputs of frozen operations that the top reads to compute the cut.
 
-        Raises OptionError if the network uses a layer twice.
+        Raises OptionError if `graph.read_graph` returns None, for example because the network uses a layer twice.
         """
         from headstart.features.backbones.graph import read_graph
         from headstart.features.tensorflow import keras
@@ -136,7 +139,8 @@ class Backbone:
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
         """Return the same result as `features(pixels, cuts)`, but compute it from `tensors`.
 
-        `tensors` holds the outputs of the operations that `crossing(from_layer, cuts)` returns, in the same order.
+        `crossing(from_layer, cuts)` returns the indices of operations. `tensors` holds the outputs of these operations,
+        in the same order.
         """
         from headstart.features.tensorflow import keras
 

@@ -77,8 +77,10 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
     """Return the cuts that `config` names, grouped by backbone.
 
     The cuts of one backbone have the order in which `config` names them. A name such as `mixed8` selects the cut of
-    that name in every backbone with such a cut. `backbone/mixed8` selects the cut in one backbone only. A backbone
-    without a selected cut is cut at its last block. An unknown or repeated backbone or cut raises an OptionError.
+    that name in every backbone with such a cut. `backbone/mixed8` selects the cut in one backbone only. In place of a
+    cut's name, `all` selects all cuts. A backbone without a selected cut is cut at its last block.
+
+    Raises OptionError if a backbone or cut is unknown or repeated, or if the output at a `:map` cut is not a map.
     """
     backbones = chosen_backbones(config)
     found: dict[str, list[Cut]] = {name: [] for name in backbones}

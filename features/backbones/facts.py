@@ -20,7 +20,7 @@ _VERSION = 1  # raise it when a backbone yields other facts than before
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """The fields of `Backbone` that are known only after its model was built."""
+    """The fields of `backbone.Backbone` that are known only after the backbone's model was built."""
 
     weights_digest: str
     shapes: Mapping[str, tuple[int, ...]]
@@ -37,7 +37,8 @@ class BackboneSource:
 def backbone_source(name: str, weights: str, image_size: int, weights_seed: int) -> BackboneSource:
     """Return the settings of a backbone and the state of its weights file. The file is not read.
 
-    For the arguments, see `build_backbone`.
+    `weights` is `imagenet`, `random`, or the path of the weights file, which can be the `.keras` file of the backbone.
+    `image_size` is the side of the input in pixels. `weights_seed` is the seed of random weights.
     """
     state: dict[str, Any] = {"version": _VERSION, "keras": version("keras"), "numpy": version("numpy")}
     file = None if weights in KNOWN_WEIGHTS else os.path.realpath(weights)
@@ -88,7 +89,7 @@ class KnownBackbones:
         return None
 
     def recall_shapes(self, name: str, image_size: int) -> Mapping[str, tuple[int, ...]] | None:
-        """Return the shape at each cut of the network `name` for images of `image_size` pixels.
+        """Return the shape at each cut of the network `name` for images with sides of `image_size` pixels.
 
         The shapes do not depend on the weights. Return None if the network was never built at this size.
         """
@@ -104,6 +105,7 @@ class KnownBackbones:
 
         Nothing is saved in these cases:
 
+        - `read_only` is true, or the folder of the store does not exist.
         - The weights file is missing.
         - The weights file was changed after this `KnownBackbones` was made, or at most two seconds before it was made.
           In this case, `facts` may describe the file's earlier content.

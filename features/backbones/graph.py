@@ -85,7 +85,8 @@ def block_ends(graph: Graph) -> list[int]:
 
     - An operation that joins branches, such as the concatenation of an Inception block or the sum of a residual block.
       If the only reader of its output is an activation, the activation ends the block.
-    - A normalisation without activation: the linear bottleneck of MobileNetV2 (arXiv:1801.04381).
+    - A batch normalisation whose output is read by a convolution and by no activation: the linear bottleneck of
+      MobileNetV2 (arXiv:1801.04381).
     - An operation that comes after a convolution and feeds several branches, such as the pooling between the blocks of
       DenseNet (arXiv:1608.06993).
     - The last operation of the network. Normalisation and activation at the end of the network belong to the last
@@ -116,7 +117,7 @@ def cut_indices(
     """Return a mapping from the name of each cut of `model` to the index of the cut's operation, lowest first.
 
     The end of a block is a cut if its output is a map, [H, W, D]. The network's output is a cut whatever its shape. If
-    a layer is used twice, only the network's output is a cut.
+    `read_graph` returns None, only the network's output is a cut.
 
     Args:
         stable_names: whether all layers have the same names in every process, as in a model loaded from a file.
@@ -171,7 +172,7 @@ def last_stage(model: keras.Model) -> int:
     There are four exceptions:
 
     - Only the last block has the lowest resolution: this block is the last stage.
-    - Most blocks have the lowest resolution: the last quarter of all blocks is the last stage.
+    - Most blocks, and at least three, have the lowest resolution: the last quarter of all blocks is the last stage.
     - The network is a single block: the last stage begins at the first operation whose output has the lowest
       resolution.
     - `read_graph` returns None: the last stage begins at the last operation with a kernel.
@@ -274,8 +275,8 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 def _common_start(names: Sequence[str]) -> str:
     """Return the common start of `names`. A name consists of words that are joined by `_`.
 
-    The common start consists of the words that all names begin with. If a name has no other words, the last word is
-    left out: the common start of `block5_sepconv3` and `block5_sepconv3_bn` is `block5`.
+    The common start consists of the words that all names begin with. If one of the names consists of only these words,
+    the last of them is left out: the common start of `block5_sepconv3` and `block5_sepconv3_bn` is `block5`.
     """
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]

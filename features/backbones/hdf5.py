@@ -12,9 +12,10 @@ _MOST_OBJECTS = 1_000_000
 
 
 def require_sound_hdf5(file: Path | IO[bytes], size: int, shown: str) -> None:
-    """Raise a WeightsError if an HDF5 file is damaged, refers to other files, or would fill the memory.
+    """Raise a WeightsError if an HDF5 file is damaged, refers to other places, or would fill the memory.
 
-    `size` is the file's size in bytes, and `shown` is its name in the error.
+    References to other places are soft links, external links, and data in other files. `size` is the file's size
+    in bytes; for a file in an archive, the compressed size. `shown` is the file's name in the error.
     """
     import h5py  # late, because networks with shipped weights do not need it
 

@@ -24,7 +24,7 @@ def load_keras(path: str, shown: str, remedy: str) -> Any:
     """Load the Keras model in the `.keras` file at `path`. The inputs and outputs of the model are not checked.
 
     Keras's safe mode refuses layers that would run code: Lambda layers, and classes that are not part of Keras. Raises
-    WeightsError if the file is damaged or refused, was saved by a newer Keras, or has weights that are not finite.
+    WeightsError if the file is damaged or refused, if Keras can't load it, or if it has weights that are not finite.
 
     Args:
         shown: the file's name in errors.

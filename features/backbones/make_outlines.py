@@ -1,6 +1,8 @@
 """Make `outlines.json`; see `outlines`. Run this module after a change of `zoo`, of `graph` or of Keras.
 
 python -m headstart.features.backbones.make_outlines [NAME...]
+
+Each NAME is a network of `zoo`. Without names, the outlines of all networks are made.
 """
 
 import json

@@ -35,7 +35,8 @@ def load_own(file: Path) -> OwnNetwork:
     The model's output is a map [B, H, W, D], tokens [B, N, D] or vectors [B, D]. Keras's safe mode refuses layers that
     would run code: Lambda layers, and classes that are not part of Keras.
 
-    Raises WeightsError if the file is damaged or refused. Raises OptionError if the model has another form.
+    Raises OptionError if the model has another form. Raises WeightsError if the file is damaged or refused. For a model
+    with a fixed image size, WeightsError is also raised if the output for an image depends on the rest of its batch.
     """
     require_file(str(file), f"--backbone {file}")
     status = file.stat()
@@ -79,9 +80,13 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
 
 def _functional(model: Any, shown: str) -> keras.Model:
-    """Return a copy of `model` as a functional model with one input and one output.
+    """Return a copy of `model` as a functional model with one input and one output; see `_flat`.
 
-    Raises OptionError unless the input is square images, [B, H, W, 3], and the output is a map, tokens or a vector.
+    Raises OptionError in these cases:
+
+    - The input is not square images, [B, H, W, 3], or has a fixed side that is not from 32 to 4096 pixels.
+    - The output is not a map, tokens or a vector, or does not consist of floating-point numbers.
+    - `model` has no weights.
     """
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:
@@ -133,7 +138,7 @@ def _require_independent(model: keras.Model, name: str, size: int) -> None:
 
 
 def _flat(model: keras.Model, shown: str) -> keras.Model:
-    """Copy `model`, and replace nested models by their layers.
+    """Copy `model` with its weights; see `_renamed`. In the copy, nested models are replaced by their layers.
 
     If nested models can't be replaced, for example because two layers have the same name, the copy keeps the nested
     models. Raises WeightsError if Keras can't copy `model`.
@@ -160,7 +165,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
 
 
 def _renamed(model: keras.Model) -> keras.Model:
-    """Copy `model`, and rename layers if TensorFlow or `--cut` does not allow their names.
+    """Copy `model` with initial weights. In the copy, rename layers whose names TensorFlow or `--cut` does not allow.
 
     For example, `my block` becomes `my_block`. A nested model and its layers can't be renamed. If one of their names is
     not allowed, a ValueError is raised.

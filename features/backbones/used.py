@@ -104,10 +104,12 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set. The backbone, the weights and the rescaling are
-    changed only if the user did not set them. A line on the console says which options are changed.
+    `given` names the fields of `config` that the user set. These fields are not changed. The backbone is changed only
+    if `given` has none of `backbone`, `weights`, `rescale` and `cut`. If `config` names several backbones, nothing is
+    changed. A line on the console says which options are changed.
 
-    If the user set no weights, the first rule that applies decides:
+    If the user set the weights, or the backbone is a `.keras` file, only the rescaling may be changed; see
+    `_with_used_rescaling`. In all other cases, the first rule that applies decides:
 
     - The ImageNet weights, which are the default, stay if they are on this machine or were used with `store`.
     - If exactly one entry of `used.json` for the backbone can be used, its weights are taken; see `_with_only`.
@@ -186,7 +188,8 @@ def _with_only(
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
     """Return `config` with the rescaling that was used in `store` together with the weights file of `config`.
 
-    If the weights file was not used in `store`, or was used with several rescalings, return `config` unchanged.
+    `known` holds the entries of `used.json` for the backbone of `config`. If the weights file was not used in `store`,
+    or was used with several rescalings, return `config` unchanged.
     """
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):

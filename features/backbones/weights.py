@@ -36,15 +36,15 @@ def build_backbone(
     of another network raise a WeightsError.
 
     Args:
-        name: a name in `BACKBONES`, or the path of a `.keras` file; see `load_own`.
+        name: a name in `zoo.BACKBONES`, or the path of a `.keras` file; see `load_own`.
         weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file. A `.keras` file has its own
             weights, and takes only the default.
         rescale: a key of `RESCALINGS`, or `auto` for the key of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
-        known: facts about networks that were built before. The Keras model of a network with known facts is built only
-            when the model is first used.
-        tokens: the vector of an image with tokens, [N, D]: `mean` is the tokens' mean, and `first` is the first token.
+        weights_seed: the seed of random weights.
+        known: facts about networks that were built before. With them, the Keras model is built when it is first used.
+        tokens: what stands for an image's tokens, [N, D]: `mean` is the tokens' mean, and `first` is the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
     settings = _settings(name, weights, rescale, image_size, weights_seed)

@@ -10,7 +10,7 @@ from headstart.features.options import flags, option
 class ClusterConfig:
     """Where Ray runs, and how large its workers are. An invalid number raises an OptionError.
 
-    If `ray` is empty, every other setting must have its default. Otherwise, an OptionError is raised.
+    An OptionError is also raised if `ray` is empty and another setting differs from its default.
     """
 
     ray: str = option(

@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster. The cluster is started here, or runs already."""
+"""The connection to a Ray cluster. The cluster runs already, or is started on this machine."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ def load_ray() -> Any:
 
 @contextmanager
 def connected(address: str, object_bytes: int = 0) -> Iterator[None]:
-    """Connect to the Ray cluster at `address`, and disconnect at the end. For `address`, see `ClusterConfig.ray`.
+    """Connect to the Ray cluster at `address`, and disconnect when the context ends.
 
-    If this process is already connected to Ray, the existing connection is used, and stays open. If no cluster answers
-    at `address`, a HeadstartError is raised within seconds. A local cluster has enough memory to store an
-    object of `object_bytes` bytes with `ray.put`.
+    `address` is the value of `--ray`, such as `local`, `auto` or HOST:PORT. If no cluster answers at `address`, a
+    HeadstartError is raised within seconds. A local cluster has enough memory to store an object of `object_bytes`
+    bytes with `ray.put`. While the connection is open, text that is printed to standard output is lost.
+
+    If this process is already connected to Ray, the existing connection is used, and stays open.
     """
     ray = load_ray()
     if ray.is_initialized():

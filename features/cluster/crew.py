@@ -184,7 +184,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`, or None if it failed. If `call` is a step (see `Member`), begin the next one."""
+        """Return the answer to `call`, or None if `call` failed. After a step (see `Member`), begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)

@@ -77,11 +77,11 @@ class Cluster:
         stores: Mapping[Cut, FeatureStore],
         view: View | None = None,
     ) -> Extracted:
-        """Extract the features of `images`, as `extract_features` does.
+        """Extract the features of `images` that are missing in `stores`, with the workers of the crew.
 
-        Images that have features in all `stores` are left out.
-
-        A node that can't take part is left out, with a message. If no node can take part, a HeadstartError is raised.
+        If `view` is given, the workers augment the images first. A node that can't take part is left out, with a
+        message. If no node can take part, a HeadstartError is raised. For other errors, see `extract_features` in
+        `extract.py`.
         """
         missing = _missing(images, stores)
         done = Extracted()
@@ -101,7 +101,10 @@ class Cluster:
 
 @contextmanager
 def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
-    """Hold a claim in each store, so that no other process compacts the store. Yield a function to renew the claims."""
+    """While the context is open, hold a claim in each store, so that no process compacts the store automatically.
+
+    Yield a function that renews the claims.
+    """
     claims = [Claims(store.folder) for store in stores]
 
     def renew() -> None:
@@ -118,7 +121,7 @@ def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
 
 
 def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) -> Images:
-    """Return the `images` that lack features in some store, one per digest.
+    """Return the images that lack features in at least one of `stores`. Of copies, only the first is returned.
 
     If the disk has no room for the missing features, an OSError is raised. If a store that lacks features can't be
     written to, a StoreError is raised.
@@ -137,12 +140,12 @@ def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) ->
 def cluster(
     config: ClusterConfig, features: FeatureConfig | None = None, extraction: ExtractionConfig | None = None
 ) -> Iterator[Cluster | None]:
-    """Connect to the cluster that `config` names, and yield it. At the end, kill the workers and disconnect.
+    """Connect to a Ray cluster, and yield a `Cluster`. When the context ends, kill the workers and disconnect.
 
     If `config` names no cluster, yield None. Workers start at once, while the caller goes on.
 
-    A worker on this machine builds the networks of `features`, and saves their `BackboneFacts` in the store, if all of
-    these conditions are met:
+    A worker on this machine builds the networks of `features`, and saves their facts in the store (see `FactsTask`), if
+    all of these conditions are met:
 
     - `features` and `extraction` are given.
     - The weights in `features` are one value, without a `+`.

@@ -118,5 +118,5 @@ def why_other_features(here: Fingerprint, there: Fingerprint) -> str:
 
 
 def first_line(text: str) -> str:
-    """Return the first line of `text` that is not empty, shortened. `text` is the message of an error of Ray's."""
+    """Return up to 200 characters of the first line of `text` that is not empty. `text` is an error message of Ray."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:200]

@@ -32,7 +32,7 @@ class NodeMemoryError(NodeError):
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """Raise a NodeMemoryError in place of an error that says that the machine or a GPU lacks memory."""
+    """While the context is open, replace an error about a lack of memory, also on a GPU, by a NodeMemoryError."""
     try:
         yield
     except Exception as error:
@@ -43,9 +43,9 @@ def memory_errors_told() -> Iterator[None]:
 
 
 def is_seen(image: ImageFile) -> bool:
-    """Return whether this process can read the file of `image`, unchanged since the scan. The file is read.
+    """Return whether this process can read the file of `image`, and the file is as the scan found it.
 
-    If the file is on a web server that reports no versions, only the digest of the file's bytes has to be the same.
+    The file is read. If it is on a web server that reports no versions, only the digest of its bytes is compared.
     """
     stateless = is_url(image.file) and image.mtime_ns == 0
     try:
@@ -56,9 +56,10 @@ def is_seen(image: ImageFile) -> bool:
 
 @contextmanager
 def probe_file(store: Path) -> Iterator[str]:
-    """Write a probe file into a store, and remove it at the end. Yield its nonce, 32 hexadecimal digits.
+    """Write a probe file into a store, and yield the file's nonce. Remove the file when the context ends.
 
-    The probe files of drivers that were killed are removed first.
+    The nonce is 32 random hexadecimal digits, which are in the file's name and content. Probe files of drivers that
+    were killed are removed first.
     """
     for name in filter(_NAME.fullmatch, os.listdir(store)):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A scan by a cluster: workers read files, and send back digests and headers in columns. The driver joins them."""
+"""A scan by a cluster: workers read files, and return digests and headers in columns. The driver joins the columns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SAMPLE = 5
 
 @dataclass(frozen=True)
 class ScanTask:
-    """The task to inspect files; see `inspect_image`."""
+    """The task to inspect files; see `inspect_part`."""
 
     max_pixels: int
     pages: Pages
@@ -103,8 +103,8 @@ def _is_readable(path: str) -> bool:
 def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Iterator[tuple[np.ndarray, Inspected]]:
     """Inspect local `files` with the workers of `crew`. Yield (positions, result) for some of `files` at a time.
 
-    The positions, int64 [n], are indices in `files`. For the form of a result, see `Elsewhere`. A file that a worker
-    can't read is inspected again in this process.
+    The positions, int64 [n], are indices in `files`. If a worker can't read a file, this process inspects the file
+    again, and yields the result separately. For errors, see `Crew.recruit` and `Crew.answers`.
     """
     here = os.getcwd()
     every = files.with_folders([os.path.join(here, folder) for folder in files.folders])

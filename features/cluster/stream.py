@@ -188,7 +188,7 @@ class UnitStream:
                 unit.over.set_exception(error)
 
     def _run(self, first: _Unit) -> None:
-        """Extract the given unit, and all units that come while images are decoded."""
+        """Extract the unit `first`, and all units that come while images are decoded."""
         from headstart.features.images.batches import decoded_batches
 
         self._ended, self._error = time.perf_counter(), None
@@ -206,10 +206,11 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield arrays of their numbers, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers, int64 [n].
 
-        Images that have features are left out. When no unit waits, the stream ends. This function never waits for a
-        unit, because TensorFlow runs this function in the thread that also decodes.
+        At most 64 numbers are yielded at a time. Images that have features are left out. When no unit waits, the
+        iterator ends. This function never waits for a unit, because TensorFlow runs this function in the thread that
+        also decodes.
         """
         try:
             while unit:
@@ -245,9 +246,10 @@ class UnitStream:
         return unit
 
     def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
-        """Collect the features of the images with these `numbers`.
+        """Collect the features of the images that have these `numbers` in the stream.
 
-        Write all collected features if a unit ends, or if `ShardWriter.add` returns true.
+        Features are left out if the image's file has changed since the scan. Write all collected features if a
+        unit ends, or if `ShardWriter.add` returns true.
         """
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
@@ -262,7 +264,7 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count the images of the stream with numbers below `after` as tried.
+        """Count the images of the stream that have numbers below `after`, and are not counted yet, as tried.
 
         Of these images, those with a number in `extracted` count as extracted, and the others as undecoded.
         """

@@ -21,7 +21,7 @@ class Outcome:
 
 
 class UnitJob(ABC):
-    """A job that does one unit after the other; see `Job`. `tell` and `stop` may be called in another thread."""
+    """A job that does one unit after the other; see `Job` in `worker.py`. Other threads may call `tell` and `stop`."""
 
     def __init__(self) -> None:
         self._tried, self._unit, self._stopped = 0, -1, False
@@ -29,7 +29,7 @@ class UnitJob(ABC):
 
     @abstractmethod
     def meet(self) -> Any:
-        """Check that this node can do the task. The driver passes the result to `Task.require_same`."""
+        """Check that this node can do the task. The driver passes the result to the task's method `require_same`."""
 
     @abstractmethod
     def do(self, items: Any) -> Any:

@@ -37,9 +37,9 @@ class Unit(Generic[Worker]):
 class Units(Generic[Worker]):
     """Divides the images 0 to `images` - 1 into units, gives the units to workers, and takes units back from workers.
 
-    A worker has at most two units. So the worker can begin the second unit without a pause. If a worker takes longer
-    for its unit than an idle worker would need, the idle worker gets the same unit. So a slow worker does not delay the
-    end.
+    A unit has at most `largest` images. A worker has at most two units. So the worker can begin the second unit without
+    a pause. If a worker takes longer for its unit than an idle worker would need, the idle worker gets the same unit.
+    So a slow worker does not delay the end.
 
     When three workers have died with a unit of several images, the unit is halved. When three workers have died with a
     unit of one image, the image is given up. In this class, the place of a worker is its node.
@@ -92,7 +92,7 @@ class Units(Generic[Worker]):
           cause.
 
         Args:
-            now: in seconds, on a clock that never goes back.
+            now: the present time in seconds, on a clock that never goes back.
             speed: the worker's images per second; None if the speed is not known.
             workers: the number of workers, including this one.
             alone: whether all workers are on one node.

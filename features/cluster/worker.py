@@ -98,8 +98,10 @@ class Worker:
     """The process that does one task after the other. For each task, it has a job.
 
     The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `do_unit` for each unit.
-    While a unit is done, other threads may call `tell`, `stop`, `share`, and `do_unit` for the next unit. If
-    `libraries` is true, a thread begins at once to import TensorFlow and OpenVINO.
+    While a unit is being done, other threads may call `tell`, `stop`, `share`, and `do_unit` for the next unit.
+
+    `cpus` is the number of CPUs that this process may use. If `libraries` is true, a thread begins at once to import
+    TensorFlow and OpenVINO.
     """
 
     def __init__(self, cpus: int, libraries: bool = True) -> None:
@@ -129,9 +131,10 @@ class Worker:
             return job.meet()
 
     def prepare(self, task: Task) -> Any:
-        """Do a task that has no units, even while the worker does another task.
+        """Do a task that has no units: make its job, and return the result of the job's method `meet`.
 
-        The next job that takes a network may take over the networks that this task has built.
+        The worker may do another task at the same time. The job of the next task whose `takes_network` is true may take
+        over the networks that this job has built.
         """
         self._starting.join()
         with self._preparing:

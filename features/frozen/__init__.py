@@ -1,1 +1,1 @@
-"""Running the frozen network: its fast forms, their precision and engine, and the stores that they fill."""
+"""Running the frozen network: its fast forms, the precision and engine of each form, and the stores of a network."""

@@ -54,7 +54,7 @@ def uses_openvino(precision: Precision, engine: str | None) -> bool:
     - `engine` is not None.
     - The precision is float32, there is no GPU, and OpenVINO is installed.
 
-    If there is no GPU, and OpenVINO is not installed, a message says that float32 features take longer.
+    If only OpenVINO is missing for the second case, a message says that float32 features take longer.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None
@@ -89,8 +89,8 @@ def load_openvino() -> Any:
 def converted(graph: Any) -> Any:
     """Convert a TensorFlow function to an OpenVINO model with the same outputs.
 
-    `graph` is the result of `frozen.traced` with `compiled=False`. If OpenVINO can't convert the function, raise a
-    ConversionError.
+    `graph` is the result of `frozen.traced` or `frozen.traced_model` with `compiled=False`. If OpenVINO can't convert
+    the function, raise a ConversionError.
     """
     openvino = load_openvino()
     try:
@@ -116,7 +116,7 @@ def constant_bytes(model: Any) -> int:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Raise a MemoryError if OpenVINO lacks memory. OpenVINO itself raises a RuntimeError with a message about this."""
+    """While the context is open, turn OpenVINO's RuntimeError about a lack of memory into a MemoryError."""
     try:
         yield
     except RuntimeError as error:

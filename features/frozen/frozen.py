@@ -207,7 +207,7 @@ def frozen_part(backbone: Backbone, layers: Sequence[int]) -> keras.Model:
 
 
 def _folded(backbone: Backbone, model: keras.Model) -> keras.Model:
-    """Fold batch normalisation in `model`, which is the model of `backbone` or the lower part of that model."""
+    """Copy `model` with batch normalisation folded. `model` is the model of `backbone`, or that model's lower part."""
     grey = np.full((1, backbone.image_size, backbone.image_size, 3), 127, np.uint8)
     return fold_batchnorm(model, backbone.rescale(grey))
 

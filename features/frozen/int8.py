@@ -1,4 +1,4 @@
-"""The 8-bit form of a frozen backbone: quantised after training by NNCF, run by OpenVINO (the extra `int8`).
+"""The 8-bit form of a frozen backbone. NNCF quantises the trained network, and OpenVINO runs it (the extra `int8`).
 
 Weights and activations become integers. The ranges of activations are measured on images (Jacob et al. 2018,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network
@@ -67,7 +67,8 @@ def quantise(
 
     The ranges of activations are measured on at most 300 images. The features of up to 300 other images are compared.
     Images are taken in the order of their digests, which is as good as random. If none of the images for the ranges can
-    be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised.
+    be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised. If OpenVINO can't convert the
+    network, a ConversionError is raised.
     """
     openvino, nncf = load_openvino(), _nncf()
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output

@@ -50,13 +50,13 @@ def calibrated_cuts(folder: Path) -> list[str]:
 
 
 def require_whole_network(folder: Path) -> None:
-    """Read every byte of the network in `folder`, and raise a StoreError if it changed since it was written."""
+    """Read every byte of the network in `folder`. Raise a StoreError if the network changed since it was written."""
     if _description(folder)["model"] != network_digest(folder):
         raise StoreError(f"{folder}: damaged; {_AGAIN}")
 
 
 def damaged_networks(root: Path) -> list[Damage]:
-    """Read every byte of the 8-bit networks in the store at `root`, and return the damaged ones."""
+    """Read every byte of the 8-bit networks in the store at `root`. Return the damaged networks, with reasons."""
     damaged = []
     for folder in sorted(path for path in (root / "int8").glob("[!.]*") if path.is_dir()):
         try:

@@ -1,4 +1,4 @@
-"""The fast forms of networks that a store keeps for OpenVINO, so that the next command need not build them again.
+"""A store keeps the fast forms of networks for OpenVINO, so that the next command need not build them again.
 
 STORE/frozen/<name>-<hash>/    <name> is the name of a backbone, or `classifier`
     model.xml, model.bin    the fast form, as OpenVINO reads it

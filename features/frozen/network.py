@@ -119,7 +119,7 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. Settings of decoding do not change the place."""
+        """Return the place of the converted network in the store. How images are decoded does not change the place."""
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}
@@ -158,9 +158,9 @@ def load_networks(
     `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. For other errors, see
     `chosen_cuts`, `resolve_precision` and `build_backbone`.
 
-    `digest_of` returns the digest of the weights of a backbone in `BACKBONES`. The function takes three arguments: the
-    name of the backbone, the value of `--weights` for this backbone, and the seed of random weights. If `digest_of` is
-    given, the weights of backbones in `BACKBONES` are not read, and the networks can only make fingerprints.
+    `digest_of` returns the digest of the weights of a backbone that is not a `.keras` file. The function takes three
+    arguments: the name of the backbone, the value of `--weights` for this backbone, and the seed of random weights. If
+    `digest_of` is given, the weights of such backbones are not read, and their networks can only make fingerprints.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     if digest_of is None:
@@ -221,7 +221,7 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def remember_weights(networks: Sequence[Network]) -> None:
-    """List the weights of `networks` in their store, so that later commands find them; see `with_used_weights`."""
+    """List the weights of `networks` in their store, so that later commands find them; see `used.with_used_weights`."""
     for network in networks:
         config, backbone = network.config, network.backbone
         weights = config.weights if config.weights in KNOWN_WEIGHTS else os.path.abspath(config.weights)

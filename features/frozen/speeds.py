@@ -1,4 +1,4 @@
-"""Measured speeds of backbones, kept in a store, so that `headstart backbones` can show them."""
+"""The measured speeds of backbones. A store keeps these speeds, so that `headstart backbones` can show them."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,10 @@ class Speed:
 
 
 def measured_speeds(store: Path) -> dict[str, Speed]:
-    """Return the latest speed of each backbone on this machine, by backbone name. A damaged file counts as empty."""
+    """Return the latest speed of each backbone, by backbone name. A damaged file counts as empty.
+
+    A backbone is left out if its latest speed was measured on another kind of machine.
+    """
     return {name: speed for name, speed in _read(store).items() if speed.machine == _machine()}
 
 

@@ -172,7 +172,7 @@ def decoded_batches(
 
 
 def _decoded_alone(image: ImageFile, config: ImageConfig, view: View | None) -> np.ndarray | None:
-    """Decode one image. Return uint8 [size, size, 3], or None if the image can't be decoded."""
+    """Decode one image. Return uint8 [size, size, 3], or None if the image can't be read or decoded."""
     try:
         data = bytes_of(image)
     except OSError:
@@ -210,10 +210,10 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Decode `image` with the function `pixels`. If the image can't be decoded, return None.
+    """Decode `image` with the function `pixels`. Return its result as an array, or None if the image can't be decoded.
 
-    `data` holds the bytes of the image's file. The function takes these bytes, a decoder and a reading; see `decode`.
-    The decoder of `image` is tried first, then Pillow.
+    `data` holds the bytes of the image's file. `pixels` takes these bytes, a decoder and a reading; see `decode`. The
+    decoder of `image` is tried first, then Pillow. Raises MemoryError or ResourceExhaustedError if memory is short.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))

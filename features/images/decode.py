@@ -1,7 +1,8 @@
 """Conversion of one file's bytes to pixels: decode, resize, turn upright. For many files, see `images.batches`.
 
 Caching, fine-tuning and predicting all use this code, so that they see the same pixels. TensorFlow decodes JPEG and
-PNG. Pillow decodes all other formats, and files that TensorFlow can't decode: see decision 15 in ARCHITECTURE.md.
+PNG. Pillow decodes all other formats, files that TensorFlow can't decode, and PNGs with 16-bit samples that use fewer
+bits. See decision 15 in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable
@@ -22,15 +23,15 @@ JPEG_RATIOS = (1, 2, 4, 8)  # libjpeg can divide both sides by one of these whil
 
 
 def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    """Decode and resize one image in a TensorFlow graph. Return uint8 [size, size, 3], RGB, upright.
+    """Decode and resize one image, within a TensorFlow graph or outside. Return uint8 [size, size, 3], RGB, upright.
 
     Transparent images are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
-    antialiased if the longer side shrinks to less than half. Raises a tf.errors.OpError if the chosen decoder can't
-    decode the bytes.
+    antialiased if the longer side shrinks to less than half. If the decoder can't decode the bytes, a graph raises a
+    tf.errors.OpError. Outside a graph, Pillow may also raise an exception of almost any type.
 
     Args:
         data: scalar string, the bytes of a file in one of `opening.FORMATS`.
-        decoder: scalar int32, the result of `decoder_of`.
+        decoder: an int or a scalar int32, the result of `decoder_of`.
         reading: int32 [3], the result of `reading_of`.
     """
     if isinstance(decoder, int):

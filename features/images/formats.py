@@ -63,8 +63,8 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding
 
     Return None if neither the suffix of `name` nor `data` shows that the file is an image.
 
-    To find the orientation and the bits in use, the pixels of a few files must be decoded. Without `decoding`, no
-    pixels are decoded, and each header has the orientation 1 and 0 bits; see `completed`.
+    For some files, the orientation and the bits in use are found only by decoding the pixels. If `decoding` is false,
+    no pixels are decoded, and the header always has the orientation 1 and 0 bits; see `completed`.
     """
     named = is_image(name, b"")
     format = _format_of(data)

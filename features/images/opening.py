@@ -25,7 +25,7 @@ FORMATS = tuple(name for name in KNOWN_FORMATS if name in Image.OPEN)
 
 @contextmanager
 def open_image(data: bytes, format: str | None = None, first: int | None = None) -> Iterator[ImageFile.ImageFile]:
-    """Yield the image in `data`, the bytes of a file. Its pixels can be decoded within the block.
+    """Yield the image in `data`, the bytes of a file. Its pixels can be decoded while the context is open.
 
     `format` is one of `FORMATS`, or None to allow all of them. `first` is the offset of a directory in a TIFF. With
     `first`, the image is the page that this directory describes. If `data` is damaged, Pillow may raise an exception of

@@ -31,9 +31,9 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return how many bits the 16-bit samples of an image use, 8 to 16, according to these settings.
+        """Return how many bits the 16-bit samples of an image use according to these settings: 0, or 8 to 16.
 
-        `bits` is the number of bits that the scan found, or 0; see `formats.Header`. If `bits` is 0, return 0. If
-        `self.bits` is `auto`, return `bits`. In any other case, return `self.bits`.
+        `bits` is the number that the scan found; see `formats.Header`. If `bits` is 0, return 0. If `self.bits` is
+        `auto`, return `bits`. In any other case, return the number in `self.bits`.
         """
         return bits if not bits or self.bits == "auto" else int(self.bits)

@@ -15,7 +15,8 @@ def without_texts(data: bytes) -> bytes:
     Only one kind of text is kept: a text that may hold an EXIF orientation, and has at most 1 MiB, both packed and
     unpacked. If `data` is no PNG file, it is returned unchanged.
 
-    Pillow refuses an image if its texts are too long, or if a compressed text unpacks to more than 1 MiB.
+    Pillow would refuse an image whose texts are too long, or in which a compressed text or colour profile unpacks to
+    more than 1 MiB.
     """
     if not data.startswith(_SIGNATURE):
         return data

@@ -1,4 +1,4 @@
-"""Read the digest and header of an image file, or find a reason to reject it. For many files, see `inspected`."""
+"""Read the digest and header of an image file, or reject it with a reason. For many files, see `columns.inspected`."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from headstart.features.images.pixels import Pages
 class ImageFile:
     """One image file, or a page of an image file, at the time of the scan.
 
-    The fields from `orientation` to `pages` are those of `formats.Header`.
+    For the fields from `orientation` to `pages`, see `formats.Header`.
     """
 
     path: str  # of the file, see `files.paths`; for page 2 of a TIFF, `x.tif#2`
@@ -44,8 +44,8 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Return whether the file still has the size and modification time that the scan found.
 
-        An unchanged file is assumed to have the digest that the scan found. For a URL, the server is asked. If the
-        server gives no value that changes with the object, the file counts as changed.
+        An unchanged file is assumed to have the digest that the scan found. For a URL, the server is asked for the
+        version. If it gives no value that changes with the object, the file counts as changed.
         """
         try:
             known = self.mtime_ns != 0 or not is_url(self.file)
@@ -72,7 +72,10 @@ class Reject:
 
 
 def inspect_files(paths: Iterable[str], max_pixels: int, pages: Pages) -> list[list[ImageFile | Reject]]:
-    """Return the result of `inspect_image` for each of `paths`. They should be few, as tars stay open meanwhile."""
+    """Return the result of `inspect_image` for each of `paths`.
+
+    `paths` should be few, because the tars of members stay open meanwhile; see `OpenTars`.
+    """
     tars = OpenTars(most=2)  # members come in the order of their tars, and each of many threads has tars of its own
     return [inspect_image(path, max_pixels, pages, tars) for path in paths]
 
@@ -83,7 +86,8 @@ def inspect_image(
     """Read the digest and header of one file. Return a list with its image, or with a reject if it can't be used.
 
     If `pages` is `all`, the list holds one image or reject for each page of a TIFF. The list is empty if neither the
-    name nor the content of the file shows that the file is an image. For `tars`, see `content_elsewhere`.
+    name nor the content of the file shows that the file is an image. But a URL that can't be read always gives a
+    reject. Raises DataError if this machine lacks the credentials for a URL. For `tars`, see `content_elsewhere`.
     """
     path = str(path)
     name, mtime_ns = name_of(path), 0

@@ -155,7 +155,10 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _loaded(self) -> Images:
-        """Return the images in the `.npz` file. A missing or damaged file raises one of the errors in `_DAMAGE`."""
+        """Return the images in the `.npz` file. A missing or damaged file raises one of the errors in `_DAMAGE`.
+
+        A file with another `HEADER_VERSION` counts as empty. Images in a format that is not in `FORMATS` are left out.
+        """
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return self.images
@@ -180,7 +183,8 @@ class ScanMemory:
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
     """Yield the path of each image's file. `page`, [N], holds the page number of each image.
 
-    `paths`, uint8 [bytes], holds the `ImageFile.path` of each image, separated by zeros.
+    `paths`, uint8 [bytes], holds the `ImageFile.path` of each image, separated by zeros. Raises ValueError if there
+    are not N paths.
     """
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths

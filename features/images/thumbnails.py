@@ -32,7 +32,7 @@ _AHEAD = 256  # number of images that the threads get at a time
 def thumbnails(
     images: Sequence[ImageFile], mode: Mode, side: int, keep_shape: bool = False
 ) -> Iterator[Image.Image | None]:
-    """Yield a small upright copy of each image, in order. Yield None for an image that Pillow can't decode.
+    """Yield a small upright copy of each image, in order. Yield None for an image that can't be read or decoded.
 
     Threads decode on all cores. Transparent images are laid over white.
 

@@ -41,8 +41,8 @@ class Claim(Enum):
 class Claims:
     """The claims of this process: files that tell other processes which portions of the images this process extracts.
 
-    Several threads may call the methods at once. If a claim can't be written, as on a full disk, this process extracts
-    the portion without a claim.
+    Several threads may call the methods at once. If a claim can't be written, for example because the disk is full,
+    this process extracts the portion without a claim.
     """
 
     def __init__(self, folder: Path) -> None:

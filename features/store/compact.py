@@ -44,7 +44,7 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store of more than `MANY_SHARDS` shards, unless that disturbs another process.
 
-    If more than `MANY_SHARDS` of the shards are large, only the small shards are counted. Nothing is done while
+    If at least `MANY_SHARDS` of the shards are large, only the small shards are counted. Nothing is done while
     another process has a claim on the store. Compaction ends early in three cases. First, another process makes a
     claim. Second, replaced shards take half of the disk's free space. Third, the time is over: one minute or a tenth
     of `extraction_seconds`, whichever is longer. A later call continues the compaction. If a shard is damaged or
@@ -101,7 +101,8 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
     """Remove the bad shards `shards`, and also all retired shards. If `shards` is empty, do nothing.
 
-    Features that were only in a removed shard must be extracted again.
+    A folder in place of a shard is put out of use, but not removed. Features that were only in a removed shard must be
+    extracted again.
     """
     if shards:
         store.retire(shards)

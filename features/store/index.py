@@ -89,7 +89,7 @@ class Segment:
 
         Yield triples of arrays:
             positions in `digests`, int64 [n].
-            the shard of the digest at each position, int32 [n].
+            the number of the shard of the digest at each position, int32 [n].
             the row of the digest in this shard, int32 [n].
 
         If a digest is in several shards, its position is in several triples. No triple has the same position twice.
@@ -115,7 +115,7 @@ class Segment:
     def agrees(self, name: str, digests: np.ndarray) -> bool:
         """Return whether the segment has the right entry for each row of the shard `name`.
 
-        `digests`, `DIGEST` [n], are the digests in the shard.
+        `digests`, `DIGEST` [n], are the digests in the shard, in the order of its rows.
         """
         found = np.zeros(len(digests), bool)
         try:

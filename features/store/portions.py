@@ -49,10 +49,13 @@ def portion_size(images: int) -> int:
 def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
     """Cut `digests` into portions of successive digests. Then keep only the digests that are in `missing`.
 
-    `digests` are hexadecimal, or an array of dtype `DIGEST`. They are all different, and there is at least one. A
-    portion ends at each digest whose first bits are 0, and at the last digest. A portion is named after the digest at
-    its end. So all processes with the same `digests` find the same portions, even if their `missing` digests differ. If
-    one process has a few more `digests` than another process, most of their portions are still the same.
+    `digests` are hexadecimal, or an array of dtype `DIGEST`. They are all different, and there is at least one. The
+    digests in `missing` are hexadecimal. A portion without digests in `missing` is left out.
+
+    A portion ends at each digest whose first b bits are 0, where 2^b is the result of `portion_size`, and at the last
+    digest. A portion is named after the digest at its end. So all processes with the same `digests` find the same
+    portions, even if their `missing` digests differ. If one process has a few more `digests` than another process, most
+    of their portions are still the same.
     """
     bits = int(np.log2(portion_size(len(digests))))
     raw = raw_digests(digests)

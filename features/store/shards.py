@@ -94,7 +94,7 @@ def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
     """Yield two things: a buffer in memory, and a new HDF5 file in this buffer.
 
-    When the `with` block has ended, the buffer holds the whole file. The caller then writes the buffer to disk. If HDF5
+    After the context is closed, the buffer holds the whole file. The caller then writes the buffer to disk. If HDF5
     itself wrote to a full disk, HDF5 could crash the process.
     """
     buffer = io.BytesIO()

@@ -50,7 +50,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """Raise a StoreError if the system does not let the `with` block write. The message names the store `root`."""
+    """While the context is open, turn an OSError that forbids writing into a StoreError. It names the store `root`."""
     try:
         yield
     except OSError as error:
@@ -137,7 +137,7 @@ class FeatureStore:
         """Write digests and features as one shard, atomically. Return the path of the shard.
 
         `digests` are n >= 1 hexadecimal digests. Features are [n, *shape], and are cast to the stored dtype. Raises
-        ValueError for another shape. Raises StoreError if a cast value is not finite, or the store's folder is gone.
+        ValueError for another shape, and StoreError if a cast value is not finite, or the store is gone or read-only.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")

@@ -33,7 +33,7 @@ def shard_size(images: int) -> int:
 
 
 def small_shard_size(images: int) -> int:
-    """Return the number of images in a full shard of a set of `images` that several processes extract together."""
+    """Return the number of images in a full shard if several processes together extract a set of `images` images."""
     return min(max(images // _SHARDS_OF_SHARED, 1), shard_size(images))
 
 
@@ -105,10 +105,10 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def keep_shards_small(self) -> None:
-        """Write small shards from now on, because other processes fill the stores, too. A killed one then loses little.
+        """Write small shards from now on, because other processes fill the stores, too.
 
-        While a small shard is written, features are collected for the next one. So extraction waits for the disk only
-        if the features of a large shard are collected meanwhile.
+        A process that is killed then loses few features. While a small shard is written, features are collected for the
+        next one. So extraction waits for the disk only if the features of a large shard are collected meanwhile.
         """
         self._keeps_small = True
 
@@ -178,10 +178,11 @@ class ShardWriter(Generic[Key]):
             return time.monotonic() - self._since > seconds or self._is_full(images)
 
     def write(self, then: Callable[[], None] = lambda: None) -> None:
-        """Write the collected features as shards, in a thread. It calls the function `then` when they are on disk.
+        """Write the collected features as shards, in a thread. The thread calls `then` when the shards are on disk.
 
-        If the thread is still writing, it writes them next. But if they fill a large shard, wait for the thread first.
-        An error of the thread is raised here or by `wait`. `then` is not called in this case.
+        If the thread is still writing earlier features, the collected features are written next. But if the collected
+        features fill a large shard, this method waits for the thread first. An error of the thread is raised here or by
+        `wait`. `then` is not called in this case.
         """
         with self._lock:
             self._since = time.monotonic()
@@ -207,7 +208,11 @@ class ShardWriter(Generic[Key]):
             return [part.taken() for part in self._parts.values()]
 
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
-        """Write `shards`, and call `then`. Go on if `write` was called meanwhile, or a small shard was collected."""
+        """Write `shards`, and call each function in `then`.
+
+        Then go on with the features that were collected meanwhile, if `write` was called meanwhile. After a call of
+        `keep_shards_small`, also go on if these features fill a small shard.
+        """
         try:
             while True:
                 self._write(shards)

@@ -49,7 +49,7 @@ def advise(
     judged on train and val, never on test.
 
     Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
-    `config` names several backbones, or a cut that is a map. Extraction raises the errors of `cache_features`.
+    `config` names several backbones, or a cut that is a map. Extraction raises the errors of `featured.cache_features`.
 
     Args:
         config: the settings of the networks to try. If `asked` names no network and the store has no candidates, the

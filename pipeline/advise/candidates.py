@@ -45,9 +45,9 @@ def find_candidates(
 ) -> Candidates:
     """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores of the candidates.
 
-    First, the features of the sample are extracted with the networks to try. If the features of one store would need
-    too much memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the
-    errors of `cache_features`.
+    The features of the sample are extracted with the networks to try. Images that lack features in at least one store
+    are left out of the sample. If the features of one store would need too much memory, a smaller sample is drawn.
+    Raises DataError if too many images can't be used. Extraction raises the errors of `featured.cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -140,9 +140,9 @@ def _named(network: str) -> str:
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    If `config` has the backbone `name`, the weights, the rescaling and the cuts come from `config`. For any other
-    network, the weights are ImageNet's, and the rescaling is the default. If `config` has no cuts of `name`, `_cuts`
-    chooses them.
+    If `config` has the backbone `name`, the weights, the cuts, `rescale` and `tokens` come from `config`. For any other
+    network, the weights are ImageNet's, and `rescale` and `tokens` have their defaults. If `config` has no cuts of
+    `name`, `_cuts` chooses them.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)

@@ -32,7 +32,8 @@ def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection
 
     1. Leave out the candidates with an accuracy significantly below the best accuracy.
     2. Of the remaining candidates, choose the one with the lowest loss.
-    3. If this choice is unsure, repeat step 2 among the remaining candidates with a default cut, if there are any.
+    3. If the confidence of this choice is below 0.5, repeat step 2 among the remaining candidates with a default cut,
+       if there are any. For the confidence, see `Best.confidence`.
 
     Args:
         defaults: the indices of the candidates with a default cut.

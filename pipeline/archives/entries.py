@@ -86,7 +86,7 @@ def message_of(error: Exception) -> str:
 def is_bomb(size: int, packed: int) -> bool:
     """Whether a file is packed more densely than photographs can be.
 
-    The file has `size` bytes, and takes `packed` bytes in the archive.
+    The file has `size` bytes, and takes `packed` bytes in the archive. If `size` is at most 64 MiB, return False.
     """
     return size > max(SMALL_BYTES, MAX_RATIO * packed)
 

@@ -49,10 +49,10 @@ def is_archive_name(name: str) -> bool:
 
 @contextmanager
 def open_plain_tar(path: Path, stop: Event | None = None) -> Iterator[list[Entry]]:
-    """Open the plain tar at `path`, and yield its files. Their content can be read until the block ends.
+    """Open the plain tar at `path`, and yield its files. Their content can be read while the context is open.
 
-    Raises DataError if the tar is compressed or can't be read, also while the block reads a file. Another thread may
-    set `stop`, which ends a long listing with a DataError.
+    Raises DataError if the tar is compressed or can't be read. An OSError or EOFError that is raised in the context
+    becomes a DataError, too. If another thread sets `stop`, the listing of the files ends with a DataError.
     """
     with ExitStack() as stack:
         try:

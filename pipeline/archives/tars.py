@@ -27,8 +27,8 @@ def tar_entries(file: Part, archive: str, stop: Event | None = None) -> list[Ent
     """List the content of the tar `file`, without its folders. `archive` is the name of the tar, for messages.
 
     A hard link has the content of the earlier file to which it leads. Other links, and devices, have a fault. Raises
-    DataError if the tar is damaged or ends early, if its files exceed the limits in `entries`, or if `stop` is set
-    meanwhile.
+    DataError if the tar is damaged or ends early, if its files exceed the limits (see `require_within_limits`), or if
+    another thread sets `stop`.
     """
     entries: list[Entry] = []
     packed, total = file.size, 0
@@ -78,9 +78,9 @@ def _headers(file: Part, reader: _HeaderFile, archive: str) -> Iterator[tarfile.
 
 
 class _HeaderFile:
-    """A file from which tarfile reads headers. It refuses to read more bytes than a header can have.
+    """A file from which tarfile reads headers. `read` raises an error for more bytes than a header can have.
 
-    It reads a little more than tarfile asks for, because a read takes long on a far disk.
+    Each access to the disk reads at least 4 KiB, because an access takes long on a disk in a network.
     """
 
     def __init__(self, file: Part) -> None:
@@ -107,8 +107,9 @@ class _HeaderFile:
 
 
 def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry], held: bytes | None) -> Entry:
-    """Return the entry of a file in a tar. `regular` are the earlier files by name, and the file is added to them.
+    """Return the entry of a file in a tar.
 
+    `regular` maps the names of the regular files so far to their entries. If the file is regular, its entry is added.
     `held` is the content of the file, or None if the content is not in memory.
     """
     if info.islnk() and info.linkname in regular:

@@ -24,8 +24,8 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
     `archive` is the name of the zip, for messages. Names that are not marked as UTF-8 are decoded with `encoding`. If
     `encoding` is None, an encoding for these names is guessed. Raises DataError if the zip is damaged, if its files
-    exceed the limits in `entries`, or if all files are encrypted. Raises OptionError if `encoding` does not fit the
-    names.
+    exceed the limits (see `require_within_limits`), or if all files are encrypted. Raises OptionError if `encoding`
+    does not fit the names.
     """
     try:
         opened = zipfile.ZipFile(file)

@@ -39,8 +39,8 @@ def check(
     HTML page to the path `config.html`.
 
     Raises DataError if `data` has no images. Raises OptionError if no store's key or folder name begins with
-    `config.fingerprint`, or if no page can be written to `config.html`. Raises StoreError if `config.store` is not a
-    folder, or if a shard is damaged.
+    `config.fingerprint`, or if no page can be written to `config.html`. Raises StoreError if `config.store` is a file,
+    or if a shard is damaged.
     """
     if config.html:
         require_page("--html", config.html)
@@ -84,7 +84,7 @@ def check(
 def _stores(root: Path) -> list[FeatureStore]:
     """Open the stores in `root`, except stores of maps and of augmented views.
 
-    Return an empty list if `root` has no other stores. Raises StoreError if `root` exists, but is not a folder.
+    Return an empty list if `root` is missing, or has no other stores. Raises StoreError if `root` is a file.
     """
     if root.exists() and not root.is_dir():
         raise StoreError(f"--store {root}: not a folder")

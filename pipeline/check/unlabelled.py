@@ -35,6 +35,6 @@ def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
 
 
 def _in_one_folder(scanned: Scan, data: Path) -> bool:
-    """Whether all images lie directly in one folder: `data`, or a folder below it. False for a manifest."""
+    """Whether all images lie directly in one folder: `data`, or a folder below it. False for a manifest or tars."""
     paths = [*(example.image.path for example in scanned.examples), *(reject.path for reject in scanned.rejects)]
     return data.is_dir() and len({os.path.dirname(path) for path in paths}) == 1

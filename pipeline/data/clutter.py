@@ -46,9 +46,9 @@ def clutter_kind(name: str) -> str | None:
 def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
     """Return the kind of clutter of each file, such as `thumbnails`. For a file that may be data, the kind is None.
 
-    A file in a clutter folder is clutter of the folder's kind. A camera's raw file is clutter if an image file of the
-    same name lies beside it. Stores and runs of headstart are clutter. They are recognised by the files in them, not by
-    their name.
+    A file in a clutter folder is clutter of the folder's kind. A camera's raw file is clutter if an image file beside
+    it has the same name with another suffix. Stores and runs of headstart are clutter. They are recognised by the files
+    in them, not by their names.
 
     Args:
         paths: all files of a folder or archive, relative to the folder or archive, with slashes.
@@ -117,7 +117,7 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     """Return whether headstart made a folder that holds the files `names` and the subfolders `folders`.
 
-    `folders` are paths. `ours` is the set of all paths of folders that are known to be made by headstart.
+    `folders` are paths. `ours` holds the paths of those subfolders, at any depth, that headstart made.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

@@ -22,7 +22,10 @@ _DESCRIBED = {"list": "list of images", "folder": "folder or archive", "tars": "
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a folder, a manifest or tars are read: their splits, their classes, and the images that belong together."""
+    """How a folder, a manifest or tars are read: their splits, their classes, and the images that belong together.
+
+    Raises OptionError if a value is invalid, or if two settings contradict each other.
+    """
 
     layout: Layout = option(
         "auto",

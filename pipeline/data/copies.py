@@ -28,8 +28,9 @@ def same_image(examples: Iterable[Example]) -> list[list[Example]]:
 def unit_names(examples: Iterable[Example]) -> list[str]:
     """Return the name of each example's unit. Examples of one unit belong in the same fold.
 
-    Copies of an image are in one unit, and so are the images of a group. A unit has the name of its first group by
-    the alphabet. If it has no group, it has the digest as its name.
+    Copies of an image are in one unit, and so are the images of a group. The name of a unit is the name of its group.
+    If copies connect several groups, the first of the groups' names in alphabetical order is taken. The name of a unit
+    without a group is the digest of its image.
     """
     every = Examples.of(examples)
     names = [group or digest for group, digest in zip(every.groups, HexDigests(every.digests), strict=True)]

@@ -73,7 +73,7 @@ def read_layout(
     """Find the split and label of each file in `paths`.
 
     Raises DataError if the names allow several readings, if one of `classes` has no images, or if more than 5 % of the
-    images don't match `label_from`.
+    images don't match `label_from`. Raises OptionError if `label_from` takes seconds on a path.
 
     Args:
         paths: the files, relative to the data set, with slashes. Clutter must be left out.
@@ -114,7 +114,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return pairs: a place (split, label), and the images in this place. Some images may be in no place."""
+        """Return pairs: a place (split, label), and the positions of its images. Some images may be in no place."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without folders of masks. If no option says whether a folder is masks, raise a DataError."""
+        """Return `images` without mask folders. Raise a DataError for a doubtful folder if no option decides."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:

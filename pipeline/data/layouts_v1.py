@@ -22,7 +22,8 @@ def read_folder_v1(data: Path) -> tuple[Paths, Reading, Counter[str]]:
     """Return three things: the files of a data folder, their reading, and the number of ignored files by kind.
 
     Folders called `train`, `val` and `test` are the splits, and the folders in them are the classes. Without split
-    folders, the folders in `data` are the classes. Raises DataError if there are no class folders.
+    folders, the folders in `data` are the classes. Raises DataError if there are no class folders, or if a folder below
+    them can't be read.
     """
     folders = class_folders(data)
     ignored = Counter({"outside classes": count_strays(data, [folder for _, folder in folders])})

@@ -42,8 +42,10 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
     Raises OptionError for an unknown encoding. Raises DataError in these cases:
 
-    - The file can't be read in the format of its suffix, has no rows, or lacks a column.
+    - The file can't be read in the format of its suffix, or has no rows.
+    - A needed column is missing or appears twice.
     - A row has no path, an unknown split, or no label although labels are needed.
+    - A path, label or group can't be written in UTF-8, or a path has a zero byte.
     - A row has another label or split than an earlier row of the same path.
     - A path is a URL of an unknown kind.
     - A path leads out of the manifest's folder, and `config.allow_outside` is not set.
@@ -127,7 +129,7 @@ def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int,
     """Yield the number and the content of each row. The first row below a header has number 1.
 
     Raises DataError if a column that `config` names is missing. If `labelled` is true, the column of labels must be
-    there, too.
+    there, too. For other errors, see `read_manifest`.
     """
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()

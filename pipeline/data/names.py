@@ -152,8 +152,9 @@ def matched(
 ) -> list[str | None]:
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
-    In the main thread of any system except Windows, `match` must return within about a second. If it does not, an
-    OptionError is raised. The message names `option`. Nested repetitions such as `(a+)+` can take longer.
+    In the main thread of any system except Windows, `match` must return within about a second for each name. If it does
+    not, an OptionError is raised. The message names `option`. A pattern with nested repetitions, such as `(a+)+`, can
+    take longer than a second.
     """
     found: list[str | None] = []
     try:
@@ -174,9 +175,9 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError inside the `with` block if the list `found` does not grow for a second of processor time.
+    """While the context is open, raise a _StuckError if `found` does not grow for a second of processor time.
 
-    In any thread but the main thread, do nothing.
+    In any thread but the main thread, and on Windows, do nothing.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

@@ -48,10 +48,11 @@ class Files:
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     """List the files of `data`: a folder, a manifest or tars. Find the split, label and group of each file.
 
-    If some files of a folder or of tars have a label, the files without a label are left out. If `labelled` is true, a
-    DataError is raised for a row of a list without a label, and if no file of a folder or of tars has a label. Raises
-    DataError if `data` is missing or of another kind, and OptionError if `config` does not fit the kind of `data`. For
-    other errors, see `read_manifest` and `read_names`.
+    If some files of a folder or of tars have a label, the files without a label are left out. If `labelled` is true,
+    missing labels can raise a DataError; see `read_manifest` for manifests, and `read_names` for folders and tars.
+
+    Raises DataError if `data` is missing or of another kind, and OptionError if `config` does not fit the kind of
+    `data`. For other errors, see `read_manifest`, `read_names` and, for tars, `naming.tars_of` and `read_tars`.
     """
     require_data(data)
     kind = naming.kind_of(data)
@@ -87,7 +88,7 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """If some files have a label, leave out the files without a label, and count them in `ignored[kind]`."""
+    """Return the files that have a label, or all files if none has one. Add the number left out to `ignored[kind]`."""
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -117,7 +118,8 @@ def read_names(
 
     Raises DataError if the regular expression `config.group` matches no path, or if `labelled` is true and no file has
     a label. If `read_layout` raises a DataError, `labelled` and `config.label_from` decide what happens. If `labelled`
-    is true or `config.label_from` is set, the error is raised. If not, the files get no labels and no splits.
+    is true or `config.label_from` is set, the error is raised. If not, the files get no labels and no splits. Raises
+    OptionError if `config.group` or `config.label_from` takes seconds on a path.
 
     Args:
         names: paths relative to the folder or archive `where`, with slashes.

@@ -22,7 +22,7 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
     """Return the split of each item. All images of a group get the same split.
 
     Equal images count as a group, too. An image in no group counts as a group of its own. These rules decide the split
-    of a group. A later rule goes before an earlier one.
+    of a group. A later rule takes precedence over an earlier one.
 
     - Groups are ordered by a hash of `seed` and digest. In each class, the first groups get test, the next groups get
       val, and all other groups get train.

@@ -114,13 +114,15 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Yield each folder that may hold masks of the images in the folders beside it.
 
-    A mask has the file name of its image, perhaps with an end such as `_mask`. Each result has three items: the path of
-    the folder, the tree of its parent, and whether the folder certainly holds masks. `above` is the path of `images`.
+    Each result has three items: the path of the folder, the tree of its parent, and whether the folder certainly holds
+    masks. `above` is the path of `images`.
 
-    A folder certainly holds masks in two cases:
+    A folder may hold masks if it has a name such as `masks`, and if a folder beside it is a match: at least 90 % of the
+    file names also occur in the match. Suffixes, and ends such as `_mask`, are ignored. The folder certainly holds
+    masks in two cases:
 
-    - A folder beside it has the same file names, and a name that no class has, such as `images`.
-    - Only one folder beside it has the same file names. If the folder is flat, its file names are not mere numbers.
+    - The name of a match says nothing about the images in it, such as `images`.
+    - There is only one match, and the folder is not flat or not all of its file names are numbers.
     """
     folders = images.folders
     masks = set()

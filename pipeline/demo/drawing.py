@@ -3,7 +3,7 @@
 Colours, sizes, poses and backgrounds of both classes have the same distributions. So the class can't be told from the
 mean colour, a thumbnail or the size of the file. A cat has whiskers and slit pupils. A dog has a broad muzzle and often
 a tongue. Most cats have stripes and pointed ears, and most dogs have spots and hanging ears. But some animals have a
-plain coat, or the ears of the other class. A head often mistakes these animals, which leaves work for phase 2.
+plain coat, or the ears of the other class. A head often misclassifies these animals. So phase 2 has something to gain.
 """
 
 import io
@@ -59,8 +59,8 @@ class DemoResult:
 def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/cat/` and `folder/dog/`, half of them into each, and add a few broken files.
 
-    The content of an image depends on `seed` and on the number of the image only. Raises DataError unless `folder` is
-    missing or empty, or holds an earlier demo set.
+    The content of an image depends only on `seed` and on the image's own number, from 0. Raises DataError unless
+    `folder` is missing or empty, or holds an earlier demo set. Raises OSError if `folder` can't be made.
     """
     there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
     if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):

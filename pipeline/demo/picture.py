@@ -40,7 +40,7 @@ class Guess:
 
 
 def read_guesses(run: Run) -> list[Guess]:
-    """Read the predictions on test that `evaluate` wrote, in the order in which the picture shows them.
+    """Return the predictions on test that `evaluate` wrote, in the order in which the picture shows them.
 
     Wrong predictions come first, then predictions that fine-tuning corrected, then all others. Within each of these
     groups, the least certain predictions come first.

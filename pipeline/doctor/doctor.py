@@ -114,7 +114,7 @@ def _precision(store: Path) -> dict[str, Any]:
     """Return a dict that says which precision `--precision auto` means in `store`.
 
     - `auto`: the precision, or None if it is not decided or not known
-    - `machine`: facts about the machine that decided the precision
+    - `machine`: facts about the machine on which both precisions were timed, or an empty dict
     - `told`: a sentence for a person
     - `problem`: the reason why the store can't be read, or None
     """

@@ -50,7 +50,7 @@ def weights() -> dict[str, Any]:
 
 
 def _all_there(weights: str) -> bool | None:
-    """Whether all files that `weights` names exist. None if `weights` names no file.
+    """Return whether all files that `weights` names exist. Return None if `weights` names no file.
 
     `weights` may join several names by `+`.
     """

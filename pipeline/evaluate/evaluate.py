@@ -138,7 +138,7 @@ class _Output:
 
 @dataclass(frozen=True)
 class _Models:
-    """The models of a run that are scored: the head, and the fine-tuned classifier if fine-tuning gained.
+    """The models of a run that are scored: the head and, if fine-tuning improved it, the fine-tuned classifier.
 
     If `workers` are given, they run the classifier.
     """

@@ -58,8 +58,8 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     Args:
         config: the numbers of folds and of repeats.
         places: where the run's store, weights and data are now.
-        seed: decides how the images are divided into folds. Each head is trained with another seed: the run's own
-            seed plus the number of the repeat, which counts from 0.
+        seed: decides how the images are divided into folds. It does not decide how a head is trained: the seed of the
+            training is the run's own seed plus the number of the repeat, counted from 0.
     """
     run = Run.open(path)
     cached = load_examples(run, places)
@@ -89,7 +89,9 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
 def _head_config(run: Run) -> HeadConfig:
     """Return the settings of the run's head.
 
-    Raises RunError if the settings are invalid, or if their `units` are not the units of the saved head.
+    If the head has layers of the user's own, the settings hold a function that copies these layers; see `_anew`. Raises
+    RunError if the settings are invalid, if their `units` are not the units of the saved head, or if the saved head
+    lacks the user's own layers.
     """
     again = "run `headstart head` again, with --overwrite"
     try:

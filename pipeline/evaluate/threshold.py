@@ -100,8 +100,8 @@ def threshold_fields(
 ) -> dict[str, Any]:
     """Return sensitivity and specificity with their intervals, and the threshold, for the JSON of a model.
 
-    `metrics` is the result of `score`. Sensitivity is the recall of the `positive` class, and specificity is the recall
-    of the other class. A recall is None if the class has no images.
+    `metrics` is the result of `pipeline.scoring.metrics.score`. Sensitivity is the recall of the `positive` class, and
+    specificity is the recall of the other class. A recall is None if the class has no images.
     """
     (other,) = (name for name in class_names if name != positive)
     of_positive, of_other = metrics["per_class"][positive], metrics["per_class"][other]
@@ -117,7 +117,7 @@ def threshold_fields(
 def threshold_lines(model: str, metrics: Mapping[str, Any], positive: str) -> Iterator[str]:
     """Yield lines about sensitivity, specificity and the threshold.
 
-    `metrics` are the metrics of the model named `model`, with the result of the function `threshold_fields`.
+    `metrics` are the metrics of the model named `model`. They include the result of `threshold_fields`.
     """
     names, kept = ("sensitivity", "specificity"), metrics["threshold"]
     figures = ["-" if metrics[name] is None else f"{metrics[name]:.4f}" for name in names]

@@ -71,7 +71,10 @@ def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alp
 
 
 def abstain_limit(probability: float) -> str:
-    """Return a value for `--abstain` that still gives answers of this probability, in four digits, rounded down."""
+    """Return `probability` as text, rounded down to four decimals.
+
+    With this text as the value of `--abstain`, `headstart predict` marks no answer of this probability as unsure.
+    """
     return f"{math.floor(1e4 * probability) / 1e4:g}"
 
 

@@ -116,7 +116,10 @@ def _figures(source: Source) -> Iterator[str]:
 
 
 def _rates(own: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the rates of a model as texts, from its figures in `metrics.json`. Earlier versions kept fewer figures."""
+    """Yield a model's accuracy and balanced accuracy as texts. `own` holds the model's figures from `metrics.json`.
+
+    A figure that an earlier version of headstart did not write is left out.
+    """
     accuracy, balanced = own.get("accuracy"), own.get("balanced_accuracy")
     if isinstance(accuracy, float):
         ends = own.get("accuracy_interval")

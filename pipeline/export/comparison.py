@@ -49,7 +49,7 @@ class Comparison:
     latency: float  # seconds for one image
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of `export --json`."""
+        """Return the comparison as fields of the JSON object that `export --json` prints."""
         return {
             "images": self.images,
             **vars(self.from_files),
@@ -68,7 +68,7 @@ class Comparison:
         }
 
     def lines(self, named: bool = True) -> Iterator[str]:
-        """Yield the summary for a person. Without `named`, no file is named."""
+        """Yield the lines of a summary. Without `named`, the path of the first unreadable image is left out."""
         yield f"on {self.images} val images, from their files, against the run: {self.from_files}"
         if self.differing or self.unreadable:
             first = f"{self.first_unreadable}: {self.why_unreadable}" if named else self.why_unreadable

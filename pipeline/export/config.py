@@ -34,7 +34,7 @@ _FEWEST_CALIBRATION = 10
 class ModelExportConfig:
     """The settings of `export`.
 
-    The constructor raises OptionError if a number is out of range, or if the format does not have the precision.
+    The constructor raises OptionError if a number is out of range, or if the format does not support the precision.
     """
 
     format: Format = field(metadata={"help": "The format, which is the runtime that will run the model."})

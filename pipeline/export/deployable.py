@@ -1,4 +1,4 @@
-"""Build the model that an export holds, whatever its format. The model maps pixels to calibrated probabilities."""
+"""Build the model that an export holds. The model maps pixels to probabilities. All formats get the same model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ OUTPUT = "probabilities"
 class Deployable:
     """A model to write to a file, and the metadata that the file holds.
 
-    `model` maps pixels, uint8 [B, S, S, 3], to calibrated probabilities, float32 [B, C] with C >= 2. The model computes
-    in float32. It has no dropout, and no batch normalisation that could be folded into a convolution.
+    `model` maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C] with C >= 2. The probabilities are
+    calibrated if the run has a calibration. The model computes in float32. Dropout is inactive, and batch normalisation
+    is folded into convolutions where possible.
     """
 
     model: keras.Model
@@ -68,7 +69,8 @@ def with_probabilities(classifier: keras.Model, temperature: float) -> keras.Mod
 def _plain(model: keras.Model) -> keras.Model:
     """Copy `model`, and the models nested in it, for inference in float32.
 
-    In the copy, dropout is inactive, and each `Normalization` is replaced; see `_rescaling`.
+    In the copy, dropout is inactive, batch normalisation is folded into convolutions where possible, and each
+    `Normalization` over the last axis is replaced; see `_rescaling`.
     """
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs, name=model.name)

@@ -75,7 +75,7 @@ def export(
         ExportError: something at `out` is not to be replaced (see `require_free`), the format can't hold the network,
             the format's runtime is missing, or the export differs too much from the run (see
             `Comparison.require_close`).
-        RunError, DataError: the run, its data or its weights are gone.
+        RunError, DataError, WeightsError: the run, its data or its weights are missing, or can't be used.
     """
     run = Run.open(path)
     require_free(out, overwrite)

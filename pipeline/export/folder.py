@@ -74,6 +74,10 @@ def read_labels(folder: Path) -> dict[str, Any]:
 
 
 def labels_of(facts: Mapping[str, Any], format: Format, precision: str, second_above: float | None) -> dict[str, Any]:
-    """Return the content of `labels.json`. For `facts` and `second_above`, see the members of `Source`."""
+    """Return the content of `labels.json`, still without the size of the model and the comparison with the run.
+
+    `facts` holds the metadata of the export, as JSON values by name. `second_above` is the probability above which the
+    second of two classes is predicted; None without a threshold.
+    """
     own = {"format": format, "precision": precision, "model": MODEL_FILES[format]}
     return {**own, **json.loads(json.dumps(facts)), "second_above": second_above}

@@ -32,10 +32,10 @@ class RunImages:
     images: Images
 
     def draw(self, split: str, count: int, seed: int) -> tuple[list[ImageFile], np.ndarray]:
-        """Draw `count` images of `split`, or take all if `count` is 0. Return the images and their labels, int64 [N].
+        """Draw at most `count` images of `split`; 0 means all. Return the images and their labels, int64 [N].
 
         `seed` decides which images are drawn. Raises RunError if the run was trained without images of `split`, and
-        DataError if all images of `split` are gone from the data. If only some are gone, prints their number.
+        DataError if all images of `split` are gone from the data. If only some are gone, their number is printed.
         """
         rows = self.run.labelled(split)
         if not rows:

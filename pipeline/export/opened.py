@@ -35,7 +35,7 @@ class OpenExport:
         return int(self.preprocessing["size"])
 
     def probabilities(self, batch: np.ndarray) -> np.ndarray:
-        """Return calibrated probabilities (float32 [B, C]) of pixels (uint8 [B, S, S, 3])."""
+        """Return the class probabilities (float32 [B, C]) of images, whose pixels are `batch` (uint8 [B, S, S, 3])."""
         return self.run(batch)
 
     def label(self, chances: np.ndarray) -> int:

@@ -35,7 +35,7 @@ def images(paths: Iterable[str], **settings: Any) -> Iterator[tuple[str, np.ndar
     """Yield each of `paths` with its pixels, for a program whose arguments are `paths`. For `settings`, see `pixels`.
 
     A file that can't be read is left out, and a line on standard error names it. The program then exits with status 1
-    after the last file. If `paths` is empty, the program prints its docstring on standard error and exits with status 1.
+    after the last file. If `paths` is empty, the program prints its docstring, and exits with status 1.
     """
     failed, paths = False, list(paths)
     if not paths:

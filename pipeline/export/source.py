@@ -113,7 +113,7 @@ class Source:
     def answers(self) -> Answer:
         """Return a function that maps pixels, uint8 [N, S, S, 3], to the probabilities of the run, float64 [N, C].
 
-        The probabilities are the same as in `predict` in float32. On a GPU, TF32 is turned off.
+        The command `predict` gives the same probabilities in float32. On a GPU, TF32 is turned off.
         """
         from headstart.features.tensorflow import tf
 
@@ -147,9 +147,9 @@ def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
     """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
     If all of the following are true, the fine-tuned classifier is loaded in place of the head:
-    - `choice` is the head.
-    - The network of the head can't be loaded.
+    - `choice` is the head, and the user did not ask for the head by name.
     - Fine-tuning has changed nothing; see `Choice.alike`.
+    - The network of the head can't be loaded.
     - `places` names no weights.
 
     Raises RunError if the head needs several networks that differ in the size or the resizing of their images. For

@@ -48,8 +48,8 @@ def train_epochs(
 ) -> Trained:
     """Train for the remaining epochs. Then set the model to the weights of the best epoch.
 
-    Raises OSError if the disk has too little space for the state, and RunError if the head's outputs are not finite, or
-    if the state is damaged.
+    Raises OSError if the disk has too little space for the state, and DataError if an image file is gone or changed.
+    Raises RunError if the head's outputs are not finite, or if the state is damaged.
     """
     # The numbers of epochs continue the head's numbers, because the curves of both phases share an axis.
     offset = sum(row["phase"] == "head" for row in run.history())
@@ -100,9 +100,9 @@ def _begin(
     choose_by: ChooseBy,
     settings: dict[str, Any],
 ) -> float:
-    """Evaluate epoch 0, the head alone, and keep the state. Return the seconds that the evaluation took.
+    """Evaluate epoch 0, the head alone, and write its state to disk. Return the seconds that the evaluation took.
 
-    Raises RunError if the head's outputs are not finite.
+    The curves of an earlier fine-tuning are removed. Raises RunError if the head's outputs are not finite.
     """
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     since = time.perf_counter()
@@ -140,7 +140,7 @@ def _kept(state: FinetuneState) -> Path:
 
 
 class _Keeper:
-    """Validates the model after each epoch, keeps the state, and stops the training early; see `Course.stops`.
+    """Validates the model after each epoch, writes the state to disk, and stops the training; see `Course.stops`.
 
     Keras's own callbacks `EarlyStopping` and `ModelCheckpoint` are not used, because they forget the best epoch when a
     training is resumed.
@@ -176,9 +176,9 @@ class _Keeper:
         logs.update({f"val_{name}": value for name, value in figures.items()})
 
     def keep(self, _: int, logs: dict[str, float]) -> None:
-        """Keep the state after an epoch. `logs` holds the metrics of the epoch.
+        """Write the state after an epoch to disk. `logs` holds the metrics of the epoch.
 
-        Raises DataError if an image file changed.
+        If `Course.stops` says so, the training is stopped. Raises DataError if an image file is gone or changed.
         """
         require_unchanged_files(self._examples())
         course, previous = self.course, _kept(self.state)
@@ -210,12 +210,12 @@ def _fit(
     offset: int,
     val_seconds: float | None,
 ) -> float:
-    """Resume the training from the kept state. Return the speed of the training in images per second.
+    """Train the epochs that are left, from the last finished epoch on. Return the speed in images per second.
 
     The expected duration is printed. If some epochs are finished, the duration is estimated from their mean duration.
-    If no epoch is finished, the duration is estimated from the first steps and from `val_seconds`, the duration of
-    validation. `offset` is the number of epochs that trained the head. In the curves, the epochs of fine-tuning come
-    after the epochs of the head.
+    If no epoch is finished, the duration is estimated from the first steps and from `val_seconds`, the seconds that
+    validation took. `offset` is the number of epochs that trained the head. In the curves, the epochs of fine-tuning
+    come after the epochs of the head.
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")

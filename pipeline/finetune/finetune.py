@@ -50,7 +50,7 @@ def finetune(
 
     Raises:
         RunError: there is no run, no epoch is left, the run's data or weights changed, or the state has other settings.
-        OptionError: `config.from_layer` can't be used, or the run has several backbones.
+        OptionError: `config.from_layer` or `config.warmup` can't be used, or the run has several backbones.
     """
     run = Run.open(path)
     plan = make_plan(run, config, seed, overwrite)

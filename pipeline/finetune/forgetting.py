@@ -17,7 +17,7 @@ _OF_THE_MODEL = ("model", "predicted", "probability")  # columns of `predictions
 
 
 def forget_classifier(run: Run) -> None:
-    """Remove the results of the classifier from the metrics, the predictions and the confusions in `run`."""
+    """Remove the results of the classifier from the metrics, the predictions and the confusion counts in `run`."""
     if evaluated := run.metrics().get("evaluate"):
         left = {
             split: {name: value for name, value in fields.items() if name not in _FIELDS}

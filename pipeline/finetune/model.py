@@ -57,7 +57,7 @@ class FinetuneModel:
     """A compiled model that shares its layers with `head` and with the backbone of `cached`.
 
     Training changes `head` and the layers of the backbone from index `from_layer` on. `top` holds this part of the
-    model, and no other layers. The weights files of a `FinetuneState` hold the weights of `top`.
+    model, and no other layers. A weights file in the state of the fine-tuning holds the weights of `top`.
     """
 
     cached: FeaturedExamples
@@ -99,7 +99,10 @@ class FinetuneModel:
             load_state(_sharing(self.top, self.model.optimizer), folder / _LATEST)
 
     def load_best(self, folder: Path) -> None:
-        """Set the model to the best weights in `folder`. Raises RunError if the file is damaged."""
+        """Set the model to the best weights in `folder`.
+
+        Raises RunError if the file is damaged, or has weights that are not finite.
+        """
         earlier = (folder / _EARLIER_BEST).exists()
         file = folder / (_EARLIER_BEST if earlier else _BEST)
         load_state(_sharing(self.model if earlier else self.top), file)
@@ -174,7 +177,7 @@ def build_finetune_model(
 
     `seed` decides dropout. If the precision of the run is int8, which has no gradients, `precision` is used instead.
     Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
-    `--from-cache`.
+    `--from-cache`. Also raises the error of `_optimizer`.
     """
     network = cached.network
     if network.backbone.precision == "int8":

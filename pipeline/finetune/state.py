@@ -80,7 +80,7 @@ class FinetuneState:
         return int(kept.name.removeprefix("epoch-")) if kept else 0
 
     def course(self, choose_by: ChooseBy) -> Course:
-        """Return the figures on val of all finished epochs as a `Course`. The file `start.json` must exist.
+        """Return the figures on val of epoch 0 and all finished epochs as a `Course`. `start.json` must exist.
 
         `choose_by` is the figure that decides the best epoch.
         """
@@ -92,7 +92,7 @@ class FinetuneState:
     def keep(self, epoch: int) -> Iterator[Path]:
         """Yield a folder to fill with the state after `epoch`.
 
-        If the `with` block ends without an error, this folder replaces the state after the previous epoch.
+        If the context ends without an error, this folder replaces the state after the previous epoch.
         """
         remove_left_over(self.folder)
         before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`

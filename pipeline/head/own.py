@@ -90,7 +90,7 @@ class OwnHead:
 
         Raises OptionError if the file lacks the function, if the code fails, or if the model can't serve as a head. A
         model can't serve as a head if its input or output has another shape than `OwnHead` says, if the model yields
-        probabilities, or if one of its layers is not a class of Keras itself.
+        probabilities or can't be trained, or if one of its layers is not a class of Keras itself.
         """
         with self._modules() as module:
             function = self.given or self._function(module)
@@ -158,10 +158,10 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Within this context, modules beside the user's file can be imported.
+        """While the context is open, let the user's code import modules beside the user's file. Yields None.
 
-        An error within the context becomes an OptionError with a one-line message. In the message, `what` stands for
-        the code that failed, such as "the function".
+        An error in the context becomes an OptionError with a one-line message. In the message, `what` stands for the
+        code that failed, such as "the function".
         """
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)
@@ -218,7 +218,7 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 
 def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
-    """Return `model` as a functional model. Raises OptionError if `model` can't serve as a head.
+    """Return `model` as a functional model. Raises OptionError if it can't serve as a head; see `OwnHead.build`.
 
     `head` is the option `--head` as text, for the message.
     """

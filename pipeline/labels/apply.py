@@ -28,7 +28,8 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
     images with the action `aside` lose their row. A log is kept beside `table`, for `undo`. If an earlier call was cut
     off, its remaining moves are made first.
 
-    Raises DataError if a row does not fit `data`. Raises OptionError for tars and for the layout `v1`.
+    Raises DataError if a row does not fit `data`, or if another call is changing labels in the same folder. Raises
+    OptionError for tars, for the layout `v1`, and for a list with `reading.label_from`.
     """
     if reading.layout == "v1":
         raise OptionError("--layout v1: --apply moves images of folders that are read by auto; leave it out")
@@ -82,10 +83,10 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock a folder, so that no other call changes labels in this folder meanwhile.
+    """Lock a folder while the context is open, so that no other call changes labels in this folder. Yields None.
 
-    The folder is `data` or, if `data` is a list, the folder that holds the list. Raises DataError if another call has
-    locked the folder.
+    The folder is `data` or, if `data` is a list, the folder that holds the list. Temporary files of killed commands are
+    removed from the folder. Raises DataError if another command has locked the folder.
     """
     folder = data if data.is_dir() else Path(os.path.realpath(data)).parent
     try:

@@ -147,15 +147,15 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """For each of `rows`, return at most four neighbours that support its suggested label, the nearest first.
+    """Return the row numbers of at most four neighbours for each of `rows`, the nearest first.
 
-    A neighbour must be marked in `trusted`, and its label must be the suggested label.
+    The neighbours of a row support its suggested label: each neighbour has this label, and is marked in `trusted`.
 
     Args:
         features: float32 [N, D].
         labels: int64 [N].
         trusted: bool [N], True for each row that may be a neighbour.
-        rows: int64 [n].
+        rows: int64 [n], the numbers of the rows whose neighbours are wanted.
         suggested: int64 [n], the suggested label of each of `rows`.
     """
     found: list[list[int]] = [[] for _ in rows]

@@ -47,9 +47,9 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of a list's copy, which was made before the first change to the list.
+    """Return the path of the copy of a list, such as `labels.csv.undo.list`. `log` is the path of the log.
 
-    `log` is the path of the log.
+    `--apply` makes the copy before the first change to the list.
     """
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 

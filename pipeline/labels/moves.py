@@ -14,9 +14,10 @@ from headstart.pipeline.labels.log import Log, write_log
 
 
 def require_inside(data: Path, name: str, where: str) -> None:
-    """Raise a DataError if the path `name`, relative to `data`, leads out of `data`, or through a link or a file.
+    """Raise a DataError if no image may be at the path `name`, which is relative to `data`.
 
-    A file at `name` need not exist. The error's message begins with `where`, the place that `name` was read from, such
+    The path must be normalised, and stay inside `data`. It must not be a link, or lead through a link or a file. A file
+    at `name` need not exist. The error's message begins with `where`, the place that `name` was read from, such
     as a row of a CSV file.
     """
     root = os.path.realpath(data)

@@ -117,7 +117,8 @@ def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config
     """Return the new path of the image of `row`, relative to `data`.
 
     The path is free: no file has this path, and the path is not in `taken`, the paths of other moves. `reading` has the
-    splits and classes of all images, and `names` has their paths.
+    splits and classes of all images, and `names` has their paths. Raises DataError if the path of the image does not
+    tell its class, or if no path is free.
     """
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)

@@ -1,1 +1,1 @@
-"""The functions that `import headstart` offers to notebooks and scripts, beside the commands."""
+"""Functions and classes that `import headstart` offers in addition to the commands, for notebooks and scripts."""

@@ -10,7 +10,7 @@ Place = str | os.PathLike[str]
 
 
 def path_text(name: str, value: Any, what: str = "a path") -> str:
-    """Return `value`, a path that was given as the argument `name`, as text.
+    """Return the path `value` as text. `name` is the name of the argument, for the message of an error.
 
     Raises OptionError if `value` is neither text nor a path object, is empty, or holds a NUL. `what` describes a valid
     value in the error's message, such as "the folder of a run".

@@ -1,4 +1,7 @@
-"""Settings by keyword: the options of the commands, with `_` for `-` and without the leading `--`."""
+"""Make configs from keyword arguments.
+
+A keyword is the name of a command's option, without the leading `--` and with `_` in place of `-`.
+"""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""`headstart.load`, `headstart.train_head` and `headstart.classifier`: a run for use from Python, opened once."""
+"""`headstart.load`, `headstart.train_head` and `headstart.classifier`: open or train a run, and use it from Python."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TURN = Lock()  # a forward pass can't run twice at once, and a network must not
 
 
 class LoadedRun:
-    """A run, and its model that classifies images. The network is loaded when it is first needed, and then kept."""
+    """A run, and its model that classifies images. The model is loaded when it is first used, and stays in memory."""
 
     def __init__(self, run: Run, config: PredictConfig, places: NetworkPlaces, seed: int) -> None:
         self._run, self._config, self._places, self._seed = run, config, places, seed
@@ -54,12 +54,12 @@ class LoadedRun:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures of the run so far, as in its `metrics.json`."""
+        """The content of the run's `metrics.json`; see `Run.metrics`."""
         return dict(self._run.metrics())
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A row for each epoch: its `phase` (a text), its number `epoch`, and its figures (floats)."""
+        """A dict for each epoch: its `phase` (a text), its number `epoch` (an int), and its figures (floats)."""
         kinds: dict[str, Any] = {"phase": str, "epoch": int}
         rows = self._run.history()
         return [{name: kinds.get(name, float)(text) for name, text in row.items() if text != ""} for row in rows]
@@ -82,9 +82,10 @@ class LoadedRun:
                 N images.
 
         Raises:
-            OptionError: for an object that is no image, an array of another dtype or shape, and an empty path.
+            OptionError: for an object that is no image, an array of another dtype or shape, an empty path, and an
+                option of `headstart.load` that does not fit the run.
             DataError: if an image can't be used; `headstart.predict` lists such files and goes on.
-            RunError: if the weights or the network of the run can't be used.
+            RunError, WeightsError: if the weights or the model of the run can't be used.
         """
         wanted = listed(images)
         if not wanted:
@@ -174,7 +175,7 @@ def train_head(
     Raises:
         OptionError: if an option or argument is unknown or can't be used, or if the function `head` fails.
         DataError: if `data` can't be trained on.
-        RunError: if `run` exists, and `overwrite` is not set.
+        RunError: if `run` exists, unless `overwrite` is set and the folder `run` holds a run.
         DivergedError: if no epoch has a finite loss.
         WeightsError, StoreError: see `headstart.features`.
     """
@@ -197,10 +198,10 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
 
     The model maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]. S is the image size of the run's
     network, and C is the number of classes. The probabilities are in the order of the class names. They are calibrated
-    like the probabilities of `headstart predict`. If fine-tuning gained on val, the model is the fine-tuned classifier.
-    If fine-tuning did not gain, or was not done, the model is the network and the head. The model computes in float32.
-    If `predict` computes in bfloat16 or int8, the probabilities of `predict` may differ a little from those of the
-    model. The caller must resize images as headstart does.
+    like the probabilities of `headstart predict`. Without the option `model`, the model is the fine-tuned classifier if
+    fine-tuning gained on val, and otherwise the network with the head. The model computes in float32. If `predict`
+    computes in bfloat16 or int8, its probabilities may differ a little from the model's probabilities. The caller must
+    resize images as headstart does.
 
     Args:
         run: the folder of a run.
@@ -209,9 +210,10 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
         options: the options `model`, `store`, `weights` and `seed` of `headstart.load`.
 
     Raises:
-        OptionError: for any other option.
-        RunError: if there is no run, or if the head has several networks whose `image_size` or `resize` differ.
-        WeightsError: if the weights of the network are gone.
+        OptionError: for any other option, or for an option that can't be used.
+        RunError: if there is no run, if the weights of the network are gone or have changed, or if the head has several
+            networks whose `image_size` or `resize` differ.
+        WeightsError: if the weights of the network are damaged, or if `weights` is not a file of weights.
     """
     kinds = [keyword(field) for field in fields(PredictConfig) if field.name != "model"]
     if unfit := [name for name in kinds if options.get(name) is not None]:

@@ -38,7 +38,7 @@ class FeatureTable:
 
     - `X` holds features: float32 [N, D], or float32 [N, H, W, D] at a cut such as `mixed8:map`.
     - `y` holds labels: int64 [N], indices into `class_names`. If the images have no labels, each value is -1.
-    - `splits` holds `train`, `val` or `test` for each image. If single files were given, each value is an empty text.
+    - `splits` holds `train`, `val` or `test` for each image. For a sequence of files, each value is an empty text.
     """
 
     X: np.ndarray
@@ -179,7 +179,10 @@ def features_of_files(
 
 
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
-    """Raise a DataError if one of the files `names` can't be used. `usable` is the number of usable files."""
+    """Raise a DataError if one of the files `names` can't be used. `usable` is the number of usable files.
+
+    `rejects` lists unusable files with the reason. A file that is missing or is no image is not in `rejects`.
+    """
     bad = len(names) - usable
     if rejects:
         first, more = rejects[0], f" ({bad} such files)" if bad > 1 else ""

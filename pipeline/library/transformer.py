@@ -37,7 +37,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
     Attributes:
         n_features_out_: the number of features of an image.
         config_: the settings of the features at `fit`. Defaults are replaced by the values that were used.
-        fingerprints_: the fingerprint of the features at `fit`, for each cut.
+        fingerprints_: a dict from the name of each cut to the key of the cut's fingerprint at `fit`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class HeadstartFeatures(TransformerMixin, BaseEstimator):
         """Extract the features of the images `X` into the store, and keep the settings and the number of features.
 
         `X` holds paths of images: [N] or [N, 1]. `y` is not used. Raises OptionError if an option or `X` has a wrong
-        form, and DataError if an image can't be used.
+        form, and DataError if an image can't be used. For other errors, see `headstart.features`.
         """
         self.fit_transform(X)
         return self
@@ -141,7 +141,10 @@ def _require_a_row_per_image(config: FeatureConfig) -> None:
 
 
 def _paths(X: Any) -> list[Any]:
-    """Return `X`, of shape [N] or [N, 1], as a list. Raises OptionError for another shape."""
+    """Return `X`, of shape [N] or [N, 1], as a list.
+
+    Raises OptionError for a single path, a sparse matrix or another shape.
+    """
     if isinstance(X, str | os.PathLike):
         raise OptionError(f"X must be a sequence of paths, not one path. Received: {os.fspath(X)[:80]}")
     if issparse(X):

@@ -38,7 +38,7 @@ def total_memory() -> int:
 def _limits() -> Iterator[tuple[int, int]]:
     """For each control group around this process, yield its limit and its use in bytes.
 
-    Groups without a limit are left out.
+    The use does not count cached pages of files that are inactive. Groups without a limit are left out.
     """
     for folder, most, used, cached in _groups():
         try:

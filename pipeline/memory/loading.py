@@ -56,7 +56,10 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 
 @contextmanager
 def full_disk_explained(otherwise: str) -> Iterator[None]:
-    """Within the block, add to the error of a full disk what to do: another --scratch, or `otherwise`."""
+    """While the context is open, add advice to the error of a full disk: another --scratch, or `otherwise`.
+
+    The error is an OSError, and is raised again. The context yields None.
+    """
     try:
         yield
     except OSError as error:

@@ -155,7 +155,7 @@ def batches(features: Features, order: np.ndarray, size: int) -> Iterator[np.nda
 
 
 class _Folder:
-    """A scratch folder in `parent`, removed with the last reference to this object or at the end of the process."""
+    """A scratch folder in `parent`. It is removed with the last reference to this object, or when the process ends."""
 
     def __init__(self, parent: Path) -> None:
         stack = ExitStack()

@@ -31,7 +31,7 @@ def escaped(value: object) -> str:
 
 
 def isolated(value: object) -> str:
-    """Escape a name for HTML, so that right-to-left text in the name does not reorder the text around it."""
+    """Return the name `value` as HTML. Right-to-left text in the name does not reorder the text around the name."""
     return f"<bdi>{escaped(value)}</bdi>"
 
 

@@ -44,9 +44,8 @@ def choose_model(run: Run, asked: AskedModel, threshold: float | None = None) ->
 
     In all other cases, `auto` chooses the fine-tuned classifier.
 
-    If `threshold` is given, it replaces the threshold that the run keeps. Raises RunError if `asked` is `finetuned` and
-    the run has no fine-tuned classifier. Raises OptionError if `threshold` is given and the run does not have two
-    classes.
+    If `threshold` is given, it replaces the run's own threshold. Raises RunError if `asked` is `finetuned` and the run
+    has no fine-tuned classifier. Raises OptionError if `threshold` is given and the run does not have two classes.
     """
     choice, names = _model(run, asked), run.class_names()
     kept = run.threshold(choice.model)
@@ -75,9 +74,10 @@ def _model(run: Run, asked: AskedModel) -> Choice:
 
 
 def without_network(choice: Choice, places: NetworkPlaces, error: HeadstartError) -> Choice:
-    """Return the fine-tuned classifier in place of a head whose network raised `error`, if both have the same values.
+    """Choose the fine-tuned classifier in place of a head whose network can't be loaded.
 
-    Raises `error` if their values differ. Also raises `error` if `places` names the weights of the network.
+    `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again if the
+    head and the classifier have different values (see `Choice.alike`), or if `places` names weights.
     """
     if not choice.alike or places.weights:
         raise error
@@ -94,7 +94,8 @@ class _Figures:
 def _figures(run: Run) -> _Figures | None:
     """Compare a val figure before and after fine-tuning. If the run lacks the loss before or after, return None.
 
-    The compared figure is the figure that decided the best epoch. If it is unknown, the loss is compared.
+    The compared figure is the figure by which the best epoch was chosen. If the run lacks this figure, the loss is
+    compared.
     """
     found = run.metrics().get("finetune", {})
     before, after = found.get("before"), found.get("val")

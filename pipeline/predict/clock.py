@@ -9,6 +9,7 @@ class Clock:
     """Counts the seconds of each kind of work. The count starts when the object is made.
 
     The kinds are:
+
     - `start`: starting TensorFlow.
     - `network`: loading networks.
     - `images`: everything else.
@@ -20,7 +21,7 @@ class Clock:
 
     @contextmanager
     def of(self, kind: str) -> Iterator[None]:
-        """Count the seconds of the `with` block as `kind`, which is `start` or `network`."""
+        """While the context is open, count the time as work of `kind`, which is `start` or `network`."""
         began = time.perf_counter()
         try:
             yield

@@ -25,9 +25,10 @@ _FEATURES, _LOGITS = Cut("classifier", "features"), Cut("classifier", "logits")
 def freeze_whole(
     file: Path, load: Callable[[], keras.Model], outputs: int, image_size: int, batch_size: int, store: Path | None
 ) -> FrozenBackbone:
-    """Prepare a classifier, which is backbone and head together, for fast forward passes.
+    """Return a classifier, which is backbone and head together, in a form for fast forward passes.
 
-    OpenVINO runs the classifier in float32. If OpenVINO is missing or can't convert the classifier, TensorFlow runs it.
+    OpenVINO runs the classifier in float32. If there is a GPU, or if OpenVINO is missing or can't convert the
+    classifier, TensorFlow runs the classifier.
 
     Args:
         file: the file of the classifier.

@@ -46,17 +46,17 @@ class Model(Protocol):
     """The head of a run, or its fine-tuned classifier."""
 
     def outputs(self, images: Sequence[ImageFile], view: View | None) -> Outputs:
-        """Yield a triple for each image that can be decoded: its position in `images`, its logits, and its distance.
+        """Yield a triple for each image that can be decoded: its position in `images`, its logits, and a distance.
 
-        The logits are float32 [1] (two classes) or [C]. The distance is None without a reference; see
-        `Reference.distances`. If `view` is given, the model sees this view of each image.
+        The logits are float32 [1] (two classes) or [C]. For the distance, see `Reference.distances`. Without a
+        reference, the distance is None. If `view` is given, the model sees this view of each image.
         """
 
     def decides(self) -> dict[str, Any]:
         """Return everything that decides the logits, as JSON values."""
 
     def loaded(self) -> Loaded:
-        """Prepare the model for fast forward passes. The result is called with pixels."""
+        """Return the model in a form for fast forward passes. A caller calls the result with pixels."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def load_answers(
 ) -> Answers:
     """Load the model of `choice`, and count the seconds with `clock`.
 
-    If the networks of the head can't be loaded, an error is raised, with one exception. The fine-tuned classifier
-    replaces the head if both have the same values (see `Choice.alike`) and `places` names no weights.
+    If the networks of the head can't be loaded, the fine-tuned classifier replaces the head in one case: both have the
+    same values (see `Choice.alike`), and `places` names no weights. In all other cases, the error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -185,7 +185,10 @@ class _Classifier:
             yield from zip(positions, logits, distances(self._reference, features), strict=True)
 
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split the outputs for M images into features [M, D] and logits [M, 1 or C]. Without a reference, D is 0."""
+        """Split the outputs for M images into features [M, D] and logits [M, 1 or C]. Without a reference, D is 0.
+
+        Raises RunError if the features in the reference have another length than D.
+        """
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
         require_width(self._run, "finetuned", self._reference, features.shape[1:])
@@ -216,9 +219,10 @@ def _features(
     images: Sequence[ImageFile],
     view: View | None,
 ) -> Rows:
-    """Yield a pair for each image that can be decoded: its position in `images`, and its features, float32 [D].
+    """Yield a pair for each image: its position in `images`, and its features, float32 [D].
 
-    `known` holds the features of some images, by position. The features of the other images are computed.
+    `known` holds the features of some images, by position. The features of the other images are computed. An image that
+    can't be decoded is left out.
     """
     lacking = [position for position in range(len(images)) if position not in known]
     rows = _passed(frozen(), [images[at] for at in lacking], network.images, view) if lacking else iter(())
@@ -233,7 +237,7 @@ def _features(
 
 
 def _stores(network: Network, bits: str) -> list[FeatureStore]:
-    """Return a store for each cut of `network`. `bits` replaces the network's setting. Nothing is created on disk."""
+    """Return a store for each cut of `network`. `bits` replaces the network's setting `bits`. No folder is made."""
     return list(replace(network, config=replace(network.config, bits=bits)).stores().values())
 
 
@@ -259,7 +263,7 @@ def _known(
 
 
 def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageConfig, view: View | None) -> Rows:
-    """Yield a pair for each image that can be decoded: its position, and its outputs at all cuts (float32 [D])."""
+    """Yield a pair for each decodable image: its position, and its joined outputs at all cuts, float32 [D]."""
     from headstart.features.images.batches import decoded_batches
 
     for positions, outputs in frozen.stream(decoded_batches(images, config, frozen.images_per_pass, view)):
@@ -271,8 +275,8 @@ def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Join the rows that several iterators have for the same image.
 
     Each of `parts` yields pairs (position, row), sorted by the position of the image. A position is missing if the
-    image could not be decoded. Yields pairs (position, rows) for the positions that no iterator lacks. `rows` is a list
-    with one row from each iterator, in the order of `parts`.
+    image could not be decoded. The result has a pair (position, rows) for each position that all iterators yield.
+    `rows` is a list with one row from each iterator, in the order of `parts`.
     """
     first, *others = parts
     held = [next(part, _END) for part in others]

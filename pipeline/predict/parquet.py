@@ -41,7 +41,7 @@ def parts_folder(output: Path) -> Path:
 def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
     """Open a Parquet file for the rows of `layout`; see `open_output`.
 
-    If the `with` block ends with an error or Ctrl-C, the rows that were written stay in the folder of the parts.
+    If the context ends with an error or Ctrl-C, the rows that were written stay in the folder of the parts.
     """
     schema, done = _schema(layout), Done()
     with _locked_parts(output) as folder:
@@ -62,9 +62,9 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
 
 @contextmanager
 def _locked_parts(output: Path) -> Iterator[Path]:
-    """Make the folder for the parts of `output`, and lock it against other processes.
+    """Make and yield the folder for the parts of `output`. While the context is open, the folder is locked.
 
-    At the end, the folder is removed if it is empty.
+    When the context ends, the folder is removed if it is empty. Raises DataError if another process has the lock.
     """
     folder = parts_folder(output)
     try:
@@ -139,10 +139,10 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
-    """Yield batches of the rows in `file`, which must include the column `path`.
+    """Yield the rows in the Parquet file `file` in batches. Each batch must have the column `path`.
 
-    `options` go to `ParquetFile.iter_batches`. Raises DataError if the file is damaged, or if it has other columns than
-    `schema`.
+    `options` go to `ParquetFile.iter_batches`. Raises DataError if the file is damaged, or if its columns are not the
+    columns of `schema`.
     """
     import pyarrow
     import pyarrow.parquet

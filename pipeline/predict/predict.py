@@ -36,7 +36,7 @@ from headstart.pipeline.runs.files import without_null
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest class of an image, its probability, and the probabilities of all classes by name."""
+    """The class predicted for an image, the probability of this class, and the probabilities of all classes by name."""
 
     path: str
     label: str
@@ -71,7 +71,7 @@ def _fields(predictions: list[dict[str, Any]], rejects: Sequence[Reject], choice
 
 @dataclass
 class Predicting:
-    """A prepared classification. The images are classified when a caller asks for items, lines or the JSON object."""
+    """A prepared classification. A call of `items`, `predictions`, `fields` or `lines` classifies the images."""
 
     run: Run
     answers: Answers
@@ -112,7 +112,7 @@ class Predicting:
             raise DataError(f"none of {len(self.sources.files)} files could be used" + (f": {first}" if first else ""))
 
     def predictions(self) -> list[Prediction]:
-        """Classify the images, and return all predictions at once. Rejects are added to the field `rejects`."""
+        """Classify the images, and return the list of all predictions. Rejects are added to the field `rejects`."""
         layout = self.layout()
         return [
             Prediction(**{name: value for name, value in layout.prediction(item).items() if name != "top"})
@@ -152,7 +152,7 @@ def predict(
     places: NetworkPlaces = NetworkPlaces(),
     seed: int = 0,
 ) -> PredictResult:
-    """Classify images with the run at `path`, and return all predictions at once.
+    """Classify images with the run at `path`, and return all predictions and rejects.
 
     Raises OptionError if `config.output` is set. For arguments and other errors, see `predicting`.
     """
@@ -172,7 +172,8 @@ def predicting(
 ) -> Predicting:
     """Prepare a classification: find the files, open the run at `path`, and load its model.
 
-    Raises RunError if there is no run, or if the weights changed. Raises DataError if a source does not exist. For
+    Raises RunError if there is no run, or if the weights changed. Raises WeightsError if the weights can't be used.
+    Raises DataError if a source does not exist. Raises OptionError if an option in `config` does not fit the run. For
     errors about `config.output`, see `require_output`.
 
     Args:
@@ -205,7 +206,7 @@ def _limits(run: Run, config: PredictConfig) -> tuple[int, Pages]:
 
 
 def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: int, clock: Clock) -> Answers:
-    """Choose a model of `run`, start TensorFlow, and load the model; see `predicting`."""
+    """Choose a model of `run`, start TensorFlow, and load the model. For arguments and errors, see `predicting`."""
     classes = len(run.class_names())
     if config.top > classes:
         raise OptionError(f"--top must be at most {classes}, the classes of {run.path}. Received: {config.top}")

@@ -42,12 +42,14 @@ def find_files(
     """List the files that are named in `paths` or in the file `listed`. A named folder stands for the files in it.
 
     With `recursive`, a folder also stands for the files in its subfolders. With `distinct`, a file that is found
-    several times occurs once in the result. A path in the file `listed` need not exist; a missing file is rejected
-    later. If the file `listed` has URLs, raises the errors of `require_access`.
+    several times occurs once in the result. If `listed` is `-`, standard input is read. A path in the file `listed`
+    need not exist; a missing file is rejected later. If the file `listed` has URLs, raises the errors of
+    `require_access`.
 
     Raises:
-        DataError: one of `paths` does not exist, or no file is found.
-        OptionError: nothing is named, or `listed` is not a file.
+        DataError: one of `paths` does not exist, no file is found, or the file `listed` has a URL of an unknown kind or
+            is no list of paths (see `_paths_in`).
+        OptionError: nothing is named, one of `paths` is a URL, or `listed` is not a file.
     """
     found = Sources()
     for path in paths:
@@ -93,7 +95,8 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
     """Yield the paths in `file`, a list of paths. `name` names the list in messages.
 
     If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise, each line is a path. Raises
-    DataError if the list is in UTF-16, if a path is much too long, or if the first NUL comes after the first 64 KiB.
+    DataError if the list is in UTF-16, if a path is much longer than 1 MiB, or if the first NUL comes after the first
+    64 KiB.
     """
     end, rest = b"", b""
     while block := file.read(1 << 16):
@@ -163,7 +166,8 @@ def _inspect(
 ) -> list[ImageFile | Reject | None]:
     """Inspect one file, and return its images and rejects.
 
-    An image or reject is replaced by None if `is_done` returns True for its path.
+    An image or reject is replaced by None if `is_done` returns True for its path. If a file that was found in a folder
+    is no image, the result is empty.
     """
     if pages == "first" and is_done(file):
         return [None]

@@ -45,8 +45,8 @@ def read_images(
 
     Returns three things: the images, the rejects, and the number of files that are not images.
 
-    `read` has the label, split and group of each of `members`. A member that leads out of its archive is a reject. If
-    `listed` is true, the members are rows of a manifest, and a member that is not an image is a reject, too.
+    `read` has the label, split and group of each of `members`. A member whose name leads out of its archive is a
+    reject. If `listed` is true, the members are rows of a manifest, and a member that is not an image is a reject, too.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -167,10 +167,9 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
 def require_full_splits(
     source: Path, read: Reading, images: Sequence[Placement], splits: Sequence[str], config: PrepareConfig
 ) -> list[str]:
-    """Raise a DataError if a split must have images of all classes, but lacks images of a class.
+    """Raise a DataError if a split that must be full is not full. A split is full if it has images of all classes.
 
-    Here, a split is called full if it has images of all classes. Train must always be full. For val and test,
-    there are two cases:
+    Train must always be full. For val and test, there are two cases:
 
     - If the source gives no splits, val must be full if `config.val` is over 0, and test if `config.test` is over 0.
     - If the source gives splits, test need not be full. Val must be full if the source gives val. Val must also be full

@@ -75,9 +75,10 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
 @contextmanager
 def samples_told(source: Path, members: Sequence[SourceFile]) -> Iterator[None]:
-    """If `members` are samples, replace a DataError of the `with` block by a new one. For samples, see `data.tars`.
+    """If `members` are samples, replace each DataError that is raised while the context is open.
 
-    The new error says that the source holds samples, and how to use them without `prepare`.
+    For samples, see `data.tars`. The new DataError says that `source` holds samples, and how to use them without
+    `prepare`.
     """
     try:
         yield

@@ -20,10 +20,10 @@ _SHOWN = 60  # letters of a label
 
 @contextmanager
 def claimed(data: Path) -> Iterator[None]:
-    """Lock the folder `data` for the block, so that no other `prepare` fills the folder meanwhile.
+    """While the context is open, lock the folder `data`, so that no other `prepare` fills the folder.
 
-    A missing folder is made, with its parents. At the end, each new folder that is still empty is removed. Raises
-    DataError if another process has locked `data`, or if `data` can't be made.
+    A missing folder is made, with its parents. When the context ends, each new folder that is still empty is removed.
+    Raises DataError if another process has locked `data`, or if `data` can't be made.
     """
     made = [path for path in (data, *data.parents) if not path.exists()]
     try:

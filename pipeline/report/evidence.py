@@ -96,7 +96,7 @@ class Evidence:
 
     @cached_property
     def simple(self) -> Simple | None:
-        """Return the figures of logistic regression on the scored images, or None if the run has no such figures."""
+        """Return the figures of logistic regression on the scored images, or None if they are missing or damaged."""
         if self.predictions is None:
             return None
         count = len(self.predictions.labels)
@@ -177,7 +177,10 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
 
 
 def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
-    """Return the result of `load`. If `load` fails, return None, and add `what` and the reason to `missing`."""
+    """Return the result of `load`. If `load` raises a HeadstartError, return None.
+
+    In this case, a line with `what` and the message of the error is added to `missing`.
+    """
     try:
         return load()
     except HeadstartError as error:

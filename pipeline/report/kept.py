@@ -45,7 +45,7 @@ class Folds:
 
 
 def kept_simple(run: Run, key: str, count: int) -> Simple | None:
-    """Return the figures of logistic regression that `evaluate` kept under `key` in `metrics.json`.
+    """Return the figures of logistic regression that `evaluate` wrote under `key` into `metrics.json`.
 
     The result is None if there are no such figures, or if they were measured on another number of images than `count`.
     Raises RunError if the figures are damaged.

@@ -1,4 +1,4 @@
-"""The most confident mistakes with the nearest training images, and the examples whose answer fine-tuning changed."""
+"""The most confident mistakes with the nearest training images, and the examples on which only one model is right."""
 
 import os
 from collections.abc import Sequence
@@ -116,6 +116,8 @@ def changed(made: Gallery) -> str:
 
     - mended by fine-tuning: only the fine-tuned classifier is right
     - spoiled by fine-tuning: only the head is right
+
+    If the two models can't be compared, return an empty string; see `Evidence.comparable`.
     """
     if not made.evidence.comparable:
         return ""

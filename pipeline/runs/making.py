@@ -20,13 +20,13 @@ _PACKAGES = ("headstart", "tensorflow", "keras", "numpy", "h5py", "pillow")
 
 @contextmanager
 def new_run(path: Path, overwrite: bool) -> Iterator[Run]:
-    """Yield a run in a temporary folder beside `path`. The caller fills the run in a `with` block.
+    """Yield a run in a temporary folder beside `path`. While the context is open, the caller fills the run.
 
-    If the block ends without an error, the folder is renamed to `path`. If the block raises an error, the folder is
-    removed.
+    If the context ends without an error, the folder is renamed to `path`. If the context ends with an error, the folder
+    is removed.
 
     Raises RunError if `path` is not free; see `require_free`. Without `overwrite`, also raises RunError if another
-    process makes a run at `path` before the block ends.
+    process makes a run at `path` before the context ends.
     """
     require_free(path, overwrite)
     try:
@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 
 def example_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
-    """Return hashes by which a later call can tell whether the data have changed.
+    """Return a dict of hashes. From these hashes, `require_unchanged` later tells whether the data have changed.
 
     Each split that occurs is a key; its value is the SHA-256 of the split's (digest, label) pairs. The value of the key
     `classes` is the SHA-256 of the class names. The hashes don't depend on file names or on the order of `examples`.

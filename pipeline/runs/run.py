@@ -46,9 +46,9 @@ PHASES = {"head": "head", "finetuned": "finetune"}  # the field of `metrics.json
 
 
 class Run:
-    """The files of a run. The run's folder is at `path`, or will be made there.
+    """The files of a run, which lie in the folder `path`.
 
-    While a run is written, `path` is a temporary folder, and `place` is the path that the run will have.
+    While a new run is written, `path` is a temporary folder, and `place` is the path that the run will have.
     """
 
     def __init__(self, path: Path, place: Path | None = None) -> None:

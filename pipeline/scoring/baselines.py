@@ -46,8 +46,9 @@ def fit_baselines(
 ) -> list[Baseline]:
     """Fit logistic regression and nearest neighbours with several settings. Return the best baseline of each method.
 
-    `choose_by` names the figure by which baselines are compared. `features` is float32 [N, D], and `labels` is int64
-    [N]. `classes` is the number of classes.
+    Each method is fitted to the training rows of each fold, and scored on the fold's validation rows. `choose_by` names
+    the figure by which baselines are compared. `features` is float32 [N, D], and `labels` is int64 [N]. `classes` is
+    the number of classes.
     """
     nearest = _neighbours(features, labels, folds, classes, choose_by)
     return [

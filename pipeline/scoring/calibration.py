@@ -41,7 +41,7 @@ class Calibration:
         return probabilities(logits / self.temperature)
 
     def threshold_of_sets(self, alpha: float) -> float | None:
-        """Return the threshold by which the set of likely labels of an image is made.
+        """Return the threshold for the set of likely labels of an image.
 
         The set holds each label whose probability is at least the threshold. On average, at most the fraction `alpha`
         of new images get a set without their true label. The method is split conformal prediction with the score LAC

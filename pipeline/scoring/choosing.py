@@ -52,7 +52,7 @@ class ValFigures:
     def figures(self) -> dict[str, float]:
         """Return the figures of all batches together, as a dict by name. An undefined figure is NaN.
 
-        The figures are `loss`, `accuracy`, and the figure that the constructor was asked for.
+        The figures are `loss`, `accuracy`, and the figure that the constructor's argument `choose_by` names.
         """
         found = {"loss": self._loss / self._examples, "accuracy": self._right / self._examples}
         if self._kept:
@@ -94,9 +94,9 @@ def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
 def rank(choose_by: ChooseBy, figures: Mapping[str, float | None]) -> tuple[float, float]:
     """Return a sort key for the result of `val_figures`: the smaller the key, the better.
 
-    The figure that `choose_by` names comes first in the key, and the loss second. A figure that is None or not finite
-    counts as the worst possible figure. If the loss is None or not finite, the model has diverged, and the key is
-    (inf, inf).
+    The first number of the key is the result of `to_minimise`, and the second number is the loss. A figure that is None
+    or not finite counts as the worst possible figure. If the loss is None or not finite, the model has diverged, and
+    the key is (inf, inf).
     """
     known = {name: math.nan if figure is None else figure for name, figure in figures.items()}
     if not math.isfinite(known["loss"]):

@@ -197,15 +197,15 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of an `accuracy` that was measured by cross-validation.
+    """Return the 95 % confidence interval [low, high] of `accuracy`, which was measured by cross-validation.
 
     The interval follows from the variance of the folds' accuracies. The training sets of the folds overlap, so the
     variance is corrected (Nadeau & Bengio 2003, doi:10.1023/A:1024068626366). The two ends are computed as in Wilson's
     interval, so they lie in [0, 1]. The result is never narrower than Wilson's interval for `images` images.
 
     Args:
-        of_folds: the accuracies of all folds of all repeats, at least two.
-        folds: the number of folds of one repeat.
+        of_folds: the accuracy of each fold, at least two. If cross-validation was repeated, the folds of all repeats.
+        folds: the number of folds in one repeat.
         images: the number of different images.
     """
     from scipy.stats import norm, t

@@ -59,8 +59,8 @@ class SimpleModels:
     def is_beaten_by(self, interval: Sequence[float]) -> bool:
         """Return whether a model is surely better than always predicting the largest class.
 
-        `interval` is the [low, high] of the model's accuracy. The model is surely better if `interval` lies wholly
-        above the share of the largest class.
+        `interval` is the confidence interval [low, high] of the model's accuracy. The model is surely better if
+        `interval` lies wholly above the share of the largest class.
         """
         return interval[0] > self.largest_class_share
 
@@ -68,7 +68,7 @@ class SimpleModels:
         """Return a list with a warning if a model is not surely better than always predicting the largest class.
 
         If the model is surely better (see `is_beaten_by`), return []. `model` is the model's name, and `interval` is
-        the [low, high] of its accuracy.
+        the confidence interval [low, high] of its accuracy.
         """
         if self.is_beaten_by(interval):
             return []
@@ -82,11 +82,12 @@ class SimpleModels:
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
     """Choose the training images for a fit of logistic regression. Return their rows, int64 [n], in ascending order.
 
-    `count` is the number of all training images, and `width` is the number of features of an image. If a fit to all
-    images is quick, all images are chosen. If it is slow, M is the number of images that a quick fit allows:
+    `count` is the number of all training images, and `width` is the number of features of an image. M is the largest
+    number of images to which a fit is quick:
 
-    - If M is at least ten times the number of classes, M random images are chosen.
-    - If M is smaller, no image is chosen.
+    - If `count` is at most M, all images are chosen.
+    - If `count` is larger than M, and M is at least ten times the number of classes, M random images are chosen.
+    - If `count` is larger than M, and M is less than ten times the number of classes, no image is chosen.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))
@@ -100,7 +101,7 @@ class Logistic:
     """Logistic regression. Its penalty is chosen in one of two ways.
 
     - If each class has at least two groups, the penalty is chosen by cross-validation on the images of the fit. The
-      images of a group are in the same fold. With over 1,000 images, only one of the folds is scored.
+      images of a group are in the same fold; see `draw_folds`. With over 1,000 images, only one of the folds is scored.
     - If a class has only one group, the inverse penalty is 0.01.
     """
 

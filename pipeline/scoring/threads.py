@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the block, hide two warnings of scikit-learn that a user can do nothing about."""
+    """While the context is open, hide two warnings of scikit-learn that a user can do nothing about."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
@@ -18,7 +18,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Within the block, hide the warnings that `quiet` hides, and limit matrix products to one thread.
+    """While the context is open, hide the warnings that `quiet` hides, and limit matrix products to one thread.
 
     With several threads, products of small matrices took ten times as long, because threads wait for one another.
     """

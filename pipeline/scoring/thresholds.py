@@ -61,14 +61,15 @@ def same_rule(first: Threshold | None, second: Threshold | None) -> bool:
 
 
 def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return a threshold, as high as possible, whose sensitivity on new images is at least `wanted`.
+    """Return a threshold, as high as possible, whose sensitivity on new images is at least `wanted` on average.
 
-    The sensitivity is the fraction of the positive images with a probability over the threshold. The threshold reaches
-    `wanted` on average over many val sets. With one val set, the sensitivity may be lower. On the images on which a
-    threshold is chosen, its sensitivity is usually higher than on new images. So the threshold is a little lower than
-    the given images need, as in split conformal prediction (arXiv 2107.07511). If there are fewer positive images than
-    `enough` returns, `wanted` can't be guaranteed. In this case, all given positive images have a probability over the
-    threshold.
+    The sensitivity is the fraction of the positive images with a probability over the threshold. The average is over
+    many val sets, so a threshold from a single val set may have a lower sensitivity.
+
+    The sensitivity on the images by which a threshold is chosen is usually higher than on new images. So the threshold
+    is a little lower than the given images need. The method is split conformal prediction (arXiv 2107.07511). If there
+    are fewer positive images than `enough` returns, `wanted` can't be guaranteed. In this case, all given positive
+    images have a probability over the threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -82,11 +83,10 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
 
 
 def for_specificity(chances: np.ndarray, positive: np.ndarray, wanted: float) -> float:
-    """Return a threshold, as low as possible, whose specificity on new images is at least `wanted`.
+    """Return a threshold, as low as possible, whose specificity on new images is at least `wanted` on average.
 
-    The specificity is the fraction of the negative images with a probability under the threshold. The threshold reaches
-    `wanted` on average over many val sets. For the arguments, see `for_sensitivity`. At least one image must be
-    negative.
+    The specificity is the fraction of the negative images with a probability under the threshold. For the average and
+    the arguments, see `for_sensitivity`. At least one image must be negative.
     """
     return _within(1 - for_sensitivity(1 - chances, ~positive, wanted))
 
@@ -99,9 +99,9 @@ def enough(wanted: float) -> int:
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
     """Return the threshold with the lowest total cost of misses and false alarms.
 
-    The thresholds that are tried lie in the middle between neighbours among the different `chances`, 0 and 1. If
-    several of these thresholds have the lowest cost, the one nearest to `alarm / (miss + alarm)` is returned. For
-    perfectly calibrated probabilities, `alarm / (miss + alarm)` is the best threshold.
+    The distinct `chances` are sorted together with 0 and 1. The number in the middle between each two neighbours is
+    tried as a threshold. If several thresholds have the lowest cost, the threshold nearest to `alarm / (miss + alarm)`
+    is returned. For perfectly calibrated probabilities, `alarm / (miss + alarm)` is the best threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].

@@ -69,7 +69,8 @@ def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
     """Draw the sample of the training images for a reference. Return the rows of the sample, int64 [R], ascending.
 
     Each class gives about equally many images, or all that it has. `labels`, int [N], has the labels of the training
-    images. The same `labels` give the same rows. `width` is the number of features of an image.
+    images. `width`, the number of features of an image, limits R; see `Reference`. The same arguments give the same
+    rows.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

@@ -29,9 +29,9 @@ class Batches(Generic[Given, Found]):
     A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
 
     - At least two threads are free. If there is only one thread, this thread must be free.
-    - The time for further images to come has ended. While an image is on its way (see `coming`), this time ends
-      20 * `wait` seconds after the first image of the batch came. While no image is on its way, it ends `wait` seconds
-      after the last image came.
+    - The batch no longer waits for further images. While an image is on its way (see `coming`), the batch waits until
+      20 * `wait` seconds after its first image came. While no image is on its way, the batch waits until `wait` seconds
+      after its last image came.
 
     Args:
         run: a function of two arguments: a list of at most `size` images, and the number of a thread in [0, `passes`).
@@ -70,7 +70,7 @@ class Batches(Generic[Given, Found]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """Within the block, an image is on its way. A batch that is not full waits for this image."""
+        """While the context is open, an image is on its way. A batch that is not full waits longer; see `Batches`."""
         with self._changed:
             self._coming += 1
         try:

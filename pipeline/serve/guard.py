@@ -42,7 +42,7 @@ class Guard:
     - The request comes from a page of another site, and its method is not GET, HEAD or OPTIONS.
 
     Args:
-        app: the application that answers the other requests.
+        app: the application that answers all requests that are not refused.
         hosts: the names by which the server may be reached.
         pages: host names in the URLs of the server's own pages, in addition to the host in `Host`. A server behind a
             proxy needs `pages`, because a proxy may put another name into `Host`.

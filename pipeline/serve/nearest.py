@@ -46,9 +46,9 @@ class Nearest:
     """Finds the nearest training images to an image, among the training images whose features a run keeps.
 
     Args:
-        examples: the training images whose features are kept; see `Reference`.
+        examples: the training images whose features are kept; see `Reference` in `scoring/unlike.py`.
         features: the features of `examples`, float [R, D].
-        data: the data folder, in which `find` looks for images.
+        data: the data folder, in which `find` looks for images. None if there is no such folder.
     """
 
     def __init__(self, examples: Sequence[Example], features: np.ndarray, data: Path | None) -> None:
@@ -75,7 +75,7 @@ class Nearest:
     def thumbnail(self, digest: str) -> bytes | None:
         """Return a JPEG of the training image with this `digest`.
 
-        Return None if there is no such image, or if its file is gone.
+        Return None if there is no such image, or if its file is not found (see `find`) or can't be decoded.
         """
         with suppress(LookupError):  # an error is not kept in memory, because the file may come back
             return self._kept(digest)
@@ -147,7 +147,7 @@ def _nearest(served: ServedRun, places: Places) -> Nearest | None:
 def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndarray | None:
     """Compute the features (float32 [D]) of a training image.
 
-    Return None if the image is not found or can't be decoded.
+    Return None if the image is not found or can't be used.
     """
     image = find(example, data)
     if image is None:

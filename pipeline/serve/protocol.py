@@ -144,9 +144,10 @@ class Connection(HttpToolsProtocol):
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Stop reading requests, and send a last response.
 
-        An answer that is not complete yet is the last response if it has begun, or if its request has arrived whole. In
-        all other cases, the last response is an error with the HTTP status `status` and the message `sentence`. The
-        connection ends when the client closes it, or when the time limit is over.
+        A request may be unanswered. If it has arrived whole, or if its answer has begun, its answer is the last
+        response. In all other cases, the last response is an error with the HTTP status `status`, the status text
+        `phrase` and the message `sentence`. The connection ends when the client closes it, or when the time limit is
+        over.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
@@ -165,7 +166,7 @@ class Connection(HttpToolsProtocol):
 
 
 def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Handle an error of the event loop. The error of too many open files is ignored.
+    """Handle an error of the event loop. If the error says that too many files are open, ignore the error.
 
     While too many files are open, new connections wait.
     """

@@ -55,7 +55,8 @@ def serve(path: Path, config: ServeConfig = ServeConfig(), places: Places = Plac
     """Load the model of the run or export at `path`, and listen. `Serving.last` then answers requests.
 
     Raises OptionError if a package is missing or the host is unknown, and ServeError if the port can't be used. Raises
-    RunError if `path` is no run or export, or if the weights changed.
+    RunError if `path` is no run or export, or if the weights changed. For other errors, see `serve_run` and
+    `serve_export`.
     """
     if lacking := [name for name in _NEEDED if find_spec(name) is None]:
         raise OptionError(f"serve: needs {lacking[0]}, which is not installed: `pip install 'headstart[serve]'`")

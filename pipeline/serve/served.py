@@ -110,7 +110,7 @@ class ServedRun:
 def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -> ServedRun:
     """Load the model of `run` that `predict` would choose. `places` says where the run's store and weights are now.
 
-    Raises RunError if the weights changed.
+    Raises RunError if the weights changed. For other errors, see `choose_model`, `make_trust` and `load_answers`.
     """
     asked = PredictConfig(
         model=config.model, threshold=config.threshold, abstain=config.abstain, batch_size=config.batch_size
@@ -129,8 +129,8 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
     """Decode an image once for each of `configs`. Return the pixels, or the fault if the image can't be used.
 
-    The image is decoded as in `predict`. If the image's file has several pages, the first page is taken. `header` is
-    the result of `usable_header`.
+    `predict` decodes images in the same way. If the image's file has several pages, the first page is taken.
+    `data` has the bytes of the file, `name` is the file's name, and `header` is the result of `usable_header`.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 
@@ -143,9 +143,9 @@ def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageCon
 
 
 def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
-    """Return the header of an image, or the fault if the image can't be used. No pixels are decoded.
+    """Return the header of an image, or the fault if the image can't be used.
 
-    So the header lacks the orientation and the bits in use; see `completed`.
+    No pixels are decoded, so the header lacks the orientation and the bits in use; see `completed`.
 
     `data` has the bytes of the image's file, and `name` is the file's name. The name helps to distinguish a damaged
     image from a file that is no image.

@@ -64,7 +64,7 @@ class Server:
 
     Args:
         stopping: is called when a signal comes, before the server refuses new connections.
-        seconds: for this time after the signal, requests that have begun are not cut off.
+        seconds: the time after the signal in which requests that have begun are not cut off.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:
@@ -89,7 +89,8 @@ class Server:
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C comes. After Ctrl-C, raise a KeyboardInterrupt.
 
-        Requests that have begun are still answered, unless Ctrl-C comes a second time.
+        Requests that have begun are still answered, unless Ctrl-C comes a second time. If an error ends the server's
+        thread, the error is raised.
         """
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it would warn of clients that do not send HTTP
         _allow_files()
@@ -127,7 +128,7 @@ class Server:
 
 @contextlib.contextmanager
 def _handled(actions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """Within the block, handle signals by `actions`, a dict from signal to function."""
+    """While the context is open, handle each signal in `actions` by calling its function."""
 
     def handle(number: int, _: FrameType | None) -> None:
         actions[signal.Signals(number)]()

@@ -38,7 +38,10 @@ class Asked:
 
 
 class Service:
-    """Classifies uploaded images. The methods run in the event loop. Threads decode the images and run the model."""
+    """Classifies uploaded images. Threads decode the images and run the model.
+
+    All methods except `close` must be called in the event loop.
+    """
 
     def __init__(self, served: Served, config: ServeConfig, nearest: Nearest | None = None) -> None:
         self.served, self.config, self.nearest = served, config, nearest
@@ -62,12 +65,14 @@ class Service:
 
     @contextmanager
     def arriving(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that counts the bytes of a request. Within the block, the request arrives and is answered.
+        """Yield a function that counts the bytes of a request.
 
-        Each time bytes arrive, the block must call the function with the number of these bytes. The function raises a
-        RefusalError if all requests that arrive or are unanswered have too many bytes together. At the start of the
-        block, a RefusalError is raised if the server is stopping, or if too many requests are unanswered. Requests that
-        still arrive are not among these; see `admitted`.
+        While the context is open, the request arrives and is answered. Each time bytes arrive, the caller must call the
+        function with the number of these bytes. The function raises a RefusalError if the requests of all open contexts
+        have too many bytes together.
+
+        When the context is opened, a RefusalError is raised if the server is stopping, or if too many requests have
+        arrived and are unanswered; see `admitted`.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})
@@ -88,7 +93,7 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Within the block, count one more unanswered request. It has arrived before the block begins.
+        """While the context is open, count one more request that has arrived and is unanswered.
 
         Raises a RefusalError if too many requests are unanswered already.
         """

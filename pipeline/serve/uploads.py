@@ -43,8 +43,10 @@ async def read_uploads(
 
     Raises a RefusalError in these cases:
 
-    - The request has more than `max_bytes` bytes, or more than `max_files` files.
+    - The function `arrived` raises a RefusalError.
+    - The request has more than `max_bytes` bytes, more than `max_files` files, or too many fields that are not files.
     - The request has no file.
+    - A part of the form has headers that are too large.
     - The request takes longer than `seconds` seconds.
     - The request is damaged, or ends too early.
     """

@@ -45,7 +45,7 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
       slope predicts.
 
     The interval of a gain comes from two variances: the variance between the val images of the class, and the variance
-    between the draws of training images.
+    between the draws of training images. A gain and its interval are clipped to the range from 0 to 1 - recall.
 
     `train_labels` is int [N].
     """

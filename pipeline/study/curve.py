@@ -73,7 +73,7 @@ def measure_curve(
 
     Args:
         units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
-        sizes: the numbers of units in a subset, rising. The last one must be the number of all units.
+        sizes: the numbers of units in a subset, rising. The last size must be the number of all units.
         seeds: the number of subsets of each size except the last. Only one subset has the last size: all of `train`.
             One head is trained on each subset.
     """

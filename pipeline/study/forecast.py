@@ -78,7 +78,10 @@ class Forecast:
         self._fitted = self._fit()
 
     def named_parameters(self) -> dict[str, float]:
-        """Return the parameters of the measured curve's law, as a dict. For their names, see `StudyResult.formula`."""
+        """Return the parameters of the law that is fitted to the measured curve, as a dict by name.
+
+        `StudyResult.formula`, in `result.py`, shows the law with these names.
+        """
         if self.law.name == "power law":
             return dict(zip("cab", self._parameters.tolist(), strict=True))
         a, b = self._parameters.tolist()  # of the error
@@ -91,7 +94,7 @@ class Forecast:
     def at(self, images: list[int]) -> list[Estimate]:
         """Return the expected figure, and its interval, for each number of images in `images`.
 
-        The figure is the median over the replicates of the bootstrap.
+        The figure comes from the median error over the replicates of the bootstrap; see `_middle`.
         """
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
@@ -218,7 +221,7 @@ def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return the A for which A / n is the variance of the error between heads on independent samples of n images.
+    """Return the number A. If heads are trained on independent samples of n images, their errors have variance A / n.
 
     `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
 

@@ -159,7 +159,7 @@ def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all `examples` if there are at most `most`. If there are more, return a random sample.
 
     In the sample, each class keeps its share of the examples, and has at least one unit; see `nested_order`. The sample
-    has `most` examples, or more if one unit of each class already makes more.
+    has `most` examples. If one unit of each class has more than `most` examples, the sample has all of these.
     """
     if len(examples) <= most:
         return examples

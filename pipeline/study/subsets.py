@@ -9,10 +9,10 @@ _SMALLEST = 10
 
 
 def study_sizes(units: int, classes: int, count: int) -> list[int]:
-    """Return the sizes of the subsets, in units. A unit is an image with its copies; see `nested_order`.
+    """Return the sizes of the subsets, in units. A unit is a set of images that stay together; see `nested_order`.
 
     There are up to `count` different sizes, rising, and evenly spaced on a log scale. The first size is `classes` or
-    more, and the last one is `units`, the number of all units.
+    more, and the last size is `units`, the number of all units.
     """
     first = max(classes, units // _SPAN, min(_SMALLEST, units // 4))
     return sorted({round(size) for size in np.geomspace(first, units, count)}) if first < units else [units]

@@ -36,7 +36,8 @@ def search_by_ray(
     """Run trials on a Ray cluster until `config.trials` trials are finished or no trial is left.
 
     No trial starts later than `config.timeout` seconds after the start of this call. Raises HeadstartError if there is
-    no node for a worker, or if workers failed on all nodes. Raises OptionError if the features are on disk.
+    no node for a worker, if workers failed on all nodes, or if the study's owner died. Raises OptionError if the
+    features are on disk. An error that a head causes is raised, too.
     """
     held = data.require_in_memory()
     until = time.monotonic() + (config.timeout or float("inf"))
@@ -137,7 +138,7 @@ class _Searchers:
         """Wait a short time for an answer of a worker, and handle the answer.
 
         If a worker has died, its trial goes back to the study. If a worker lacks memory or room on its disk, it is
-        ended, and counts as dead, because another node may run its trial.
+        ended, and counts as dead, because another node may run its trial. Any other error in a worker is raised.
         """
         if not self._calls:
             time.sleep(POLL_SECONDS)
@@ -202,7 +203,7 @@ class _Searchers:
             console.print(f"refused {self._why}", style="yellow")
 
     def _cause(self, error: Any) -> Exception:
-        """Return the exception to raise for an error in a worker: a HeadstartError if the study's owner died."""
+        """Return the exception that caused an error in a worker. If the study's owner died, return a HeadstartError."""
         errors = self.ray.exceptions
         while isinstance(error, errors.RayTaskError) and isinstance(error.cause, Exception):
             error = error.cause

@@ -1,4 +1,7 @@
-"""The values that a setting may take, and the grid over several settings, of which some depend on others."""
+"""The values that a setting may take, and grids over several settings.
+
+In a grid, the value of one setting may decide which other settings there are.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,10 @@ def ranked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def winner(study: Study) -> FrozenTrial:
-    """Return the best trial of `study`. Raises DataError if no trial is complete, StoreError if it lacks figures."""
+    """Return the best trial of `study`.
+
+    Raises DataError if no trial is complete, and StoreError if the best trial lacks its accuracy or best epoch.
+    """
     trials = study.finished()
     if best := ranked(trials):
         if lacking := {"accuracy", "best_epoch"} - set(best[0].user_attrs):

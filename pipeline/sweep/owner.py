@@ -1,4 +1,4 @@
-"""The owner of a study: it claims trials for workers in other processes, and records their results."""
+"""The owner of a study: it claims trials for workers in other processes, and records the results."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ class Left:
 
     - `finished`: the number of trials that the worker finished.
     - `deaths`: 0 if the worker did not die in a trial. If the worker died in a trial, the number of workers that have
-      died so far with the head of this trial, this worker included.
+      died so far while they trained the head of this trial. The worker itself is counted.
     """
 
     finished: int  # number of trials that the worker finished
@@ -28,7 +28,7 @@ class Left:
 
 
 class StudyOwner:
-    """The owner of a study: an actor on the driver's node that claims trials for workers, and records their results.
+    """The owner of a study: an actor on the driver's node that claims trials for workers, and records the results.
 
     The owner opens the study once for each worker. If a worker dies, the owner closes the study that it opened for the
     worker. The worker's trial can then be claimed by another worker.
@@ -51,7 +51,8 @@ class StudyOwner:
             The number of finished trials.
 
         If no trial is left, or if `most` trials are finished or running, the trial is None. If `end` was called, or if
-        the worker has left, the result is (None, 0, 0). `pruner` decides which trials are pruned.
+        the worker has left, the result is (None, 0, 0). `pruner` decides which trials are pruned. Raises StoreError if
+        the study can't be opened or locked.
         """
         if self._over or worker in self._left:
             return None, 0, 0
@@ -81,7 +82,7 @@ class StudyOwner:
         """Record the result of the trial of `worker`. `value` is None if the trial was pruned.
 
         `attributes` are stored with the trial. `curves` maps the names of TensorBoard's files to the contents of the
-        files. The files are written beside the study. Raises StoreError if they can't be written.
+        files. The files are written beside the study. Raises StoreError if the files can't be written.
         """
         trial, study = self._trials[worker], self._studies[worker]
         with _of_study(study.path):
@@ -110,7 +111,8 @@ class StudyOwner:
     def leave(self, worker: str, died: bool = False) -> Left:
         """Close the study of a worker that has ended or died. Return the counts of this worker.
 
-        If the worker has a trial, the trial goes back to the study; see `Study.give_back` and `Study.die`.
+        If the worker has a trial, the trial goes back to the study; see `Study.give_back`. If the worker `died` in the
+        trial, the trial may fail for good instead; see `Study.die`.
         """
         self._left.add(worker)
         trial, study = self._trials.pop(worker, None), self._studies.pop(worker, None)
@@ -124,7 +126,10 @@ class StudyOwner:
 
 @contextmanager
 def _of_study(path: Path) -> Iterator[None]:
-    """Within the block, let an OSError name the study. Otherwise, the node of the worker would be blamed for it."""
+    """While the context is open, turn an OSError into a StoreError that names the study in the file `path`.
+
+    Otherwise, the driver would take the OSError for an error of the worker's machine.
+    """
     try:
         yield
     except HeadstartError:
@@ -137,7 +142,10 @@ def _of_study(path: Path) -> Iterator[None]:
 
 
 def _write_curves(logs: Path, curves: Mapping[str, bytes]) -> None:
-    """Write TensorBoard's files into the folder `logs`, instead of the files that are there."""
+    """Remove TensorBoard's files from the folder `logs`, and write new files into it.
+
+    `curves` maps the names of the new files to their contents.
+    """
     remove_curves(logs)
     for name, content in curves.items():
         file = logs / name

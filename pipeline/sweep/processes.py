@@ -32,9 +32,10 @@ def search(
 ) -> None:
     """Run trials until `config.trials` trials are finished, no trial is left, or the time `config.timeout` is over.
 
-    Meanwhile, the best trials and `baselines` are shown. Several processes read features from scratch files. These
-    lie where `extraction` says, and else beside the study. Raises HeadstartError if worker processes failed before the
-    search was done. Raises OSError if there is no space for scratch files.
+    Meanwhile, the best trials and `baselines` are shown. With several `config.jobs`, the processes read the features
+    from scratch files. The folder of these files is the result of `scratch_place` or, without `extraction`, the study's
+    folder. Raises HeadstartError if worker processes failed before the search was done. Raises OSError if there is no
+    space for scratch files.
     """
     tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
@@ -81,7 +82,7 @@ def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: flo
 
 @contextmanager
 def _worker_environment(threads: int) -> Iterator[None]:
-    """Within the block, each new process has `threads` threads, ignores Ctrl-C, and gets a quiet TensorFlow."""
+    """While the context is open, new processes ignore Ctrl-C, and get a quiet TensorFlow with `threads` threads."""
     changed = {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -96,10 +97,11 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, most: int, until: float, parent: int) -> None:
-    """Run trials in a worker process until all processes together have finished `most` trials.
+    """Run trials in a worker process until all processes together have finished `most` trials, or no trial is left.
 
     No trial starts after the time `until`, in seconds since 1970. The worker also ends if the process with the ID
-    `parent` is gone. The features of `data` are on disk.
+    `parent` is gone. The features of `data` are on disk. If a HeadstartError or one of the errors in `OF_MACHINE` is
+    raised, the worker prints the error, and exits with status 1.
     """
     tf.get_logger().setLevel("ERROR")
 

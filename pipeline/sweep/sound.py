@@ -56,9 +56,9 @@ def require_no_other_database(path: Path) -> None:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe how the data or settings of a study differ from those of this start. Return "" if they are the same.
+    """Describe how the data or settings of a study differ from the present ones. Return "" if nothing differs.
 
-    `then` is what the study has on record, and `now` is of this start. Both are JSON objects.
+    `then` has the data and settings that the study recorded, and `now` has the present ones. Both are JSON objects.
     """
     then = {**{name: value for name, value in _UNSAID.items() if name in now}, **then}
     differs = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
@@ -74,9 +74,9 @@ def _short(value: Any) -> str:
 
 
 def require_sound(study: optuna.Study) -> None:
-    """Raise a ValueError if `study` or a trial of it has an attribute that headstart can't have written.
+    """Raise a ValueError if `study` or one of its trials has an attribute that headstart can't have written.
 
-    The error message tells the name of the first such attribute.
+    A ValueError is also raised if the loss of a complete trial is not finite. The error message says what is wrong.
     """
     attributes = study.user_attrs
     converted(attributes, _StudyAttributes, "attributes")

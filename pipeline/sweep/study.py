@@ -30,7 +30,8 @@ _LOCK_SECONDS = 60
 class Study:
     """The study in the SQLite file `path`, which is created if missing. `optuna-dashboard` can open the file, too.
 
-    A trial's parameters depend on `sampler`, `seed`, the trial's number and the earlier trials.
+    A trial's parameters depend on `sampler`, `seed`, the trial's number and the earlier trials. Raises OptionError if
+    `path` can't name a study, and StoreError if the file can't be written, or can't be opened as a study.
     """
 
     def __init__(self, path: Path, space: Space, sampler: Sampler, seed: int) -> None:
@@ -89,8 +90,8 @@ class Study:
         """Return the settings with which to read the study's data.
 
         If a setting in `asked` is not the default, the result is `asked`. If all settings in `asked` are the default,
-        the result is what `keep_reading` recorded last. If a version before 0.2 began the study, there is no record,
-        and the result has the layout `v1`.
+        the result is what `keep_reading` recorded last. Without a record, the result is `asked` for a new study, and
+        the layout `v1` for a study that a version before 0.2 began.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -134,7 +135,7 @@ class Study:
         self.optuna.pruner = pruner
 
     def give_back(self, trial: optuna.Trial, too_large: bool = False) -> None:
-        """Give a claimed trial back to the study, so that another process can run it, even if it is `too_large`."""
+        """Give a claimed trial back to the study, so that another process can run it. `too_large` is not used."""
         with self.locked():
             self._cut_off(self.optuna.trials[trial.number])
 
@@ -204,7 +205,7 @@ class Study:
 
     @contextmanager
     def storage_errors_named(self) -> Iterator[None]:
-        """Within the block, turn a database error (full disk, lasting lock, damage) into a StoreError."""
+        """While the context is open, turn a database error (full disk, lasting lock, damage) into a StoreError."""
         try:
             yield
         except optuna.exceptions.StorageInternalError as error:
@@ -214,7 +215,7 @@ class Study:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Within the block, hold the study's lock, so that no other process changes the study."""
+        """While the context is open, hold the study's lock, so that no other process changes the study."""
         with _locked_file(self.path, "lock"):
             yield
 

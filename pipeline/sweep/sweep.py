@@ -58,13 +58,13 @@ def sweep(
 ) -> SweepResult:
     """Search for the head that is best on val by `config.choose_by`, and train it again as the run `path`.
 
-    Trials see train and val only. With folds, `data` needs no val. `study_path` is an SQLite file. A repeated call
-    continues the study, and several processes may fill the study at the same time. `seed` decides the search, every
-    head, the folds, and the split if `data` has no split folders.
+    Trials see train and val only. With `config.folds`, `data` needs no val. `study_path` is the study's SQLite file. A
+    repeated call continues the study, and several processes may fill the study at the same time. `seed` decides the
+    search, every head, the folds, and the split if `data` has no split folders.
 
-    Raises OptionError if settings can't be used, or if the study has other data or settings. Raises DataError if `data`
-    can't be trained on, or if no trial ended with a finite loss. Raises StoreError if the study can't be read or
-    written. Raises RunError as `require_free` does.
+    Raises OptionError if settings can't be used, or if the study was made with other data or settings. Raises DataError
+    if `data` can't be trained on or changes during the search, or if no trial ended with a finite loss. Raises
+    StoreError if the study can't be read or written, and RunError if `path` is not free; see `require_free`.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -148,7 +148,8 @@ def _cache(
 ) -> tuple[FeaturedExamples, dict[str, str]]:
     """Extract the missing features of `data` at every cut of the study's search space.
 
-    Returns the examples, and hashes from `example_digests`. Raises OptionError if the study has other data or settings.
+    Returns the examples, and the result of `example_digests` for all scanned examples. Raises OptionError if the study
+    was made with other data or settings. Raises DataError if `data` can't be trained on.
     """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
@@ -183,9 +184,9 @@ def _cache(
 def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> SearchData:
     """Return the features of train and val, and the folds of `config` over both.
 
-    Without folds, there is one fold: heads are trained on train, and validated on val. Raises DataError if heads are
-    chosen by `auc` and the examples that validate a fold have only one class. Raises OptionError if trials should run
-    on a cluster and the features are on disk.
+    Without folds, there is one fold: heads are trained on train, and validated on val. Raises DataError if a class has
+    too few images for the folds, or if heads are chosen by `auc` and the examples that validate a fold have only one
+    class. Raises OptionError if trials should run on a cluster and the features are on disk.
     """
     from headstart.pipeline.sweep.trials import SearchData
 
@@ -242,7 +243,7 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
 def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
     """Return the settings of the winning head, and its cuts.
 
-    The number of epochs is the best epoch of `winner` plus `more`, but at most the number that `winner` asked for.
+    The number of epochs is the best epoch of `winner` plus `more`, but at most the number in the settings of `winner`.
     """
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts

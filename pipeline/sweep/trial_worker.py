@@ -34,9 +34,9 @@ class ServedTrial(FixedTrial):
 
 
 class ServedStudy:
-    """The part of a study that `run_trials` uses.
+    """The part of `Study` (in `study.py`) that `run_trials` (in `trials.py`) uses.
 
-    All methods except `finished` and `prune_by` call the owner of the study. The owner is an actor; see `StudyOwner`.
+    All methods except `finished` and `prune_by` call the owner of the study. The owner is an actor; see `owner.py`.
     """
 
     def __init__(self, worker: str, owner: Any, space: Any, seed: int, logs: Path) -> None:
@@ -51,10 +51,9 @@ class ServedStudy:
         return ray.get(getattr(self._owner, method).remote(self._worker, *arguments))
 
     def claim(self, most: int) -> tuple[ServedTrial | None, int]:
-        """Claim the next trial, and return a pair.
+        """Claim the next trial. Return the trial or None, and the number of trials that other processes run.
 
-        - the trial, or None if there is none
-        - the number of trials that other processes run
+        The trial is None if no trial can be claimed now; see `Study.claim`.
         """
         claimed, elsewhere, self._finished = self._ask("claim", most, self._pruner)
         if claimed is None:
@@ -69,8 +68,8 @@ class ServedStudy:
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
         """Give a claimed trial back to the study; see `Study.give_back`.
 
-        If `too_large` is true, the trial is not given back. Its worker will count as dead, and the owner counts how
-        many workers die of one head.
+        If `too_large` is true, the trial is not given back here. Instead, the driver will count this worker as dead, so
+        that the owner can count how many workers die of one head.
         """
         if not too_large:
             self._ask("give_back")

@@ -59,17 +59,16 @@ class SearchData:
 
 
 class Trials(Protocol):
-    """The part of `Study` that `run_trials` needs. On workers of a cluster, `ServedStudy` has the same methods."""
+    """The part of `Study` (in `study.py`) that `run_trials` needs. On a cluster, `ServedStudy` has the same methods."""
 
     space: Space
     seed: int
     logs: Path
 
     def claim(self, most: int) -> tuple[Any, int]:
-        """Claim the next trial, and return a pair.
+        """Claim the next trial. Return the trial or None, and the number of trials that other processes run.
 
-        - the trial, or None if there is none
-        - the number of trials that other processes run
+        The trial is None if no trial can be claimed now; see `Study.claim`.
         """
 
     def finished(self) -> Sized:
@@ -78,7 +77,7 @@ class Trials(Protocol):
     def give_back(self, trial: Any, too_large: bool = False) -> None:
         """Give a claimed trial back to the study; see `Study.give_back`.
 
-        `too_large` tells whether memory could not hold the trial.
+        `too_large` is true if the memory of this process could not hold the trial.
         """
 
     def fail(self, trial: Any) -> None:
@@ -95,7 +94,8 @@ def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: C
     """Run trials until all processes together have finished `most` trials, or until no trial is left.
 
     No trial starts after the time `until`, in seconds since 1970. `tick` is called after each trial. While this process
-    has no trial but waits for the trials of other processes, `tick` is called regularly.
+    has no trial but waits for the trials of other processes, `tick` is called regularly. An error in a trial is raised
+    after the trial was given back to the study, or marked as failed.
     """
     study.prune_by(successive_halving(data.training_sizes))
     while time.time() < until:

@@ -102,9 +102,10 @@ class Compaction:
 
 
 def compact_store(root: Path) -> Compaction:
-    """Rewrite the small shards of the store at `root` as large ones. Other processes can read and write meanwhile.
+    """Rewrite the small shards of the store at `root` as large ones.
 
-    Raises StoreError if `root` holds no features, or if another process rewrote the shards meanwhile.
+    Meanwhile, other processes can read features and add new features. Raises StoreError if `root` holds no features, or
+    if another process replaced the same shards meanwhile.
     """
     folders = []
     for store in open_stores(root):

@@ -69,9 +69,10 @@ class VerifyResult:
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0, reading: DataConfig = DataConfig()) -> VerifyResult:
     """Read every byte of the store at `root`. With `config.data`, also compare features with a fresh forward pass.
 
-    `seed` decides which images are compared. If `config.data` is a list of images, `reading` decides how the list is
-    read. No images are compared if a folder is damaged, or if a bad shard or index was not removed. Raises StoreError
-    if `root` holds no features, or no features that can be compared. Raises DataError if `config.data` has no images.
+    With `config.repair`, bad shards and indexes are removed, and merged files are updated. No images are compared if
+    a folder is damaged, or if a bad shard or index was not removed. `seed` decides which images are compared. If
+    `config.data` is a list of images, `reading` decides how the list is read. Raises StoreError if `root` holds no
+    features, or no features that can be compared. Raises DataError if `config.data` has no images.
     """
     if config.data:
         require_data(config.data)

@@ -83,7 +83,7 @@ def inspect_images(
     turn: Turn | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Inspected:
-    """Inspect files in parallel, each as `inspect_image` does. The result can be sent to another process.
+    """Inspect files in parallel, each as `scan.inspect_image` does. The result can be sent to another process.
 
     If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. The images of this
     file are only compared with `max_pixels`. All other files are read. Images of files that were read are saved to
@@ -151,10 +151,10 @@ def _inspected(
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Cut `unknown` into parts whose files have about `TURN_BYTES` together. Yield (part, whether it is the last).
+    """Cut `unknown` into parts. Yield each part, and whether it is the last part.
 
-    `unknown` and the parts hold positions in `files`, int64 [n]. The sizes of the files are looked up in threads,
-    shortly before each part is yielded.
+    `unknown` and the parts hold positions in `files`, int64 [n]. The files of each part except the last have about
+    `TURN_BYTES` together. Threads look up the sizes of the files shortly before the part is yielded.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
@@ -240,7 +240,7 @@ class _Found:
 
     @contextmanager
     def kept_on_error(self) -> Iterator[None]:
-        """Save the images found so far to the scan memory if the block ends with an error."""
+        """If the context ends with an error, save the images found so far to the scan memory."""
         try:
             yield
         except BaseException:

@@ -24,9 +24,10 @@ def in_threads(
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Cut `positions`, int64 [n], into pieces. Yield each piece and the result of `work` for it, in order.
 
-    A piece has at most `size` positions. The first pieces are done in the calling thread. If a piece takes long,
-    because `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are
-    more threads. At the end, also after an error or Ctrl-C, `at_end` is called, and then the threads are waited for.
+    A piece has at most `size` positions. The calling thread does the first pieces. If one of them takes long, because
+    `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are more of
+    these threads. At the end, `at_end` is called, and then this function waits for the threads. Both also happen after
+    an error or Ctrl-C, unless the calling thread was still doing the first pieces.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

@@ -107,7 +107,7 @@ _of_another: Path | None = None  # a folder in which another process keeps bytes
 
 @contextmanager
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
-    """Keep on disk the bytes of all objects that are read within the context.
+    """While the context is open, keep on disk the bytes of all objects that are read.
 
     If `store` is None, the bytes are in a temporary folder. It is always removed when the context ends.
 
@@ -135,7 +135,10 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 
 
 def kept_folder() -> Path | None:
-    """Return the absolute path of the folder in which `bytes_kept` keeps bytes. Return None outside `bytes_kept`."""
+    """Return the absolute path of the folder in which `bytes_kept` keeps bytes.
+
+    Return None if no bytes were kept yet, and outside `bytes_kept`.
+    """
     return _kept.folder.absolute() if _kept and _kept.folder else None
 
 

@@ -13,8 +13,8 @@ from headstart.features.images.files.paths import Member
 class OpenTars:
     """The tars of some members that are read together. The `most` tars that were used last stay open.
 
-    Several threads may use one object. It should be used only for a short time, such as for one batch: it does not see
-    that a tar was replaced after its first use. The tars are closed when the object is no longer used.
+    Several threads may use one `OpenTars`. Use it only for a short time, such as for one batch: if a tar is replaced
+    after its first use, the `OpenTars` does not notice this. The tars are closed when the `OpenTars` is deleted.
     """
 
     def __init__(self, most: int = 32) -> None:
@@ -44,7 +44,7 @@ class OpenTars:
 
 
 class _Tar:
-    """A tar that is opened when it is first read. It is closed when the last thread that uses it drops it."""
+    """A tar that is opened when it is first read. It is closed when this object is deleted."""
 
     def __init__(self, path: str) -> None:
         self._path, self._lock = path, Lock()  # with the lock, of many threads only the first opens the tar

@@ -69,7 +69,10 @@ def require_package(url: str) -> None:
 
 
 def version_of(url: str) -> Version:
-    """Return the version of an object. Raises the errors of the service's library, and those of `_asked`."""
+    """Return the version of an object. Raises FileNotFoundError if the URL is that of a folder.
+
+    Also raises the errors of the service's library, and the errors of `_asked`.
+    """
     found = _asked(url, "info")
     if found.get("type") == "directory":
         raise FileNotFoundError(errno.ENOENT, "a folder, not an object")

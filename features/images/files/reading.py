@@ -36,7 +36,7 @@ T = TypeVar("T")
 def version_of(path: str, tars: OpenTars | None = None) -> Version:
     """Return the version of a file. Raises OSError if the file is gone, or if its version can't be found out.
 
-    For `tars`, see `content_elsewhere`.
+    Raises DataError if this machine lacks the credentials for a URL. For `tars`, see `content_elsewhere`.
     """
     if is_url(path):
         return version_of_url(path)
@@ -54,7 +54,8 @@ def content_elsewhere(path: str, tars: OpenTars | None = None) -> tuple[bytes | 
         the first `PREFIX_BYTES` bytes, if neither they nor the name of the file show that the file is an image.
         all bytes of the file.
 
-    `tars` keeps tars open between the calls for several members. Raises OSError if the file can't be read.
+    `tars` keeps tars open between the calls for several members. Raises OSError if the file can't be read, and
+    DataError if this machine lacks the credentials for a URL.
     """
     member, tars = member_at(path), tars or OpenTars()
     version = tars.version_of(member) if member else version_of_url(path)
@@ -71,7 +72,7 @@ def bytes_of(image: ImageFile) -> bytes:
     """Return the bytes of the file of an image. Raises OSError if the file can't be read.
 
     If the file is not local, the digest of its bytes is compared with the digest of `image`. If the digests differ, an
-    UnreadableError is raised.
+    UnreadableError is raised. Raises DataError if this machine lacks the credentials for a URL.
     """
     if is_local(image.file):
         return Path(image.file).read_bytes()

@@ -68,7 +68,10 @@ def _why_not_asked(url: str, parts: SplitResult) -> str:
 
 
 def version_of_url(url: str) -> Version:
-    """Return the version of an object. Raises UnreadableError if there is no such object, or no answer."""
+    """Return the version of an object. Raises UnreadableError if there is no such object, or no answer.
+
+    Raises DataError if this machine lacks the credentials for `url`.
+    """
     return _repeated(url, lambda reader: reader.version_of(url))
 
 
@@ -78,10 +81,11 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
     If `most` is a number, the pair has the first `most` bytes of the object, and `version`.
 
     If `most` is None, the pair has all bytes of the object, and the version of these bytes. The bytes come from the
-    disk if `fetched` kept them. If the size of the object has changed, the server is asked for the new version. If the
-    server gives no size, the size in the version is the number of bytes read.
+    disk if `fetched` kept them. If the size of the object has changed, the server is asked for the new version, and the
+    object is read again. If the server gives no size, the size in the version is the number of bytes read.
 
-    Raises UnreadableError if the object can't be read or is too large.
+    Raises UnreadableError if the object can't be read, is too large, or changes while it is read. Raises DataError if
+    this machine lacks the credentials for `url`.
     """
     if most is not None:
         return _repeated(url, lambda reader: reader.read(url, most)), version
@@ -126,7 +130,7 @@ def require_access(paths: Iterable[str]) -> None:
 
 
 def one_of_each_place(paths: Iterable[str]) -> list[str]:
-    """Return the first URL of each bucket and host that `paths` name."""
+    """Return the first URL in `paths` for each bucket and host. Paths of other kinds are ignored."""
     places: dict[tuple[str, str], str] = {}
     for url in filter(is_url, paths):
         places.setdefault(urlsplit(url)[:2], url)
@@ -149,7 +153,7 @@ def require_credentials(urls: Sequence[str]) -> None:
 
 
 def _why_refused(urls: Sequence[str]) -> str:
-    """Return why the bucket or host of `urls` is unreadable; "" if it is not. For the meaning, see `require_access`.
+    """Return why the bucket or host of `urls` counts as unreadable; "" if it does not. See `require_access`.
 
     Raises DataError if credentials are missing.
     """
@@ -167,7 +171,10 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return all bytes of an object. If the object has changed, their number may differ from `version.bytes`.
+    """Return all bytes of an object. `version` is the object's version that was found earlier.
+
+    If `version` has a size, and the object is larger now, return only its first `version.bytes` + 1 bytes. So the
+    caller sees that the size has changed.
 
     Raises UnreadableError if the object can't be read or is too large.
     """

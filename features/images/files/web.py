@@ -66,7 +66,7 @@ def read(url: str, most: int) -> bytes:
     """Return the first `most` bytes of an object, or all its bytes if it has fewer.
 
     Raises StatusError, or an error of urllib3. If the body ends early, this error is urllib3's IncompleteRead. Raises
-    TimeoutError if the body comes too slowly for too long.
+    TimeoutError if the body takes longer than 60 s plus 1 s per 50 KB.
     """
     start = time.monotonic()
     with closing(_asked(url, "GET")) as response:

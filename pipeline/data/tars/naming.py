@@ -54,7 +54,8 @@ def tars_of(data: Path) -> Tars:
 
     Raises DataError in these cases:
 
-    - A tar of a pattern is missing.
+    - A tar of a pattern is missing, or a pattern names more than a million tars.
+    - A range in a pattern runs backwards, such as `{5..2}`.
     - A folder in `data` can't be read.
     - A tar is compressed, or its suffix is not in small letters.
     - A tar lies in a folder whose name ends in `.tar`.

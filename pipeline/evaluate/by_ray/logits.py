@@ -45,7 +45,7 @@ class LogitsTask:
 
     @property
     def tries_batch_sizes(self) -> bool:
-        """Whether a worker on a GPU finds its batch size by trials; see `Task.tries_batch_sizes`."""
+        """Whether a worker on a GPU finds its batch size by trials; see `worker.Task.tries_batch_sizes`."""
         return not self.extraction.batch_size
 
     def job(self, before: Job | None) -> LogitsJob:

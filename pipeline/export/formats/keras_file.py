@@ -18,7 +18,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # of each member, so that the same model gives th
 def write(deployable: Deployable, path: Path, precision: str, calibration: np.ndarray | None) -> None:
     """Write `deployable` to `path`, as a `.keras` file, which is a ZIP archive.
 
-    In the archive, `metadata.json` holds the metadata of `deployable` under `headstart`. With float16, the archive
+    In the archive, `metadata.json` has a field `headstart` with the metadata of `deployable`. With float16, the archive
     holds weights as float16, and Keras turns them into float32 when it loads them. Raises an ExportError if float16
     can't hold a weight. `calibration` is not used.
     """

@@ -1,4 +1,7 @@
-"""A LiteRT (TensorFlow Lite) model, quantised by AI Edge Quantizer and run by LiteRT (the extra `litert`)."""
+"""A LiteRT (TensorFlow Lite) model. TensorFlow writes the model, and LiteRT runs the model.
+
+AI Edge Quantizer makes the int8 form. The extra `litert` installs LiteRT and AI Edge Quantizer.
+"""
 
 import json
 import re

@@ -1,4 +1,7 @@
-"""An ONNX model: converted by tf2onnx through Keras, quantised and run by ONNX Runtime (the extra `onnx`)."""
+"""An ONNX model. Keras writes the model by means of tf2onnx, and ONNX Runtime runs the model.
+
+ONNX Runtime also makes the int8 form. The extra `onnx` installs tf2onnx and ONNX Runtime.
+"""
 
 import logging
 import warnings
@@ -90,7 +93,7 @@ def _convert(deployable: "Deployable", file: Path) -> None:
 
 
 def _named(model: Any, onnx: Any) -> Any:
-    """Name the input, output and batch size of `model`, and return `model`.
+    """Name the input, the output and the batch dimension of `model`, and return `model`.
 
     Raises an ExportError if `model` has an operation that ONNX does not know, or is larger than 2 GB.
     """
@@ -109,7 +112,7 @@ def _named(model: Any, onnx: Any) -> Any:
 
 
 def _order(graph: Any) -> None:
-    """Sort the nodes and constants of `graph`. Give new names to nodes, constants and values.
+    """Sort the nodes and constants of `graph`. Give new names to nodes, constants and the outputs of nodes.
 
     The order and the names depend only on the structure of `graph`, so the same model always gives the same file. A
     graph that contains other graphs is left unchanged, because the inner graphs use the names of the outer graph.
@@ -149,7 +152,10 @@ def _in_order(graph: Any) -> list[Any]:
 
 
 def _store_as_float16(model: Any, onnx: Any) -> None:
-    """Store float32 weights in `model` as float16, except small ones. Each float16 weight gets a cast to float32."""
+    """Store the float32 weights in `model` as float16, except weights with fewer than `_FEWEST` values.
+
+    Each float16 weight gets a cast to float32. Raises an ExportError if float16 can't hold a weight.
+    """
     from headstart.pipeline.export.formats.keras_file import half
 
     casts = []
@@ -169,8 +175,8 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
 def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
     """Return the 8-bit form of `model`, made by ONNX Runtime.
 
-    The range of an activation is the mean of its ranges on batches of `calibration`. The range over all batches
-    together would be wider, and few of the 256 levels would be left for the usual values.
+    The range of an activation is the mean of its ranges on batches of the images `calibration`. The range over all
+    batches together would be wider, and few of the 256 levels would be left for the usual values.
     """
     quantization = package("onnxruntime.quantization", _EXTRA)
     batches = iter([{_INPUT: calibration[at : at + _BATCH]} for at in range(0, len(calibration), _BATCH)])

@@ -1,4 +1,4 @@
-"""An OpenVINO model, quantised by NNCF (the extra `int8`) and run by OpenVINO."""
+"""An OpenVINO model. NNCF (the extra `int8`) makes the int8 form. OpenVINO runs the model."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -21,9 +21,9 @@ _INPUT, _OUTPUT, _OURS = "pixels", "probabilities", "headstart"
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
     """Write `deployable` as an OpenVINO model: a `.xml` file at `path`, and its weights in a `.bin` file beside it.
 
-    The model's `rt_info` holds the metadata under `headstart`. With float16, weights lie in the file as float16, and
-    OpenVINO computes with them in float32. With int8, weights are quantised per channel. Activations are quantised by
-    their ranges on the images `calibration`, uint8 [N, S, S, 3]. The last matrix product and all nodes after it stay
+    The entry `headstart` of the model's `rt_info` holds the metadata. With float16, weights lie in the file as float16,
+    and OpenVINO computes with them in float32. With int8, weights are quantised per channel. Activations are quantised
+    by their ranges on the images `calibration`, uint8 [N, S, S, 3]. The last matrix product and all nodes after it stay
     float32.
 
     Raises an ExportError if OpenVINO can't hold the network, if NNCF is missing, or if float16 can't hold a weight.

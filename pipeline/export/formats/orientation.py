@@ -116,7 +116,7 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
     """Make the graph fail if `holds` is false. The error message begins with `why`.
 
-    Operations that are made in the `with` block run only if `holds` is true.
+    Operations that are made while the context is open run only if `holds` is true. The context yields None.
     """
     from headstart.features.tensorflow import tf
 

@@ -39,7 +39,7 @@ def package(name: str, extra: str) -> Any:
 
 
 def refusal(format: str, converter: str, error: Exception) -> ExportError:
-    """Return the error that says why `converter` can't write a network in `format`."""
+    """Return an ExportError that says why `converter` can't write a network in `format`. `error` is the cause."""
     said = " ".join(str(error).split())[:300] or type(error).__name__
     return ExportError(
         f"--format {format}: {converter} can't convert this network ({said}); another format may hold it"
@@ -48,7 +48,10 @@ def refusal(format: str, converter: str, error: Exception) -> ExportError:
 
 @contextmanager
 def refused(format: str, converter: str) -> Iterator[None]:
-    """Turn an error of `converter` in the `with` block into an ExportError; see `refusal`."""
+    """While the context is open, turn errors of `converter` into an ExportError; see `refusal`. Yields None.
+
+    An ExportError or a MemoryError is not changed.
+    """
     try:
         yield
     except (ExportError, MemoryError):

@@ -112,7 +112,10 @@ class PredictJob(UnitJob):
         return Built(features={"": values.astype(np.float32)}, device=start_tensorflow(), processor=processor())
 
     def do(self, items: Sequence[tuple[str, bool]]) -> list[Item]:
-        """Classify files. Return their predictions and rejects, in the order of the files."""
+        """Classify files. Return their predictions and rejects, in the order of the files.
+
+        If the unit is stopped, only the predictions and rejects so far are returned.
+        """
         task, found = self._task, list[Item]()
         sources = Sources([path for path, _ in items], {path for path, is_named in items if is_named})
         with bytes_kept(None, ""):
@@ -145,7 +148,7 @@ def predict_task(
 ) -> PredictTask:
     """Return the task for workers. With this task, workers give the same answers as the driver gives with `answers`.
 
-    The field `sample` of the task is empty. The caller must fill this field.
+    The fields `sample`, `urls` and `kept` of the task are empty. `classified_by` sets these fields.
     """
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
@@ -170,7 +173,7 @@ def classified_by(
     sources: Sources,
     is_done: Callable[[str], bool],
 ) -> Classified:
-    """Classify the files of `sources` by the workers of `crew`. Yield the same as `classified`, in the same order.
+    """Classify the files of `sources` by the workers of `crew`. Yield groups in the form and order of `classified`.
 
     A file that a worker can't read is tried again in this process, with `answers`. A file becomes a reject if three
     workers died while they classified it.
