@@ -53,7 +53,7 @@ def test_all_commands_in_a_row(headstart, tmp_path: Path) -> None:
     scored = headstart("evaluate", run)
     assert set(scored) - {"finetuned"} == {  # which is there if the epoch was better than the head
         "split", "scored", "n", "duplicates_in_train", "near_duplicates_in_train", "positive", "head", "better",
-        "mcnemar", "predictions_file", "confusion_file", *beside,
+        "answering", "mcnemar", "predictions_file", "confusion_file", *beside,
     }  # fmt: skip
     assert counts["test"] - 2 <= scored["n"] <= counts["test"]  # of the two broken files that prepare can't tell
     keys = {

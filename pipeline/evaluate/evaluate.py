@@ -32,6 +32,7 @@ from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.locating import run_data, run_store
 from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run, read_calibration, require_finite
+from headstart.pipeline.runs.choice import choose_model
 from headstart.pipeline.scoring.metrics import mcnemar, score
 from headstart.pipeline.scoring.thresholds import Threshold, moved, same_rule
 
@@ -98,8 +99,8 @@ def evaluate_cached(
     }
     result = _result(models, taken, outputs, predicted, thresholds, positive, seen)
     logits = {model: output.logits for model, output in outputs.items()}
-    class_names, better = run.class_names(), result.better
-    answers = ModelAnswers(better, predicted[better], calibrated(run, better, logits[better]))
+    class_names, model = run.class_names(), result.answering.model
+    answers = ModelAnswers(model, predicted[model], calibrated(run, model, logits[model]))
     write_predictions(result.predictions_file, taken.examples, class_names, logits, answers, sort)
     write_confusions(result.confusion_file, _labels(taken.examples), class_names, predicted)
     if threshold.flag:
@@ -248,6 +249,7 @@ def _result(
         head=metrics["head"],
         finetuned=metrics.get("finetuned"),
         better=best,
+        answering=choose_model(run, "auto"),
         mcnemar=mcnemar(best, others[0], right[best], right[others[0]]) if others and alike else None,
         unchanged=run.finetuning_gained_nothing(),
         predictions_file=run.predictions_file(taken.stem),

@@ -8,6 +8,7 @@ from typing import Any
 from headstart.pipeline.evaluate.seen import Seen
 from headstart.pipeline.evaluate.threshold import threshold_lines
 from headstart.pipeline.evaluate.trust import trust_lines
+from headstart.pipeline.runs.choice import Choice
 from headstart.pipeline.scoring.metrics import McNemar, interval_text
 from headstart.pipeline.scoring.simple_models import SimpleModels
 from rich.table import Table
@@ -30,7 +31,8 @@ class EvaluateResult:
     head: dict[str, Any]
     finetuned: dict[str, Any] | None  # None if nothing was fine-tuned, or if `unchanged`
     better: str  # the more accurate model on these examples: `head` or `finetuned`
-    mcnemar: McNemar | None  # the test of the two models; None without a fine-tuned one
+    answering: Choice  # the model with which `predict` answers; details are of this model
+    mcnemar: McNemar | None  # the test of the two models; None without a fine-tuned one, or if their thresholds differ
     unchanged: bool  # whether no epoch of fine-tuning was better than the head
     predictions_file: Path
     confusion_file: Path
@@ -49,6 +51,7 @@ class EvaluateResult:
             "positive": self.positive,
             **self._models(),
             "better": self.better,
+            "answering": self.answering.model,
             "mcnemar": asdict(self.mcnemar) if self.mcnemar else None,
             "predictions_file": str(self.predictions_file),
             "confusion_file": str(self.confusion_file),
@@ -70,9 +73,10 @@ class EvaluateResult:
         for model, metrics in self._models().items():
             yield from self.simple.verdict(model, metrics["accuracy_interval"])
             yield from threshold_lines(model, metrics, self.positive) if self.positive else ()
-        shown = self._models()[self.better]
+        detailed = self.answering.model
+        shown = self._models()[detailed]
         if len(shown["per_class"]) <= _MOST_SHOWN:
-            yield _class_table(shown["per_class"], self.better)
+            yield _class_table(shown["per_class"], detailed)
         if self.unchanged:
             yield "no epoch of fine-tuning was better on val than the head, so there is nothing else to score"
         if self.mcnemar and self.finetuned:
@@ -81,7 +85,9 @@ class EvaluateResult:
             yield "head and finetuned have different thresholds, so their accuracies are not compared"
         if self.finetuned and self.finetuned["precision"] != self.head["precision"]:
             yield f"the head ran in {self.head['precision']}, the classifier in {self.finetuned['precision']}"
-        yield from trust_lines(self._models(), self.better, self.n)
+        if detailed != self.better:
+            yield f"details are of {detailed}, because `predict` answers with it: {self.answering.reason}"
+        yield from trust_lines(self._models(), detailed, self.n)
         if self.advice:
             yield self.advice
         yield f"each image: {self.predictions_file}; each confusion: {self.confusion_file}"

@@ -78,8 +78,8 @@ def abstain_limit(probability: float) -> str:
     return f"{math.floor(1e4 * probability) / 1e4:g}"
 
 
-def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str, count: int) -> Iterator[str]:
-    """Yield lines about how far the probabilities can be trusted, with details for the model `better`.
+def trust_lines(models: Mapping[str, Mapping[str, Any]], detailed: str, count: int) -> Iterator[str]:
+    """Yield lines about how far the probabilities can be trusted, with details for the model `detailed`.
 
     `models` has the result of `score_trust` for each model, by name. `count` is the number of scored images. If there
     are too few images, the calibration error is not shown.
@@ -87,21 +87,21 @@ def trust_lines(models: Mapping[str, Mapping[str, Any]], better: str, count: int
     errors = (f"{name} {_errors(fields)}" for name, fields in models.items())
     if count >= FEWEST:
         yield f"calibration error, before and after the temperature: {', '.join(errors)}"
-    rows = models[better]["at_coverage"]
+    rows = models[detailed]["at_coverage"]
     parts = [
         f"{row['accuracy']:.4f} on {row['coverage']:.0%} (--abstain {abstain_limit(row['probability'])})"
         for row in rows
     ]
     if parts:
-        yield f"accuracy of {better} on its most probable answers: {', '.join(parts)}"
-    sets = [row for row in models[better]["conformal"] if row["coverage"] is not None]
+        yield f"accuracy of {detailed} on its most probable answers: {', '.join(parts)}"
+    sets = [row for row in models[detailed]["conformal"] if row["coverage"] is not None]
     shown = (
         f"{1 - row['alpha']:.0%} asked, {row['coverage']:.1%} hold the true label, {row['mean_size']:.2f} labels each"
         for row in sets
     )
     if sets:
-        yield f"sets of labels by {better}: {'; '.join(shown)}"
-    elif models[better]["conformal"]:
+        yield f"sets of labels by {detailed}: {'; '.join(shown)}"
+    elif models[detailed]["conformal"]:
         yield f"sets of labels: val has too few images for any of {', '.join(map(str, ALPHAS))}"
 
 

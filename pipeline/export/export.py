@@ -22,8 +22,8 @@ from headstart.pipeline.export.measure import DECODED, Asked, measure
 from headstart.pipeline.export.source import Source, load_source
 from headstart.pipeline.locating import known_store, run_data
 from headstart.pipeline.places import Places
-from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.choice import choose_model
 
 
 @dataclass(frozen=True)

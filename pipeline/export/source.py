@@ -18,8 +18,8 @@ from headstart.features.frozen.network import Network
 from headstart.features.images.pixels import ImageConfig
 from headstart.pipeline.locating import known_store, located_networks
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import Choice, without_network
 from headstart.pipeline.runs import Run, read_calibration, require_finite
+from headstart.pipeline.runs.choice import Choice, without_network
 from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.metrics import probabilities
 
@@ -160,7 +160,7 @@ def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
         try:
             networks = _networks(run, places)
         except HeadstartError as error:
-            choice = without_network(choice, places, error)
+            choice = without_network(choice, bool(places.weights), error)
     images = _same_images(run, networks) if networks else run.feature_config().images()
     store, calibration = known_store(run, places), read_calibration(run, choice.model)
     return Source(run, choice, networks, images, run.extraction_config().max_pixels, store, calibration)

@@ -22,12 +22,12 @@ from headstart.features.store.store import FeatureStore
 from headstart.features.terminal import console
 from headstart.pipeline.locating import known_store
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import Choice, without_network
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.networks import Loaded, distances, networks_of, require_width
 from headstart.pipeline.predict.trust import Trust
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.choice import Choice, without_network
 from headstart.pipeline.scoring.unlike import Reference
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def load_answers(
                 networks = networks_of(run, places, batch_size)
             return Answers(run, choice, _Head(run, networks, trust.reference, clock), views, trust)
         except HeadstartError as error:
-            choice = without_network(choice, places, error)
+            choice = without_network(choice, bool(places.weights), error)
     classifier = _Classifier(run, known_store(run, places), trust.reference, batch_size, clock)
     return Answers(run, choice, classifier, views, trust)
 

@@ -19,7 +19,6 @@ from headstart.features.images.scan import Reject
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.trainable import too_many_rejects
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import Choice, choose_model
 from headstart.pipeline.predict.classifying.by_ray import classified_by, predict_task
 from headstart.pipeline.predict.classifying.pieces import Classified, classified
 from headstart.pipeline.predict.clock import Clock
@@ -31,6 +30,7 @@ from headstart.pipeline.predict.sources import Sources, find_files
 from headstart.pipeline.predict.trust import make_trust
 from headstart.pipeline.predict.written import Written
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.choice import Choice, choose_model
 from headstart.pipeline.runs.files import without_null
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from headstart.features.errors import OptionError
 from headstart.features.terminal import console
-from headstart.pipeline.predict.choice import Choice
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.runs import Run, read_calibration, read_reference
+from headstart.pipeline.runs.choice import Choice
 from headstart.pipeline.scoring.calibration import Calibration
 from headstart.pipeline.scoring.metrics import probabilities
 from headstart.pipeline.scoring.thresholds import moved

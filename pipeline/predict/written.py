@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headstart.features.errors import DataError
-from headstart.pipeline.predict.choice import Choice
+from headstart.pipeline.runs.choice import Choice
 
 
 @dataclass(frozen=True)

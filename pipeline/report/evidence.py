@@ -21,9 +21,9 @@ from headstart.pipeline.evaluate.simple_models import advised_folds
 from headstart.pipeline.evaluate.taken import Taken, take
 from headstart.pipeline.featured import FeaturedExamples, load_examples
 from headstart.pipeline.places import Places
-from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.report.kept import Folds, Simple, kept_folds, kept_simple
 from headstart.pipeline.runs import Run, read_calibration
+from headstart.pipeline.runs.choice import choose_model
 from headstart.pipeline.scoring.calibration import fit_temperature
 from headstart.pipeline.scoring.metrics import score
 from headstart.pipeline.scoring.thresholds import same_rule

@@ -14,7 +14,6 @@ from headstart.features.images.formats import Header, completed, inspect_bytes
 from headstart.features.images.pixels import ImageConfig
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
 from headstart.pipeline.predict.items import Layout
@@ -22,6 +21,7 @@ from headstart.pipeline.predict.model import load_answers
 from headstart.pipeline.predict.networks import Loaded
 from headstart.pipeline.predict.trust import Trust, make_trust
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.choice import choose_model
 from headstart.pipeline.serve.config import ServeConfig
 
 Pixels = Sequence[np.ndarray]  # the pixels of one image: an array uint8 [size, size, 3] for each network

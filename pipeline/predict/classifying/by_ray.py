@@ -28,7 +28,6 @@ from headstart.features.images.pixels import Pages
 from headstart.features.images.scan import ImageFile, Reject, inspect_image
 from headstart.pipeline.locating import known_store
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import Choice, choose_model
 from headstart.pipeline.predict.classifying.pieces import Classified, classified
 from headstart.pipeline.predict.clock import Clock
 from headstart.pipeline.predict.config import PredictConfig
@@ -37,6 +36,7 @@ from headstart.pipeline.predict.model import Answers, load_answers
 from headstart.pipeline.predict.sources import Sources
 from headstart.pipeline.predict.trust import make_trust
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.choice import Choice, choose_model
 
 _LARGEST = 4096  # files in a unit
 _HELD_BYTES = 256 << 20  # of results that wait until all results before them have come

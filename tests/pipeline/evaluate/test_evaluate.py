@@ -20,6 +20,7 @@ from headstart.pipeline.head.run import train_run
 from headstart.pipeline.places import Places
 from headstart.pipeline.predict.predict import predict
 from headstart.pipeline.runs import Run, read_csv, write_csv
+from headstart.pipeline.runs.choice import Choice
 from headstart.pipeline.scoring.metrics import score
 from headstart.pipeline.scoring.simple_models import SimpleModels
 from PIL import Image
@@ -222,6 +223,22 @@ def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("on_val", "answering"), [(0.1, "finetuned"), (0.9, "head")])
+def test_details_are_of_the_model_that_answers(
+    headstart, run: Path, tuned_run: Path, on_val: float, answering: str
+) -> None:
+    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["finetune"] |= {"best_epoch": 1, "before": {"loss": 0.5}, "val": {"loss": on_val}}
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    found, text = headstart("evaluate", run), headstart.text("evaluate", run)
+    assert found["answering"] == headstart("predict", run, read_predictions(run)[0]["path"])["model"] == answering
+    assert {row["model"] for row in read_predictions(run)} == {answering}
+    assert f"each class, by {answering}" in text
+    assert (f"details are of {answering}, because `predict` answers with it" in text) == (found["better"] != answering)
+
+
+@pytest.mark.slow
 def test_both_models_are_scored_and_tested_against_each_other(run: Path, tuned_run: Path) -> None:
     shutil.copytree(tuned_run, run, dirs_exist_ok=True)
     result = evaluate(run)
@@ -235,7 +252,7 @@ def test_both_models_are_scored_and_tested_against_each_other(run: Path, tuned_r
     other = right["finetuned" if better == "head" else "head"]
     assert found["mcnemar"]["only_first"] == (right[better] & ~other).sum()
     assert found["mcnemar"]["only_second"] == (other & ~right[better]).sum()
-    assert {row["model"] for row in rows} == {better}
+    assert {row["model"] for row in rows} == {found["answering"]}
     assert any("(McNemar), " in str(line) for line in result.lines())
     confused = read_csv(run / "confusion-test.csv")
     for model, marks in right.items():
@@ -300,8 +317,8 @@ def test_large_confusions_are_kept_apart(tmp_path: Path) -> None:
             "predictions_file": tmp_path / "predictions-test.csv",
             "confusion_file": tmp_path / "confusion-test.csv",
         }
-        simple = SimpleModels("0", 0.1, None)
-        return EvaluateResult("test", "test", 50, simple, metrics, None, "head", None, False, **files)
+        simple, answering = SimpleModels("0", 0.1, None), Choice("head", "")
+        return EvaluateResult("test", "test", 50, simple, metrics, None, "head", answering, None, False, **files)
 
     few, some, many = map(result, (30, 31, 101))
     assert few.kept_fields()["head"]["confusion"] == few.fields()["head"]["confusion"]

@@ -20,8 +20,8 @@ from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import train_run
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.places import Places
-from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run, read_csv
+from headstart.pipeline.runs.choice import choose_model
 from headstart.pipeline.scoring.thresholds import Threshold
 from headstart.tests.conftest import Cli
 from PIL import Image

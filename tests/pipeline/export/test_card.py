@@ -12,8 +12,8 @@ from headstart.pipeline.export.folder import labels_of
 from headstart.pipeline.export.measure import Measured
 from headstart.pipeline.export.source import load_source
 from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.choice import choose_model
 
 CHANCES = np.array([[0.9, 0.1], [0.4, 0.6]])
 EXACT = Measured(CHANCES, CHANCES, np.zeros(2), 0.0, 100.0, 0.01)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from headstart.features import processes
 from headstart.features.errors import RunError
-from headstart.pipeline.predict.choice import choose_model
 from headstart.pipeline.runs import Run, read_csv, require_finite
 from headstart.pipeline.runs import run as run_module
+from headstart.pipeline.runs.choice import choose_model
 from headstart.tests.conftest import Cli
 from headstart.tests.pipeline.runs.hostile_models import rewrite
 from headstart.tests.pipeline.runs.hostile_runs import RUNS, config, edited, feature

@@ -5,9 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 from headstart.features.errors import HeadstartError, OptionError, RunError
-from headstart.pipeline.places import NetworkPlaces
-from headstart.pipeline.predict.config import AskedModel
-from headstart.pipeline.runs import Run
+from headstart.pipeline.runs.run import Run
 from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, rank
 from headstart.pipeline.scoring.thresholds import Threshold
 
@@ -34,7 +32,7 @@ class Choice:
         return {"model": self.model, "reason": self.reason, "threshold": threshold}
 
 
-def choose_model(run: Run, asked: AskedModel, threshold: float | None = None) -> Choice:
+def choose_model(run: Run, asked: Model | Literal["auto"], threshold: float | None = None) -> Choice:
     """Choose the model of `run` that classifies images.
 
     If `asked` is `head` or `finetuned`, this model is chosen. If `asked` is `auto`, the head is chosen in two cases:
@@ -57,7 +55,7 @@ def choose_model(run: Run, asked: AskedModel, threshold: float | None = None) ->
     return replace(choice, threshold=Threshold(positive, threshold, "given by --threshold"))
 
 
-def _model(run: Run, asked: AskedModel) -> Choice:
+def _model(run: Run, asked: Model | Literal["auto"]) -> Choice:
     tuned = run.classifier_file.exists()
     if asked == "finetuned" and not tuned:
         raise RunError(f"{run.path}: --model finetuned: it has none; `headstart finetune {run.path}` makes one")
@@ -66,6 +64,8 @@ def _model(run: Run, asked: AskedModel) -> Choice:
     figures = _figures(run)
     if asked != "auto":
         return Choice(asked, f"--model asks for it{f' ({figures.text})' if figures else ''}")
+    if figures is None and run.finetuning_gained_nothing():
+        return Choice("head", "no epoch of fine-tuning was better on val", alike=True)
     if figures is None:
         return Choice("finetuned", "the run does not say how good it was before fine-tuning")
     if figures.gained:
@@ -73,13 +73,13 @@ def _model(run: Run, asked: AskedModel) -> Choice:
     return Choice("head", f"fine-tuning gained nothing on val ({figures.text})", alike=run.finetuning_gained_nothing())
 
 
-def without_network(choice: Choice, places: NetworkPlaces, error: HeadstartError) -> Choice:
+def without_network(choice: Choice, weights_named: bool, error: HeadstartError) -> Choice:
     """Choose the fine-tuned classifier in place of a head whose network can't be loaded.
 
     `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again if the
     head and the classifier have different values (see `Choice.alike`), or if `places` names weights.
     """
-    if not choice.alike or places.weights:
+    if not choice.alike or weights_named:
         raise error
     reason = f"it has the values of the head, whose network can't be loaded ({error})"
     return replace(choice, model="finetuned", reason=reason)
