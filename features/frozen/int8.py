@@ -19,7 +19,14 @@ from headstart.features.backbones.backbone import Backbone
 from headstart.features.backbones.cuts import Cut
 from headstart.features.errors import DataError, OptionError
 from headstart.features.files import folder_written_atomically, write_json
-from headstart.features.frozen.engines import BATCH_SIZE, converted, load_openvino, openvino_passes, read_model
+from headstart.features.frozen.engines import (
+    BATCH_SIZE,
+    ConversionError,
+    converted,
+    load_openvino,
+    openvino_passes,
+    read_model,
+)
 from headstart.features.frozen.frozen import FrozenBackbone, folded_backbone, freeze, traced
 from headstart.features.frozen.int8_files import (
     CALIBRATION_FILE,
@@ -68,7 +75,7 @@ def quantise(
     The ranges of activations are measured on at most 300 images. The features of up to 300 other images are compared.
     Images are taken in the order of their digests, which is as good as random. If none of the images for the ranges can
     be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised. If OpenVINO can't convert the
-    network, a ConversionError is raised.
+    network, an OptionError is raised.
     """
     openvino, nncf = load_openvino(), _nncf()
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output
@@ -80,7 +87,7 @@ def quantise(
     others, _ = _decoded(by_digest[count : count + _CHECK_IMAGES], config)
     console.print(f"quantising {backbone.name} on {len(chosen)} images")
     with redirect_stdout(io.StringIO()):  # else NNCF draws progress bars among the command's results
-        model = converted(traced(folded_backbone(backbone), cuts, compiled=False))
+        model = _convertible(backbone, cuts)
         model = nncf.quantize(model, nncf.Dataset([image[np.newaxis] for image in chosen]), subset_size=len(chosen))
     try:
         with folder_written_atomically(folder) as partial:
@@ -105,6 +112,14 @@ def quantise(
             f"int8, {cut}: on {len(others)} other images features are off by {figures['relative_error']:.1%} in norm, "
             f"and {figures['neighbours_kept']:.0%} keep their nearest neighbour"
         )
+
+
+def _convertible(backbone: Backbone, cuts: Sequence[Cut]) -> Any:
+    """Convert `backbone` for OpenVINO. Raises OptionError if OpenVINO can't run it."""
+    try:
+        return converted(traced(folded_backbone(backbone), cuts, compiled=False))
+    except ConversionError as error:
+        raise OptionError(f"--precision int8: {error}; use --precision float32") from error
 
 
 def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarray, list[str]]:

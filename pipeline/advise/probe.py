@@ -11,7 +11,7 @@ from headstart.pipeline.data.copies import unit_names
 from headstart.pipeline.data.examples import Example
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
-from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest
+from headstart.pipeline.scoring.folds import Fold, are_trainable, draw_folds, rarest
 from headstart.pipeline.scoring.threads import single_threaded
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)  # values of C, the inverse of the penalty
@@ -52,17 +52,9 @@ def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[F
     if len(set(groups)) >= count and np.bincount(labels).max() >= count:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class with a single group
             folds = draw_folds(labels, groups, count, seed)
-    if not folds or not all(_can_judge(labels[train], labels[held]) for train, held in folds):
+    if not folds or not are_trainable(folds, labels):
         raise DataError(f"{data}: too few different images, or groups of images, to judge features on; add some")
     return folds
-
-
-def _can_judge(train: np.ndarray, held: np.ndarray) -> bool:
-    """Return whether a fold has images, and its training images are of two or more classes.
-
-    `held` are the labels of the fold's own images. `train` are the labels of the images in the other folds.
-    """
-    return bool(len(held)) and len(np.unique(train)) > 1
 
 
 def judge(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Judged:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 CORRELATION = 0.92  # least correlation between the thumbnails of near-duplicates, see `likeness.correlation`
-SAMPLE = 10_000  # images that the whitening is fitted on
+SAMPLE = 10_000  # images that the whitening is fitted on, or up to twice as many
 MOST_AXES, IMAGES_PER_AXIS = 256, 8  # limits on the number of components of the whitening
 CANDIDATES = 8  # nearest neighbours whose pixels are compared
 NEIGHBOURS = 32  # neighbours that are found: the candidates, and more for the background

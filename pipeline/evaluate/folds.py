@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from headstart.features.errors import DataError, RunError
+from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.terminal import progress
 from headstart.pipeline.data.copies import unit_names, united
 from headstart.pipeline.data.examples import Example
@@ -25,7 +25,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.config import converted
 from headstart.pipeline.runs.files import REMEDY
-from headstart.pipeline.scoring.folds import draw_folds, rarest
+from headstart.pipeline.scoring.folds import draw_folds, rarest, require_trainable_folds
 from headstart.pipeline.scoring.metrics import predicted_labels
 from headstart.pipeline.scoring.simple_models import Logistic, rows_to_fit
 
@@ -52,8 +52,8 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     val split, the head is trained on all other folds. If the run has a val split, one of the other folds chooses the
     best epoch, and the head is trained on the rest.
 
-    The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images. For
-    other errors, see `evaluate`.
+    The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images, and
+    OptionError if `places` names other data than the run's own. For other errors, see `evaluate`.
 
     Args:
         config: the numbers of folds and of repeats.
@@ -63,7 +63,13 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     """
     run = Run.open(path)
     cached = load_examples(run, places)
-    examples = take(run, cached, "all", places.data).examples
+    whole = take(run, cached, "all", places.data)
+    if whole.elsewhere:
+        raise OptionError(
+            f"--folds: {run.path} was trained on other images than those in {whole.elsewhere}; leave --data out, or "
+            "train a run on these images"
+        )
+    examples = whole.examples
     settings = run.config()
     labelled = replace(cached.labelled(examples), classes=len(run.class_names()))
     groups = _groups(examples, labelled.features)
@@ -160,6 +166,7 @@ def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat
                 after = parts[(fold + 1) % len(parts)]
                 rest = np.setdiff1d(np.arange(len(labels)), part)
                 train = np.setdiff1d(rest, after) if method.validates else rest
+                require_trainable_folds([(train, part)], labels, config.folds)
                 predicted[part] = _by_head(method, train, after if method.validates else train, part, number)
                 logistic[part] = _by_logistic(method, train, part)
                 advance(1)

@@ -19,7 +19,7 @@ from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.memory.on_disk import Features, taken
 from headstart.pipeline.neighbours import Neighbours
 from headstart.pipeline.scoring.baselines import fitted_logistic, logistic_chances
-from headstart.pipeline.scoring.folds import draw_folds, stratified
+from headstart.pipeline.scoring.folds import are_trainable, draw_folds, stratified
 from headstart.pipeline.scoring.threads import single_threaded
 
 STRENGTH = 0.1  # C of the logistic regression; docs/measurements.md has the values that were compared
@@ -70,7 +70,7 @@ def likely_errors(
         float64 [N, classes], the class probabilities.
 
     Raises:
-        DataError: a class has images in fewer than two groups.
+        DataError: a class has images in fewer than two groups, or the training rows of a fold have only one class.
     """
     folds = _folds(labels, groups, class_names, seed)
     wrong = np.zeros(len(labels), bool)
@@ -109,7 +109,7 @@ def _folds(
     """Draw folds with similar class proportions. A fold is a pair: the rows to train on, and the rows held out.
 
     `groups`, int64 [N], has the group of each row. The rows of a group are held out in the same fold. Raises DataError
-    if a class has images in fewer than two groups.
+    if a class has images in fewer than two groups, or if the training rows of a fold have only one class.
     """
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:
@@ -118,7 +118,10 @@ def _folds(
             "two for its labels to be compared"
         )
     rows, units = np.arange(len(labels)), groups.tolist()
-    return [(rows[train], rows[held_out]) for train, held_out in draw_folds(labels, units, min(FOLDS, fewest), seed)]
+    folds = draw_folds(labels, units, min(FOLDS, fewest), seed)
+    if not are_trainable(folds, labels):
+        raise DataError("too few groups of images have one class alone, so their labels can't be compared; add images")
+    return [(rows[train], rows[held_out]) for train, held_out in folds]
 
 
 def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Sequence[int]]) -> np.ndarray:

@@ -6,6 +6,7 @@ A group is a set of examples that must stay together, such as the copies of an i
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from headstart.features.errors import DataError
 from headstart.pipeline.memory.on_disk import Rows
 from headstart.pipeline.scoring.threads import quiet
 
@@ -23,6 +24,25 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with quiet():
         return list(splitter.split(labels, labels, groups))
+
+
+def are_trainable(folds: Sequence[Fold], labels: np.ndarray) -> bool:
+    """Return whether each fold validates on at least one row, and trains on rows of at least two classes.
+
+    `labels` is int64 [N]. A group may have examples of several classes, so `draw_folds` may put all groups of a class
+    into one fold.
+    """
+    return all(len(labels[val]) and len(np.unique(labels[train])) > 1 for train, val in folds)
+
+
+def require_trainable_folds(folds: Sequence[Fold], labels: np.ndarray, count: int) -> Sequence[Fold]:
+    """Return `folds`. Raises DataError if not `are_trainable(folds, labels)`. `count` is the value of `--folds`."""
+    if not are_trainable(folds, labels):
+        raise DataError(
+            f"--folds {count}: a fold is empty, or leaves one class alone to train on, because images of a group stay "
+            "together; give another number of folds, or add images"
+        )
+    return folds
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:

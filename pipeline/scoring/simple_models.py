@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from headstart.pipeline.memory.on_disk import Features
 from headstart.pipeline.scoring.baselines import fit_logistic, fitted_logistic, log_chances, logistic_chances
-from headstart.pipeline.scoring.folds import draw_folds, rarest
+from headstart.pipeline.scoring.folds import are_trainable, draw_folds, rarest
 from headstart.pipeline.scoring.metrics import interval_text, score
 
 _MOST = 20_000_000  # images x features x logits of a fit that takes about a second
@@ -102,7 +102,7 @@ class Logistic:
 
     - If each class has at least two groups, the penalty is chosen by cross-validation on the images of the fit. The
       images of a group are in the same fold; see `draw_folds`. With over 1,000 images, only one of the folds is scored.
-    - If a class has only one group, the inverse penalty is 0.01.
+    - If a class has only one group, or a fold has no training images of a second class, the inverse penalty is 0.01.
     """
 
     def __init__(
@@ -121,7 +121,8 @@ class Logistic:
         with threadpool_limits(1 if features.size < _SMALL else None):  # threads that wait for one another take longer
             if count > 1:
                 folds = draw_folds(labels, groups, count, seed)[: 1 if len(labels) > _MANY else None]
-                self.strength = fit_logistic(features, labels, folds, classes).setting["C"]
+                if are_trainable(folds, labels):
+                    self.strength = fit_logistic(features, labels, folds, classes).setting["C"]
             self._model = fitted_logistic(features, labels, self.strength)
 
     def logits(self, features: Features) -> np.ndarray:

@@ -27,7 +27,7 @@ from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.memory.limits import rows_in_memory
 from headstart.pipeline.runs import Run, example_digests, require_free
 from headstart.pipeline.scoring.baselines import Baseline, fit_baselines
-from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, sampled_folds
+from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, require_trainable_folds, sampled_folds
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked, winner
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
@@ -203,15 +203,15 @@ def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ra
     return replace(data, folds=folds)
 
 
-def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> list[Fold]:
+def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> Sequence[Fold]:
     """Draw `count` folds with similar class proportions. Copies of an image share a fold, and so do images of a group.
 
-    Raises DataError if a class has fewer than `count` different images.
+    Raises DataError if a class has fewer than `count` different images, or if a fold can't be trained on.
     """
     _, fewest = rarest(labels, [example.image.digest for example in examples])
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
-    return draw_folds(labels, unit_names(examples), count, seed)
+    return require_trainable_folds(draw_folds(labels, unit_names(examples), count, seed), labels, count)
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:

@@ -129,3 +129,14 @@ def test_a_missing_extra_is_named(prepared: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(OptionError, match=r"headstart\[int8\]"):
         cache_features(prepared, INT8, within(tmp_path / "store"))
+
+
+def test_a_network_that_openvino_cannot_run_is_told(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr("openvino.convert_model", convert)
+    with pytest.raises(OptionError, match=r"--precision int8: OpenVINO can't run this network \(no such operation\)"):
+        cache_features(prepared, INT8, within(tmp_path / "store"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import RunError
+from headstart.pipeline.demo.drawing import draw_demo
 from headstart.pipeline.evaluate.config import FoldsConfig
 from headstart.pipeline.evaluate.folds import cross_validate
 from headstart.pipeline.evaluate.threshold import threshold_lines
@@ -127,6 +128,14 @@ def test_folds_are_the_same_again(headstart: Cli, run: Path) -> None:
     assert first == again
     assert (first["repeats"], other["repeats"]) == (3, 3)
     assert first["accuracies"] != other["accuracies"]
+
+
+def test_other_data_are_not_cross_validated(headstart: Cli, run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    draw_demo(other, 8, 5)
+    line = headstart.error("evaluate", run, "--folds=3", f"--data={other}", code=2)
+    assert f"--folds: {run} was trained on other images than those in {other}" in line
+    assert "cross_validation" not in Run.open(run).metrics()
 
 
 def test_folds_that_cannot_be_drawn_are_refused(headstart: Cli, run: Path) -> None:

@@ -2,8 +2,9 @@ import warnings
 
 import numpy as np
 import pytest
+from headstart.features.errors import DataError
 from headstart.pipeline.scoring.baselines import fitted_logistic
-from headstart.pipeline.scoring.folds import draw_folds, rarest
+from headstart.pipeline.scoring.folds import are_trainable, draw_folds, rarest, require_trainable_folds
 from headstart.pipeline.scoring.metrics import resampled_interval, wilson_interval
 from headstart.pipeline.scoring.simple_models import Logistic, SimpleModels, rows_to_fit, score_simple_models
 
@@ -70,6 +71,15 @@ def test_the_interval_of_cross_validation_is_corrected_and_has_a_width() -> None
     for end in (low, high):  # as in Wilson's interval, the spread is that of the end, not that of 0.76
         assert abs(end - 0.76) == pytest.approx(half * np.sqrt(end * (1 - end) / (0.76 * 0.24)), abs=1e-4)
     assert resampled_interval(1.0, [1.0] * 5, 5, 20) == pytest.approx(wilson_interval(20, 20))
+
+
+def test_groups_of_both_classes_may_leave_a_fold_with_one_class_to_train_on() -> None:
+    labels, groups = np.array([0, 0] + [1] * 8), ["a", "b", "a", *"ccccccc"]
+    folds = draw_folds(labels, groups, 2, 0)
+    assert not are_trainable(folds, labels)
+    with pytest.raises(DataError, match="--folds 2: a fold is empty, or leaves one class alone to train on"):
+        require_trainable_folds(folds, labels, 2)
+    assert np.isfinite(Logistic(blobs(10, 2, 0)[0], labels, groups, classes=2).logits(blobs(10, 2, 0)[0])).all()
 
 
 def test_folds_keep_groups_together_and_have_each_class() -> None:
