@@ -225,7 +225,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Set the backbone, weights and rescaling in `arguments` to the values that were used with the store before.
+    """Set the backbone, weights and rescaling in `arguments` to the values that earlier commands used with the store.
 
     Options that the user gave stay unchanged. `needed` says whether the command reads the weights. For the rules, see
     `with_used_weights`.

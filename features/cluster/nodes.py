@@ -39,7 +39,7 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 def alive(nodes: Sequence[dict[str, Any]], here: str, config: ClusterConfig) -> list[dict[str, Any]]:
     """Return the nodes in `nodes` that have not died. `nodes` is Ray's list, and `here` is the ID of the driver's node.
 
-    If the driver's node has died, no answer of another node reaches the driver. So a HeadstartError is raised.
+    Raises HeadstartError if Ray has marked the driver's node as dead, because the driver then gets no more answers.
     """
     for node in nodes:
         if node["NodeID"] == here and not node["Alive"]:

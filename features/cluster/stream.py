@@ -208,9 +208,9 @@ class UnitStream:
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
         """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers, int64 [n].
 
-        At most 64 numbers are yielded at a time. Images that have features are left out. When no unit waits, the
-        iterator ends. This function never waits for a unit, because TensorFlow runs this function in the thread that
-        also decodes.
+        At most 64 numbers are yielded at a time. Images that have features are left out. The
+        iterator ends as soon as no unit is in the queue. It does not wait for the next unit, because TensorFlow runs it
+        in the thread that also decodes.
         """
         try:
             while unit:

@@ -65,8 +65,8 @@ class KeptNetwork:
     def write(self, model: Any) -> None:
         """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
 
-        Networks of other versions of headstart or OpenVINO are removed. Of the networks of the same name, only the
-        latest eight stay.
+        Networks that another version of headstart or OpenVINO has kept are removed. Of the kept networks with the same
+        name, only the latest eight stay.
         """
         if not self.root.is_dir():
             return

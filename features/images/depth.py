@@ -1,7 +1,8 @@
 """Images whose samples have 16 bits but use fewer of them. For example, many cameras and scanners use 12 bits.
 
-By itself, Pillow decodes such an image as almost black. So a scan finds the number of bits in use, 8 to 16. Two kinds
-of files have the number 0: files without 16-bit samples, and files whose decoder scales samples to their full range.
+By itself, Pillow decodes such an image as almost black. So a scan finds how many bits are in use, from 8 to 16. The
+scan notes 0 bits for two kinds of files: files without 16-bit samples, and files whose decoder scales samples to their
+full range.
 """
 
 import sys

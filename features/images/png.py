@@ -1,4 +1,4 @@
-"""The structure of PNG files: chunks of text, colour profiles and significant bits."""
+"""The parts (chunks) of PNG files that hold texts, a colour profile, or the number of significant bits."""
 
 import zlib
 from collections.abc import Iterator

@@ -89,7 +89,7 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 
 
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
-    """Return two things: the stores that can be judged, and a line for each store with features of too few `examples`.
+    """Return the stores that can be judged, and lines of text: a line for each store that lacks too many `examples`.
 
     A store can be judged if both of these are true:
 

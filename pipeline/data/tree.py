@@ -177,10 +177,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return the place (split, label) of all files in `paths`. `places` holds the places of images only.
+    """Return the place (split, label) of each file in `paths`. `places` lacks the places of files that are no images.
 
-    A file that is no image gets the place of the images in its folder. If the images in a folder have several places,
-    the other files in the folder get no place. `images`, int64 [n], holds the positions of the images.
+    `images`, int64 [n], holds the indices in `paths` of the files that are images. A file that is no image gets the
+    place of the images in its folder. If the images in a folder have several places, its other files get no place.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)

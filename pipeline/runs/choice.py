@@ -18,7 +18,7 @@ class Choice:
 
     model: Model
     reason: str
-    alike: bool = False  # whether both models have the same values, because no epoch of fine-tuning was the best
+    alike: bool = False  # whether both models give the same answers, because no epoch of fine-tuning was the best
     threshold: Threshold | None = None  # of two classes; None predicts the likelier one
 
     def line(self) -> str:
@@ -76,8 +76,8 @@ def _model(run: Run, asked: Model | Literal["auto"]) -> Choice:
 def without_network(choice: Choice, weights_named: bool, error: HeadstartError) -> Choice:
     """Choose the fine-tuned classifier in place of a head whose network can't be loaded.
 
-    `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again if the
-    head and the classifier have different values (see `Choice.alike`), or if `places` names weights.
+    `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again
+    unless both models give the same answers (`choice.alike`), or if the user named weights (`weights_named`).
     """
     if not choice.alike or weights_named:
         raise error

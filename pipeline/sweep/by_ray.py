@@ -137,8 +137,9 @@ class _Searchers:
     def look(self) -> None:
         """Wait a short time for an answer of a worker, and handle the answer.
 
-        If a worker has died, its trial goes back to the study. If a worker lacks memory or room on its disk, it is
-        ended, and counts as dead, because another node may run its trial. Any other error in a worker is raised.
+        If a worker has died, its trial goes back to the study. A worker that lacks memory or room on its disk is
+        stopped, and its trial goes back, too: the trial may succeed on another node. Any other error of a worker is
+        raised.
         """
         if not self._calls:
             time.sleep(POLL_SECONDS)
