@@ -92,8 +92,8 @@ class FeatureConfig:
     def images(self) -> ImageConfig:
         """Return the settings that decide how a file becomes pixels.
 
-        Three values must first be replaced by what they stand for: 0 in `image_size`, `auto` in `resize`, and `folder`
-        in `bits`. A remaining 0 or `folder` raises an OptionError.
+        Before the call, replace three values by what they stand for: 0 in `image_size`, `folder` in `bits`, and `auto`
+        in `resize`. An OptionError is raised for 0 and for `folder`, but not for `auto`.
         """
         return ImageConfig(self.image_size, cast(Resize, self.resize), self.truncated, self.bits)
 

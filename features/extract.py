@@ -274,8 +274,8 @@ class _Extraction:
     def _finished(self, before: int | None = None) -> Callable[[], None]:
         """Return a function that marks portions of this process as done.
 
-        The function marks all portions that were claimed earlier than the portion with the number `before`. If `before`
-        is None, the function marks all portions that were claimed.
+        These are the portions that this process claimed before it claimed the portion with the number `before`. If
+        `before` is None, they are all portions that this process has claimed. Portions of earlier calls are left out.
         """
         names = []
         while self._taken and self._taken[0] != before:

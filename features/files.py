@@ -31,9 +31,10 @@ SETTLED_NS = 2_000_000_000
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. On success, flush the file and rename it to `path`. On an error, remove it.
+    """Yield a temporary path to write to. On success, flush the temporary file, and rename it to `path`.
 
-    The temporary file lies in the folder of `path`. This folder is created if it is missing.
+    The temporary file lies in the folder of `path`. This folder is created if it is missing. On an error, the
+    temporary file is removed.
     """
     with _written_beside(path) as partial:
         yield partial
@@ -44,7 +45,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`. Remove the file at the end, unless the caller renamed it."""
+    """Yield a temporary path in the folder of `path`, where the caller can write a file.
+
+    The folder is made if it is missing. When the context ends, the file is removed, unless the caller renamed it.
+    """
     with _told_of(path, *path.parents):
         path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)

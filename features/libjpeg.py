@@ -75,9 +75,9 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Restore standard error. Then wait, at most 10 s, until the filter has written everything that it received.
+    """Restore standard error. Then wait until the filter has written all that it received, but at most 10 s.
 
-    `child` is the process of the filter. `kept` is a file descriptor of the standard error to restore.
+    `child` is the process of the filter. `kept` is a file descriptor of the earlier standard error.
     """
     sys.stderr.flush()
     with suppress(OSError, subprocess.TimeoutExpired):

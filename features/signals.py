@@ -48,7 +48,7 @@ class _Signals:
         raise error
 
     def _raise_again(self, ignored: Any) -> None:
-        """Send a signal once more, after `_AGAIN_SECONDS`, if Python ignored the error that its handler raised.
+        """If Python ignored the error that a handler raised at a signal, send the signal again after `_AGAIN_SECONDS`.
 
         Python ignores an error in a callback of a weak reference, and a signal may come while such a callback runs.
         This method replaces `sys.unraisablehook`. It gives all other errors that Python ignores to the earlier hook.
@@ -64,9 +64,10 @@ class _Signals:
         self._hook(ignored)
 
     def _send(self, thread: int, number: int, raised: int) -> None:
-        """Send the signal `number` to `thread`.
+        """Send the signal `number` to the thread with the ID `thread`.
 
-        Do nothing if the command has ended, or if the handlers have raised more than `raised` errors by now.
+        `raised` is the number of errors that the handlers had raised when the signal was ignored. Do nothing if they
+        have raised another error since, or if the command has ended.
         """
         if self.in_command and len(self.raised) == raised:
             signal.pthread_kill(thread, number)
@@ -86,9 +87,9 @@ def stop_at_signals() -> None:
 
 
 def command_ended() -> None:
-    """Record that the command is over. From now on, a signal whose error Python ignored is not sent again.
+    """Record that the command is over. From now on, no signal is sent once more; see `_Signals._raise_again`.
 
-    Otherwise, this signal could interrupt the functions of `atexit`.
+    Such a signal could interrupt the functions of `atexit`.
     """
     _signals.in_command = False
 
@@ -97,8 +98,8 @@ def command_ended() -> None:
 def one_line_at_signals() -> Iterator[None]:
     """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
 
-    A command that runs in the context handles its interrupts, and prints a line of its own. After it has called
-    `command_ended`, all errors leave the context unchanged.
+    This function is for interrupts that come before a command runs. A command handles its own interrupts. After
+    `command_ended` was called, all errors leave the context unchanged.
     """
     stop_at_signals()
     try:
@@ -117,11 +118,13 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 
 def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the interrupt that `error` is, or that it may stand for. Return None if there is no such interrupt.
+    """Return the interrupt that may have caused `error`, or None if there was no interrupt.
 
-    A library in C++ that calls Python may raise an error of its own in place of the `KeyboardInterrupt`. So call this
-    function where errors of libraries are handled. A `KeyboardInterrupt` is returned as it is. For any other error, the
-    result is the interrupt of the first signal since `stop_at_signals` was called, or None if no signal came.
+    A `KeyboardInterrupt` is returned as it is. For any other error, the result is the interrupt of the first signal
+    since `stop_at_signals` was called. If no signal came, the result is None.
+
+    Call this function where errors of libraries are handled. A library in C++ that calls Python may raise an error of
+    its own in place of the `KeyboardInterrupt`.
     """
     if isinstance(error, KeyboardInterrupt):
         return error

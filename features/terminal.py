@@ -43,9 +43,10 @@ class _SpeedColumn(ProgressColumn):
 
 @contextmanager
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show progress, units per second and time left. Yield a function that takes the number of units just finished.
+    """Show the progress of a command. Yield a function that takes the number of units just finished.
 
-    `done` is the number of units that were finished earlier. They are part of `total`, but do not count for the speed.
+    Shown are the finished units, the speed in units per second, and the time left. `unit` names the units. `total` is
+    the number of all units. `done` of them were finished earlier, and do not count for the speed.
     If standard error is not a terminal, plain lines are printed: the first after two seconds, then at most one every
     ten seconds.
     """

@@ -144,7 +144,7 @@ class FrozenClassifier:
 
 
 def freeze_in_parts(run: Run, network: Network) -> FrozenClassifier:
-    """Load the fine-tuned classifier of `run`, and build the fast form of its backbone.
+    """Load the fine-tuned classifier of `run`, and build the fast form of the classifier's backbone.
 
     `network` is the network of `run`, before fine-tuning. Errors: see `take_apart`.
     """

@@ -185,8 +185,9 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
     Some arguments are dataclasses. `configs` maps the name of each such argument to its dataclass. `values` has one
     item for each field of the dataclass. These items become one instance of the dataclass. All other items stay as they
-    are. A field may have the name of another argument, such as a path that is given without a flag. The field then
-    gets the value of this argument. Raises OptionError if the field's option gives another path.
+    are. A field may have the same name as another item, such as a path that the user gives without a flag. Then the
+    field gets the value of the other item. Raises OptionError if the user also gave the field's option, with another
+    path.
     """
     arguments = dict(values)
     for name, config in configs.items():

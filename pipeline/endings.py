@@ -41,9 +41,10 @@ class Ending(NamedTuple):
 
 
 def ending(error: BaseException, kept: str) -> Ending:
-    """Return how a command ends that was stopped by `error`. An error that the user can't fix is raised: it is a bug.
+    """Return how a command ends after `error` stopped the command.
 
-    `kept` says which work is not lost after an interrupt.
+    `kept` says which work is not lost after an interrupt. An error that the user can't fix is a bug, and is
+    raised again.
     """
     stop = asked_to_stop(error)
     if stop and not _came_after_interrupt(error):
@@ -53,10 +54,10 @@ def ending(error: BaseException, kept: str) -> Ending:
 
 
 def _came_after_interrupt(error: BaseException) -> bool:
-    """Whether `error` was raised while an interrupt ended the command, as when its finished work could not be written.
+    """Whether `error` was raised after an interrupt, for example because the finished work could not be written.
 
-    Such an error has the interrupt as its context. An error that a library raises in place of the interrupt has it as
-    its cause, or has no link to it.
+    Such an error has the interrupt as its context. A library may also raise an error in place of the interrupt. The
+    interrupt is then the cause of this error, or its suppressed context (`from None`), or has no link to it.
     """
     cause, context = error.__cause__, error.__context__
     if isinstance(error, KeyboardInterrupt):

@@ -256,7 +256,8 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If `--bits 16` and `config.bits` give the same pixels for all scanned images, the networks use `--bits 16`.
+    If `config.bits` is `folder`, it becomes a number; see `bits_by_folder`. Then, whatever its value, it becomes 16 if
+    that changes no pixels of the scanned images.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)

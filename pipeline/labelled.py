@@ -28,9 +28,9 @@ class LabelledFeatures:
         return len(self.labels)
 
     def at(self, cuts: Sequence[Cut]) -> LabelledFeatures:
-        """Select the columns of `cuts`, side by side, for all examples.
+        """Return the same examples with only the columns of `cuts`, in the order of `cuts`.
 
-        The columns of a single cut, and features on disk, are not copied.
+        Features are copied only if they are in memory and there are several cuts.
         """
         selected = [self.columns[cut] for cut in cuts]
         numbers = [list(self.columns).index(cut) for cut in cuts]

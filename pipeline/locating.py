@@ -117,15 +117,18 @@ def _candidates(
 ) -> Iterator[tuple[str, FeatureConfig]]:
     """Yield weights that may be the weights of a run, the likeliest first.
 
-    Each item is a pair: a text that names the weights, and a copy of `own` with these weights. For the text, see
-    `_with_files`.
+    `own` are the run's settings, or other settings that need the same weights. `digest` is the digest of the run's
+    weights. Each item is a pair: a text that names the weights, in the form that `_with_files` takes, and a copy of
+    `own` with these weights.
 
     If `places` names weights, only these weights are yielded. If `places` names none, the weights come from these
     sources, in this order:
 
-    - `own`, if its weights files exist.
-    - The environment variable `HEADSTART_WEIGHTS`.
-    - The files that were used with `store` before, if they had the digest `digest` at that time.
+    - The weights that `own` names, if their files exist.
+    - The environment variable `HEADSTART_WEIGHTS`, if it is set.
+    - The files of weights with the digest `digest` that were used with `store` before, if they are unchanged.
+
+    From the last two sources, a file for another kind of network is left out.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)

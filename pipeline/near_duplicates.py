@@ -29,9 +29,9 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
     """Find the images of val and test that have a near-duplicate in an earlier split.
 
     The splits are ordered train, val, test. Two images are near-duplicates if their whitened features have a cosine of
-    at least `similarity`, and their pixels agree; see `agreeing`. If an image has several, only the one whose pixels
-    agree most is returned. The result is sorted by cosine, the highest first. Images that have no features are left
-    out. Pairs of equal files are also left out. Raises StoreError if a shard is damaged.
+    at least `similarity`, and their pixels agree; see `agreeing`. If an image has several near-duplicates,
+    only the one whose pixels agree most is returned. The result is sorted by cosine, the highest first. Images that
+    have no features are left out. Pairs of equal files are also left out. Raises StoreError if a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]

@@ -54,7 +54,7 @@ class Backbone:
         return cut_places(self.name, self.model) if self.known_indices is None else self.known_indices
 
     def cuts(self) -> list[Cut]:
-        """Return one cut for each key of `shapes`, from the input to the output. All cuts are averaged over space."""
+        """Return one cut for each key of `shapes`, the nearest to the input first. `Cut.map` is always false."""
         return [Cut(self.name, block) for block in self.shapes]
 
     def layer_index(self, layer: str | int | Cut) -> int:
@@ -139,8 +139,7 @@ class Backbone:
     def features_from(self, tensors: Sequence[Any], from_layer: int, cuts: Sequence[Cut]) -> list[Any]:
         """Return the same result as `features(pixels, cuts)`, but compute it from `tensors`.
 
-        `crossing(from_layer, cuts)` returns the indices of operations. `tensors` holds the outputs of these operations,
-        in the same order.
+        `tensors` holds the outputs of the operations that `crossing(from_layer, cuts)` lists, in the same order.
         """
         from headstart.features.tensorflow import keras
 

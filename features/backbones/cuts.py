@@ -100,8 +100,8 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
     - Without `--cut`, there is one set per backbone: the backbone's last cut. If there are several backbones, one more
       set holds the last cuts of all backbones.
     - If no value of `--cut` contains `all`, each value gives a set: the cuts that the value names; see `chosen_cuts`.
-      A value may contain a name without a backbone, such as `mixed8` in place of `backbone/mixed8`. The set of this
-      value also has the last cut of each backbone in which the value names no cut.
+      If a name in a value has no backbone, such as `mixed8` in place of `backbone/mixed8`, the value's set has more
+      cuts: the last cut of each backbone in which the value names no cut.
     - If a value of `--cut` contains `all`, each single cut of all values is a set of its own. The search may join
       sets only in this case.
     """

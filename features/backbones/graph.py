@@ -135,7 +135,8 @@ def cut_indices(
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
 
-    Keras makes up a name for a layer without one. A made-up name contains a number that differs between processes.
+    Keras makes up a name for a layer without one. A made-up name contains a number that differs between processes,
+    unless `stable` is true.
 
     If `stable` is true, or the last layer of a block has no made-up name, the block has the name of its last layer. For
     any other block, the first rule that applies decides:
@@ -144,6 +145,8 @@ def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     - Made-up names in the block are left out. If the last two of the remaining names have a common start, such as
       `block5`, the block has this start as its name.
     - In all other cases, the name is `block` and the number of the block.
+
+    If an earlier block has the same name, `_` and the index of the block's end are added to the name.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):

@@ -109,12 +109,13 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
     changed. A line on the console says which options are changed.
 
     If the user set the weights, or the backbone is a `.keras` file, only the rescaling may be changed; see
-    `_with_used_rescaling`. In all other cases, the first rule that applies decides:
+    `_with_used_rescaling`. Otherwise, the first of these rules that applies decides:
 
     - The ImageNet weights, which are the default, stay if they are on this machine or were used with `store`.
-    - If exactly one entry of `used.json` for the backbone can be used, its weights are taken; see `_with_only`.
+    - If exactly one entry of `used.json` for the backbone can be used, its weights and rescaling are taken; see
+      `_with_only`.
     - If several entries can be used, and `needed` is true, an OptionError lists these entries.
-    - In all other cases, the ImageNet weights stay.
+    - If no rule above applies, the ImageNet weights stay.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -186,7 +187,7 @@ def _with_only(
 
 
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
-    """Return `config` with the rescaling that was used in `store` together with the weights file of `config`.
+    """Return `config` with the rescaling that was used in `store` for the weights file of `config`.
 
     `known` holds the entries of `used.json` for the backbone of `config`. If the weights file was not used in `store`,
     or was used with several rescalings, return `config` unchanged.

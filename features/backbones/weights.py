@@ -37,13 +37,13 @@ def build_backbone(
 
     Args:
         name: a name in `zoo.BACKBONES`, or the path of a `.keras` file; see `load_own`.
-        weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file. A `.keras` file has its own
-            weights, and takes only the default.
+        weights: `imagenet`, `random`, or the path of a `.weights.h5` or `_notop.h5` file. A `.keras` file
+            has its own weights, so only the default `imagenet` is allowed with it.
         rescale: a key of `RESCALINGS`, or `auto` for the key of the ImageNet weights. A `.keras` file needs a key.
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         weights_seed: the seed of random weights.
-        known: facts about networks that were built before. With them, the Keras model is built when it is first used.
+        known: facts about networks that were built before. A network that is in `known` is built at its first use.
         tokens: what stands for an image's tokens, [N, D]: `mean` is the tokens' mean, and `first` is the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """

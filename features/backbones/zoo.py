@@ -70,7 +70,11 @@ _PLAIN = {"include_preprocessing": False}
 
 
 def _family(builder: str, sizes: Mapping[str, int], rescaling: str, **options: Any) -> dict[str, BackboneSpec]:
-    """Return the specs of a family of networks. `sizes` maps a suffix of `builder`, such as `B0`, to an image size."""
+    """Return the specs of a family of networks, by the names of the networks.
+
+    `builder` is the name of the family in Keras, such as `EfficientNet`. `sizes` has a key for each network: the suffix
+    that follows `builder`, such as `B0`. The value is the size of the images.
+    """
     name = {"EfficientNet": "efficientnet_", "EfficientNetV2": "efficientnet_v2_", "ConvNeXt": "convnext_"}[builder]
     return {
         f"{name}{suffix.lower()}": BackboneSpec(f"{builder}{suffix}", size, rescaling, **options)

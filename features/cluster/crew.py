@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if `count`, the number of usable slots, is 0 for a minute, or is 0 after a refusal."""
+        """Raise a HeadstartError if `count`, the usable slots, is 0: at once after a refusal, else after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -154,7 +154,7 @@ class Crew:
         """Wait at most `timeout` seconds for answers. For each ended job, yield (member, key of the job, result).
 
         Jobs of an earlier task are left out. For a member that died or was refused, yield (member, None, None). If a
-        step has ended, begin the member's next step. Errors that are not the node's fault are raised.
+        member's step has ended, begin its next step; see `Member`. Errors that are not the node's fault are raised.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -275,7 +275,7 @@ class Crew:
                     member.take_step("build", self._reference.batch_sizes)
 
     def refuse(self, member: Member, reason: str, slot_alone: bool = False) -> None:
-        """Kill a member, and print why. Close its node to new workers or, if `slot_alone`, only its slot."""
+        """Kill `member`, print `reason`, and close its node to new workers. With `slot_alone`, close only its slot."""
         self._tell_refused(member, reason, slot_alone)
         self.lose(member)  # other workers of the node stay: each of them meets the fault by itself
 

@@ -67,7 +67,11 @@ class Cluster:
         return partial(inspect_by, crew) if crew.is_elsewhere() else None
 
     def prepare(self) -> None:
-        """Wait at most two minutes until a worker has saved the facts of the networks in the store; see `cluster`."""
+        """Wait at most two minutes for a worker that saves facts about the networks in the store; see `FactsTask`.
+
+        If no worker does this (see `cluster`), or if it fails, the wait ends early. The time for connecting to the
+        cluster is not counted.
+        """
         self.begun().prepared(_PREPARED_SECONDS)
 
     def extract(
@@ -228,9 +232,10 @@ def _extracted(
 
 
 def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
-    """Return the work of each node, by the node's name.
+    """Return the work of each node, by the node's name. `work` has the work of each worker.
 
-    The workers of a node run at the same time. So the speed of a node is the sum of its workers' speeds.
+    The workers of a node run at the same time. So the speed of a node is the sum of its workers' speeds. The seconds
+    of a node are its images, divided by this speed.
     """
     nodes: dict[str, NodeWork] = {}
     for name in sorted({member.name for member in work}):

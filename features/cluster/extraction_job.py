@@ -265,7 +265,7 @@ def absolute(images: Images) -> Images:
 
 
 def absolute_settings(config: FeatureConfig, extraction: ExtractionConfig) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Return both settings for a worker, with absolute paths and without a scratch folder.
+    """Return `config` and `extraction` for a worker: with absolute paths, and without a scratch folder.
 
     A worker has another current folder, and may lack the scratch folder.
     """

@@ -70,11 +70,10 @@ class Reference:
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
-        If workers find the batch size by trials, one worker with a GPU makes the trials. Other workers with GPUs wait
-        for the batch size, for two minutes at most.
+        For each worker with a GPU that is building its network, `building` has the seconds since the build began.
 
-        Some workers with GPUs may be building their networks now. For each of these workers, `building` has the seconds
-        since the build began.
+        If workers find the batch size by trials, one worker with a GPU makes the trials. Another worker with a GPU may
+        build when the batch size is known, or when each number in `building` is over 120.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)

@@ -130,14 +130,14 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return `found` with the paths in `files`, and the positions of the files that the worker could not read.
+    """Return a worker's result with the original paths, and the positions of the files that it could not read.
 
     The positions are int64 [n], ascending. The returned result has no rejects for the files at these positions.
 
     Args:
-        files: the inspected files.
+        files: the original paths of the inspected files.
         sent: the absolute paths of `files`, as the worker got them.
-        found: the worker's result.
+        found: the worker's result, with the paths in `sent`.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = {at for at, one in pairs if one.reason in UNREAD}

@@ -55,8 +55,8 @@ class Sharing:
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.
-        window: limits the number of results that `in_order` holds back. The first item of a new unit is one of the next
-            `window` items that `in_order` has not yielded yet. None means no limit.
+        window: a new unit must begin within the next `window` items that `in_order` has not yielded yet. This limits
+            the number of results that `in_order` holds back. None means no limit.
     """
 
     crew: Crew
@@ -104,7 +104,7 @@ class Sharing:
     def in_order(self) -> Iterator[Piece]:
         """Do the same as `run`, but yield the units in the order of their items.
 
-        The function in the field `unread` must return no positions.
+        `unread` must always return an empty sequence, because a second try would break the order.
         """
         held: dict[int, Piece] = {}
         for piece in self.run():
@@ -147,9 +147,9 @@ class Sharing:
         return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
 
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
-        """Process the result of a unit, and yield the unit if it is done.
+        """Process an answer of `member`: the result of a unit. Yield the unit if it is done.
 
-        If the member died or was refused, `unit` or `result` is None, and the member's units are taken back.
+        For a member that died or was refused, `unit` and `result` are None. All units of this member are taken back.
         """
         if unit is None or result is None:
             self._lost(member)

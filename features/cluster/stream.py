@@ -159,7 +159,7 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early. This call may come before the unit. The features extracted so far are written."""
+        """End a unit early, or as soon as it comes. The features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -206,11 +206,11 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield their numbers in the stream, int64 [n].
 
-        At most 64 numbers are yielded at a time. Images that have features are left out. The
-        iterator ends as soon as no unit is in the queue. It does not wait for the next unit, because TensorFlow runs it
-        in the thread that also decodes.
+        At most 64 numbers are yielded at a time. Images that have features are left out. The iterator ends as soon as
+        no unit is in the queue. To wait for the next unit would stop the decoding, because TensorFlow runs the iterator
+        in the same thread.
         """
         try:
             while unit:
@@ -246,10 +246,10 @@ class UnitStream:
         return unit
 
     def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
-        """Collect the features of the images that have these `numbers` in the stream.
+        """Collect `features`, which are the features of the images with these `numbers` in the stream.
 
-        Features are left out if the image's file has changed since the scan. Write all collected features if a
-        unit ends, or if `ShardWriter.add` returns true.
+        If an image's file has changed since the scan, its features are left out. All collected features are written if
+        a unit is done, or if `ShardWriter.add` returns true.
         """
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
@@ -264,9 +264,9 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count the images of the stream that have numbers below `after`, and are not counted yet, as tried.
+        """Add the next images of the stream, up to the number `after` - 1, to the counts of their units.
 
-        Of these images, those with a number in `extracted` count as extracted, and the others as undecoded.
+        An image whose number is in `extracted` counts as extracted. Any other image counts as undecoded.
         """
         done = set(extracted.tolist())
         for number in range(self._passed, after):
@@ -279,9 +279,9 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Take out the begun units whose images all have numbers below `after` in the stream.
+        """Remove units from `_begun`: all whose last image has a number below `after` in the stream.
 
-        Return a function that ends these units. The `ShardWriter` calls it when their features are on disk.
+        Return a function that ends the removed units. The `ShardWriter` calls it when their features are on disk.
         """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:

@@ -41,8 +41,10 @@ class Units(Generic[Worker]):
     a pause. If a worker takes longer for its unit than an idle worker would need, the idle worker gets the same unit.
     So a slow worker does not delay the end.
 
-    When three workers have died with a unit of several images, the unit is halved. When three workers have died with a
-    unit of one image, the image is given up. In this class, the place of a worker is its node.
+    When three workers have died with a unit of several images, the unit is halved. A half of several images is halved
+    at the next death. When three workers have died with a unit of one image, the image is given up.
+
+    `place` always means the node of a worker.
     """
 
     def __init__(self, images: int, largest: int = _LARGEST_UNIT) -> None:
@@ -85,11 +87,13 @@ class Units(Generic[Worker]):
         - if `worker` has no unit: the unit of a slow worker. A worker is slow if it has had a unit for longer than
           `worker` would need for the same unit. Both workers then have this unit.
 
-        `worker` gets no second unit in two cases:
+        `worker` may have one unit already, and get a second one. There are three rules for this:
 
-        - Another worker also has the first unit of `worker`.
-        - A worker has died with the first or the second unit. If `worker` dies too, it must be clear which unit was the
-          cause.
+        - If another worker has the first unit, too, there is no second unit.
+        - If another worker has died with the first unit, there is no second unit.
+        - A unit with which another worker has died can't be the second unit.
+
+        So if `worker` dies, too, it is clear which unit was the cause.
 
         Args:
             now: the present time in seconds, on a clock that never goes back.
@@ -152,14 +156,13 @@ class Units(Generic[Worker]):
         return others
 
     def die(self, worker: Worker, place: Hashable = None) -> bool:
-        """Record that `worker` has died. Return whether an earlier worker died with one of the same units.
+        """Record that `worker` has died. Return whether another worker had already died with one of its units.
 
-        `place` is the node of `worker`. There are three cases for a unit of `worker`:
+        `place` is the node of `worker`. What happens to a unit of `worker` depends on other workers:
 
-        - Another worker still has the unit: the unit stays with this other worker.
-        - No other worker has the unit, and three workers have died with it: the unit is halved or given up, as `Units`
-          says.
-        - No other worker has the unit, and fewer workers have died with it: the unit is given out again.
+        - If another worker still has the unit, the unit stays with this other worker.
+        - Else, if three workers have died with the unit, it is halved or given up, as `Units` says.
+        - Else, the unit is given out again.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

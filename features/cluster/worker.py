@@ -77,8 +77,8 @@ class Job(Protocol):
     def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
 
-        `backwards` is true if another worker has the same unit and begins with the first items. This job may then begin
-        with the last items.
+        `backwards` is true if another worker has the same unit, and begins with the first items. This worker may then
+        begin with the last items, so that the two meet in the middle.
         """
 
     def tell(self, unit: int) -> int:
@@ -133,8 +133,8 @@ class Worker:
     def prepare(self, task: Task) -> Any:
         """Do a task that has no units: make its job, and return the result of the job's method `meet`.
 
-        The worker may do another task at the same time. The job of the next task whose `takes_network` is true may take
-        over the networks that this job has built.
+        The worker may do another task at the same time. The job made here may build networks for a later task. It is
+        offered as `before` to the next task whose `takes_network` is true; see `Task.job`.
         """
         self._starting.join()
         with self._preparing:

@@ -165,10 +165,11 @@ def folded_backbone(backbone: Backbone) -> Backbone:
 def traced(
     backbone: Backbone, cuts: Sequence[Cut], batch_size: int | None = None, compiled: bool = True
 ) -> Callable[[tf.Tensor], list[tf.Tensor]]:
-    """Trace a folded network into a TensorFlow function that maps uint8 [B, H, W, 3] to a list of tensors.
+    """Trace a network into a TensorFlow function that maps uint8 [B, H, W, 3] to a list of tensors.
 
-    The list holds the features at each cut: float32 [B, D], or [B, h, w, D] for a map. B is `batch_size`. If
-    `batch_size` is None, B is any number. On a GPU, XLA compiles the function, unless `compiled` is False.
+    `backbone` comes from `folded_backbone`. The list holds the features at each cut: float32 [B, h, w, D] if the cut
+    is a map, and float32 [B, D] if not. B is `batch_size`. If `batch_size` is None, B is any number. On a GPU, XLA
+    compiles the function, unless `compiled` is False.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8")
     return traced_model(keras.Model(pixels, backbone.features(pixels, cuts)), batch_size, compiled)

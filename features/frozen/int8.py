@@ -134,12 +134,14 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compare the features of two networks on the same images. Return two figures per cut name.
+    """Compare the features of `reduced` with the features of `plain`, for the same images at the same cuts.
 
-    `pixels` is uint8 [n, size, size, 3]. For fewer than 3 images the result is empty.
+    `pixels`, uint8 [n, size, size, 3], has the images. Returns a dict from the name of each cut to two figures. For
+    fewer than 3 images, the dict is empty.
 
-    `relative_error` is the mean of norm(plain - reduced) / norm(plain). `neighbours_kept` is the fraction of images
-    that have the same nearest neighbour with both networks.
+    - `relative_error`: the mean over the images of norm(p - r) / norm(p). Here, p and r are the features of an image by
+      `plain` and by `reduced`.
+    - `neighbours_kept`: the fraction of images whose nearest neighbour among the images is the same by both networks.
     """
     if len(pixels) < 3:  # of two images, each is always the other's neighbour
         return {}

@@ -41,9 +41,10 @@ class KeptNetwork:
 
     @classmethod
     def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
-        """Return the place of the network that `fields` identify, for this version of headstart and of OpenVINO.
+        """Return the place of a network in the store at `root`.
 
-        `name` is the name of a backbone, or `classifier`.
+        `name` is the name of a backbone, or `classifier`. `fields` holds everything else that decides the fast form,
+        except two versions: the version of OpenVINO, and `_VERSION`. This function adds them.
         """
         identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
         return cls(root, name, json.loads(json.dumps(identity)))  # JSON turns tuples into lists, as in `identity.json`
@@ -65,8 +66,8 @@ class KeptNetwork:
     def write(self, model: Any) -> None:
         """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
 
-        Networks that another version of headstart or OpenVINO has kept are removed. Of the kept networks with the same
-        name, only the latest eight stay.
+        Before that, two kinds of kept networks are removed: networks of another version of headstart, and networks of
+        another version of OpenVINO. Of all kept networks with the name of this one, only the latest eight stay.
         """
         if not self.root.is_dir():
             return

@@ -154,13 +154,14 @@ def load_networks(
 ) -> list[Network]:
     """Load one network for each backbone that `config` names.
 
-    If `known` has the facts of a backbone, its model is built only when the model is needed. If `config` asks for
-    `tokens` other than `mean`, and no network yields tokens, an OptionError is raised. For other errors, see
-    `chosen_cuts`, `resolve_precision` and `build_backbone`.
+    Raises OptionError if `config` asks for `tokens` other than `mean`, and no network yields tokens. For other errors,
+    see `chosen_cuts`, `resolve_precision` and `build_backbone`.
 
-    `digest_of` returns the digest of the weights of a backbone that is not a `.keras` file. The function takes three
-    arguments: the name of the backbone, the value of `--weights` for this backbone, and the seed of random weights. If
-    `digest_of` is given, the weights of such backbones are not read, and their networks can only make fingerprints.
+    Args:
+        known: facts about backbones. If it has the facts of a backbone, the Keras model is built at its first use.
+        digest_of: returns the digest of a backbone's weights. It takes three arguments: the name of the backbone, its
+            value of `--weights`, and the seed of random weights. With `digest_of`, no weights are read, and the
+            networks can only make fingerprints. `.keras` files are the exception: they are loaded as usual.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     if digest_of is None:

@@ -57,7 +57,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
 
 
 def stored_verdict(store: Path) -> Verdict | None:
-    """Return the verdict that `store` keeps; None if there is none yet. A damaged file raises a StoreError."""
+    """Return what `--precision auto` means in `store`; None if undecided. A damaged file raises a StoreError."""
     file = _file(store)
     try:
         content = read_json(file)

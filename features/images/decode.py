@@ -1,8 +1,8 @@
 """Conversion of one file's bytes to pixels: decode, resize, turn upright. For many files, see `images.batches`.
 
 Caching, fine-tuning and predicting all use this code, so that they see the same pixels. TensorFlow decodes JPEG and
-PNG. Pillow decodes all other formats, files that TensorFlow can't decode, and PNGs with 16-bit samples that use fewer
-bits. See decision 15 in ARCHITECTURE.md.
+PNG, with two exceptions: files that TensorFlow can't decode, and PNGs whose 16-bit samples use fewer than 16 bits.
+Pillow decodes these files and all other formats. See decision 15 in ARCHITECTURE.md.
 """
 
 from collections.abc import Callable

@@ -48,9 +48,9 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode a file with 16-bit samples. Return an image with 8-bit samples.
 
-    `data` holds the bytes of the file, and `bits` is 8 to 16. A colour sample is scaled as a number of `bits` bits, and
-    becomes 255 if it needs more bits. An alpha sample is scaled as a number of b bits. Here b is the larger of two
-    numbers: `bits`, and the bit length of the largest alpha in the image.
+    `data` holds the bytes of the file, and `bits` is 8 to 16. A colour sample is shifted right by `bits` - 8 bits. If
+    the result is over 255, it becomes 255. An alpha sample is shifted right by b - 8 bits, so that it never exceeds
+    255. Here b is the bit length of the largest alpha in the image, but at least `bits`.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)

@@ -64,7 +64,7 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding
     Return None if neither the suffix of `name` nor `data` shows that the file is an image.
 
     For some files, the orientation and the bits in use are found only by decoding the pixels. If `decoding` is false,
-    no pixels are decoded, and the header always has the orientation 1 and 0 bits; see `completed`.
+    no pixels are decoded. In the header, `orientation` is then 1, and `bits` is 0. `completed` finds the true values.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -104,9 +104,9 @@ def _inspect_page(data: bytes, page: Page, pages: int, max_pixels: int) -> Heade
 
 
 def completed(data: bytes, header: Header) -> Header:
-    """Return `header` with the orientation and the bits in use. This may decode all pixels of the image.
+    """Return `header` with its fields `orientation` and `bits` filled in. This may decode all pixels of the image.
 
-    `header` was returned by `inspect_bytes` for a file with the bytes `data`, without `decoding`.
+    `data` holds the bytes of the file. `header` is the result of `inspect_bytes` for `data`, with `decoding` false.
     """
     with open_image(data, header.format) as image:
         return _completed(header, image, data)
@@ -208,7 +208,7 @@ def _tile_pixels(image: Image.Image) -> int:
 
 
 def _bits(image: ImageFile.ImageFile, data: bytes, first: int | None) -> int:
-    """Return the result of `used_bits`, or 16 if the pixels can't be decoded. The decoder reports the reason later."""
+    """Return the result of `used_bits`. If the pixels can't be decoded, return 16; a later step reports the damage."""
     with _decoding:
         try:
             return used_bits(image, data, first)
@@ -240,9 +240,10 @@ class _Watched(PageStream):
 
 
 def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
-    """Return the fault of a file whose header Pillow could not read. `format` is the file's format.
+    """Return the fault of a file, or of a page of a TIFF, whose header Pillow could not read.
 
-    For `first`, see `open_image`.
+    `data` holds the bytes of the file, and `format` is its format. For a page after the first, `first` is the offset of
+    the page's directory; see `open_image`.
     """
     watched = _Watched(without_texts(data), first)
     said = "can't be read"

@@ -181,10 +181,10 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield the path of each image's file. `page`, [N], holds the page number of each image.
+    """Yield the path of each image's file: the path of the image, without the number of the page at its end.
 
-    `paths`, uint8 [bytes], holds the `ImageFile.path` of each image, separated by zeros. Raises ValueError if there
-    are not N paths.
+    `paths`, uint8 [bytes], holds the paths of N images (`ImageFile.path`), separated by zeros. `page`, [N], holds their
+    page numbers. The path of a first page has no number. Raises ValueError if there are not N paths.
     """
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
@@ -199,9 +199,9 @@ def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
 
 
 def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `array`. Raise a ValueError if its dtype is not of the type `kind`, or its shape is not `shape`.
+    """Return `array` unchanged. Raise a ValueError if its dtype is no subtype of `kind`, or its shape is not `shape`.
 
-    In `shape`, -1 stands for any size.
+    `kind` is a NumPy type, such as `np.integer`. In `shape`, -1 stands for any size.
     """
     fits = len(array.shape) == len(shape) and all(
         want in (-1, has) for has, want in zip(array.shape, shape, strict=True)

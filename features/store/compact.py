@@ -44,11 +44,11 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store of more than `MANY_SHARDS` shards, unless that disturbs another process.
 
-    If at least `MANY_SHARDS` of the shards are large, only the small shards are counted. Nothing is done while
-    another process has a claim on the store. Compaction ends early in three cases. First, another process makes a
-    claim. Second, replaced shards take half of the disk's free space. Third, the time is over: one minute or a tenth
-    of `extraction_seconds`, whichever is longer. A later call continues the compaction. If a shard is damaged or
-    can't be written, a message is printed, and no error is raised.
+    A shard is small if it has at most half of `large` bytes. If at least `MANY_SHARDS` shards are not small, only the
+    small shards are counted. Nothing is done while another process has a claim on the store. Compaction ends early in
+    three cases. First, another process makes a claim. Second, replaced shards take half of the disk's free space.
+    Third, the time is over: one minute or a tenth of `extraction_seconds`, whichever is longer. A later call continues
+    the compaction. If a shard is damaged or can't be written, a message is printed, and no error is raised.
     """
     try:
         small = _small_shards(store, large)

@@ -28,7 +28,7 @@ class Slab:
     def read(self, form: ShardFormat) -> np.ndarray:
         """Read the features of the slab's rows, [n, *shape] in the stored dtype.
 
-        Raises StoreError if the shard has other digests in these rows. Other errors: see `shards.read_digests`.
+        Raises StoreError if the rows hold other digests than `digests`. Other errors: see `shards.read_digests`.
         """
         first, stop = int(self.rows[0]), int(self.rows[-1]) + 1
         digests, features = read_rows(self.shard, form, first, stop)
@@ -51,8 +51,8 @@ class Entries(NamedTuple):
 class Segment:
     """The sorted digests of some shards, with the shard and the row of each digest.
 
-    A shard of a segment is in use or not. Only digests in shards that are in use are found. A segment is in memory or
-    mapped from disk. Entries that are mapped from disk are not trusted: each of them is checked when it is looked up.
+    Each shard is in use or not; see `in_use`. Only digests in shards that are in use are found. A segment is in memory
+    or mapped from disk. Entries that are mapped from disk are not trusted: each is checked when it is looked up.
     """
 
     names: Sequence[str]  # of the shards; their positions here are the numbers in `entries`
@@ -179,7 +179,7 @@ def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Ent
 
 
 def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
-    """Return two things about the shards in use: their names, and their numbers of digests (int64 [shards])."""
+    """Return the names of the shards in use, and the number of digests in each of these shards, int64 [shards]."""
     names = [name for segment in segments for name, used in zip(segment.names, segment.in_use, strict=True) if used]
     return names, np.concatenate([np.empty(0, np.int64), *(segment.lengths[segment.in_use] for segment in segments)])
 

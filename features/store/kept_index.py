@@ -1,4 +1,6 @@
-"""The kept index: the index of a large store on disk. A process maps it into memory, and reads only new shards.
+"""The kept index: files that hold the index of a large store.
+
+A process maps these files into memory. Then it reads digests only from shards that the kept index lacks.
 
 The index has several segments, each in its own folder. The files of a segment never change. New shards make a new
 segment. Short segments are merged: a new segment replaces them. Long segments are seldom replaced.
@@ -48,8 +50,8 @@ def index_folders(entries: Iterable[str]) -> frozenset[str]:
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
     """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of `shards`.
 
-    Segments may be damaged, for example in a store from elsewhere. Damaged segments are ignored. Nothing is lost,
-    because the shards hold the same digests.
+    A segment of the index may be damaged, for example in a store from elsewhere. A damaged segment is ignored. Nothing
+    is lost, because the shards hold the same digests.
     """
     for _ in range(_TRIES):
         places = _current(folder)
@@ -152,8 +154,8 @@ def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     `segments` must be sorted by `size`, the largest first. A segment is worn if at least half of its digests are in
     shards that are not in use. No worn segment stays.
 
-    A segment that is not worn stays if two conditions hold. First, it is more than twice as large as all worn segments
-    and all smaller segments together. Second, all larger segments that are not worn stay, too.
+    The other segments are checked in order. A segment stays if it is more than twice as large as the sum of two things:
+    all worn segments, and all later segments that are not worn. After the first segment that fails, none stays.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
@@ -210,7 +212,10 @@ class IndexCheck:
         self._wrong: set[Path] = set()
 
     def compare(self, shard: str, digests: np.ndarray) -> None:
-        """Compare the kept index with one shard, given by its name `shard` and its `digests`, `DIGEST` [n]."""
+        """Compare the kept index with the shard whose name is `shard`; see `faults` for the result.
+
+        `digests` are the digests in the shard, `DIGEST` [n].
+        """
         for place, segment in self._segments.items():
             if segment and shard in segment.numbers and place not in self._wrong and not segment.agrees(shard, digests):
                 self._wrong.add(place)
@@ -237,9 +242,9 @@ def _counts_fit(segment: Segment) -> bool:
 
 
 def read_segment(place: Path) -> Segment | None:
-    """Map the segment in the folder `place` into memory. If its files are damaged, return None.
+    """Map the segment in the folder `place` into memory. If the segment is damaged, return None.
 
-    Whether the entries are right is not checked. A link to a folder counts as damaged.
+    If `place` is a link to a folder, return None, too. Whether the entries are right is not checked.
     """
     if not _is_folder(place):
         return None

@@ -50,7 +50,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """While the context is open, turn an OSError that forbids writing into a StoreError. It names the store `root`."""
+    """While the context is open, turn an OSError that forbids writing into a StoreError that names `root`."""
     try:
         yield
     except OSError as error:

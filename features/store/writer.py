@@ -79,8 +79,11 @@ class ShardWriter(Generic[Key]):
     ) -> None:
         """Prepare to collect the features of `digests`.
 
-        `expected` is the number of images that all processes together will extract. If `expected` is large, shards are
-        larger. If `part` is true, `digests` are one of many parts of a set, and `keep_shards_small` changes nothing.
+        `expected` is the number of images that all processes together will extract. Shards are larger
+        if `expected`, or the number of images that lack features, is large; see `shard_size`.
+
+        `part` says whether `digests` are one of many parts of the images to extract. If so, `keep_shards_small` has no
+        effect.
         """
         raw = raw_digests(digests)
         self._parts = {
@@ -180,9 +183,10 @@ class ShardWriter(Generic[Key]):
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards, in a thread. The thread calls `then` when the shards are on disk.
 
-        If the thread is still writing earlier features, the collected features are written next. But if the collected
-        features fill a large shard, this method waits for the thread first. An error of the thread is raised here or by
-        `wait`. `then` is not called in this case.
+        If the thread is still writing earlier features, this method usually returns at once, and the thread writes the
+        collected features next. There is one exception: if the collected features fill a large shard, this method
+        waits for the thread first. An error of the thread is raised here or by `wait`. After an error, `then` is not
+        called.
         """
         with self._lock:
             self._since = time.monotonic()
@@ -208,10 +212,12 @@ class ShardWriter(Generic[Key]):
             return [part.taken() for part in self._parts.values()]
 
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
-        """Write `shards`, and call each function in `then`.
+        """Write `shards`, and then call each function in `then`.
 
-        Then go on with the features that were collected meanwhile, if `write` was called meanwhile. After a call of
-        `keep_shards_small`, also go on if these features fill a small shard.
+        Features that were collected meanwhile are written next, as new shards, in two cases:
+
+        - `write` was called meanwhile. The functions that it got are called when the new shards are on disk.
+        - `keep_shards_small` was called, and the features fill a small shard.
         """
         try:
             while True:

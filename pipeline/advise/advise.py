@@ -127,8 +127,8 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
     """Return the accuracy of the chosen network's best cut minus the accuracy of its deepest cut.
 
-    A candidate is one cut of one network. `stores` has the store of each candidate, and `right` has its accuracy.
-    `chosen` is the index of a candidate; its network is the chosen network.
+    A candidate is one cut of one network. `stores` has the store of each candidate, and `right` has the accuracy of
+    each candidate. `chosen` is the index of one candidate. The chosen network is the network of this candidate.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
@@ -142,7 +142,7 @@ def _depth(fingerprint: Fingerprint) -> int:
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether the network of `fingerprint` is in the zoo, and the cut is its last cut, which is the default."""
+    """Return whether `fingerprint` has a network of the zoo, at the network's last cut, which is the default."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 

@@ -89,13 +89,15 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 
 
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
-    """Return the stores that can be judged, and lines of text: a line for each store that lacks too many `examples`.
+    """Return the stores that can be judged, and lines of text about stores that are left out.
 
     A store can be judged if both of these are true:
 
     - It is neither a store of maps nor a store of a view.
-    - The share of `examples` without features is at most `--max-rejects`, and at most a half. Images that can't be
-      decoded have no features.
+    - The share of `examples` that have no features in the store is at most `--max-rejects`, and at most a half. Images
+      that can't be decoded have no features.
+
+    A store gets a line if only the second is false, and the store has features of at least one example.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -127,9 +129,9 @@ def _extracted(
 
 
 def _named(network: str) -> str:
-    """Return the name of the backbone in a value of `--try`. If the value is a `.keras` file, return its absolute path.
+    """Return the backbone that `network`, a value of `--try`, names. For a `.keras` file, return its absolute path.
 
-    `network` is the value. Raises OptionError if the value has several backbones, or an unknown backbone.
+    Raises OptionError if `network` names several backbones or an unknown one.
     """
     (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
     if others:

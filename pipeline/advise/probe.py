@@ -173,7 +173,7 @@ def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
 
 
 def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return the maximal log evidence per image of a linear model.
+    """Return the maximal log evidence of a linear model, divided by the number of images.
 
     Args:
         left: the left singular vectors of the features, [N, R].

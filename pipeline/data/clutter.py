@@ -115,9 +115,10 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Return whether headstart made a folder that holds the files `names` and the subfolders `folders`.
+    """Return whether a folder was made by headstart.
 
-    `folders` are paths. `ours` holds the paths of those subfolders, at any depth, that headstart made.
+    The folder has the files `names`, and the subfolders with the paths `folders`. `ours` holds paths of folders that
+    headstart made. It holds all such paths below this folder.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

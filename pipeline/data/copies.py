@@ -45,9 +45,10 @@ def unit_names(examples: Iterable[Example]) -> list[str]:
 
 
 def united(keys: Iterable[Iterable[Hashable]]) -> list[list[int]]:
-    """Group positions that share a key. Return the positions in each group. `keys` holds the keys of each position.
+    """Group the positions of `keys`: positions that share a key are in one group. Return the positions in each group.
 
-    If position A shares a key with B, and B shares a key with C, all three are in one group.
+    Each element of `keys` holds the keys of one position. If position A shares a key with B, and B shares a key with C,
+    all three are in one group. A position that shares no key is a group of its own.
     """
     first: dict[Hashable, int] = {}
     parents: list[int] = []

@@ -79,7 +79,7 @@ def read_layout(
         paths: the files, relative to the data set, with slashes. Clutter must be left out.
         where: the name of the data set, for messages.
         layout: where the classes are found: as outermost folders (`outer`), as innermost folders (`inner`), in file
-            names such as `cat.0.jpg` (`names`), or nowhere (`none`). `auto` decides by the names.
+            names such as `cat.0.jpg` (`names`), or nowhere (`none`). With `auto`, the names in `paths` decide.
         classes: names of the class folders, at any depth. If empty, `layout` decides.
         empty: folders without files. If one of them lies beside class folders, it is a class without images.
         label_from: a regular expression with a group `label`; see `labels_matched`. If given, folders give splits only.
@@ -240,9 +240,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Enter the only subfolder if it holds nearly all images and is no class. Repeat this in the subfolder.
+        """Return the tree below all wrappers. A wrapper has nearly all images in its only subfolder, which is no class.
 
-        Return the folder where this ends. If `in_split` is False, folders of val and test are not entered.
+        If `in_split` is False, a folder whose only subfolder is a folder of val or test is no wrapper.
         """
         while True:
             folders = images.folders
@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without mask folders. Raise a DataError for a doubtful folder if no option decides."""
+        """Return `images` without mask folders. Raise a DataError if one may be a class, and no option decides."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Return `images` without folders that repeat the folders beside them. Only folder names are compared."""
+        """Leave out each folder whose subfolders have the names of the folders beside it, if these are two or more."""
         folders = images.folders
         repeated = {
             name

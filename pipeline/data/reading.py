@@ -88,7 +88,10 @@ def folder_names(data: Path) -> tuple[Paths, Listing]:
 
 
 def _with_labels(paths: Paths, reading: Reading, ignored: Counter[str], kind: str) -> Files:
-    """Return the files that have a label, or all files if none has one. Add the number left out to `ignored[kind]`."""
+    """Return the files that have a label. If no file has a label, return all files.
+
+    The number of files that are left out is added to `ignored[kind]`.
+    """
     kept = ~Coded.of(reading.labels).is_(None)
     if kept.all() or not reading.class_names:
         return Files(paths, reading, +ignored)
@@ -116,15 +119,14 @@ def read_names(
 ) -> Reading:
     """Find the split, label and group of each file in `names`.
 
-    Raises DataError if the regular expression `config.group` matches no path, or if `labelled` is true and no file has
-    a label. If `read_layout` raises a DataError, `labelled` and `config.label_from` decide what happens. If `labelled`
-    is true or `config.label_from` is set, the error is raised. If not, the files get no labels and no splits. Raises
-    OptionError if `config.group` or `config.label_from` takes seconds on a path.
+    `labelled` says whether labels are needed. If `labelled` is false and `config.label_from` is not set, a DataError of
+    `read_layout` is not raised, and the files get no labels and no splits. In any other case, the error is raised. Also
+    raises DataError if the regular expression `config.group` matches no path, or if `labelled` is true and no file has
+    a label. Raises OptionError if `config.group` or `config.label_from` takes seconds on a path.
 
     Args:
         names: paths relative to the folder or archive `where`, with slashes.
         empty: folders without files, relative to `where`.
-        labelled: whether labels are needed.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)

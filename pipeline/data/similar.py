@@ -204,9 +204,10 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield a pair for each near-duplicate of `image`; see `agreeing`.
+    """Yield a `Pair` for each near-duplicate of `image`; see `agreeing`.
 
-    `around` holds the neighbours of `image`, the nearest first. Row `row` of `near` holds their positions and cosines.
+    `row` is the position of `image` among the images of `agreeing`. Row `row` of `near` has the positions and cosines
+    of the neighbours of `image`. `around` holds these neighbours, the nearest first.
     """
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)

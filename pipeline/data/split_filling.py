@@ -65,10 +65,11 @@ class _Filling:
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
-        """Move a group of a class to a split that has no group of this class. Return whether that was possible.
+        """Move a group with images of a class to a split without such images. Return whether that was possible.
 
-        The moved group may be the last group of another class in its old split. If so, another group of that class is
-        moved to the old split; see `_needed`. This second move may need a third one, and so on.
+        The move may leave the group's old split without any group of some class, although the split should have one. In
+        this case, another group of that class is moved to the old split; see `_needed`. This second move may need a
+        third one, and so on. If no way is found, nothing is moved.
 
         Args:
             pair: the class and the split.
@@ -95,18 +96,15 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return each pair (class, split) whose only group is the group at position `at`.
-
-        Only pairs in `due` are returned; see `fill`.
-        """
+        """Return the pairs of `due` (see `fill`) that have no other group than the one at position `at`."""
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return what it costs to move the group at position `at` to `split`. The cost is a number of images.
+        """Return by how many images the splits are further from `wanted` if the group at position `at` goes to `split`.
 
-        A split deviates from `wanted` by the difference between its number of images and the wanted number, summed over
-        all classes. The cost is the deviation of all splits after the move, minus their deviation before the move.
+        The result is negative if the splits come nearer to `wanted`. A pair (class, split) is as far from `wanted` as
+        its number of images is from the wanted number. The distances of all pairs are added up.
         """
         cost = 0
         for label, count in self._contents[at].items():

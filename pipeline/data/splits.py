@@ -19,10 +19,10 @@ _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are
 
 
 def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
-    """Return the split of each item. All images of a group get the same split.
+    """Return the split of each item. All images of a group get the same split; the last rule has the only exception.
 
-    Equal images count as a group, too. An image in no group counts as a group of its own. These rules decide the split
-    of a group. A later rule takes precedence over an earlier one.
+    Equal images are in the same group. An image without a group is a group of its own. These rules decide the split of
+    a group. A later rule takes precedence over an earlier one.
 
     - Groups are ordered by a hash of `seed` and digest. In each class, the first groups get test, the next groups get
       val, and all other groups get train.
@@ -70,11 +70,14 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return two lists: the split of each item, and lines for a person.
+    """Return two lists: the split of each item, and lines for the user.
 
-    If `takes_val_from_train` is true, items without a split get train or val. If it is false, they get train, val or
-    test. An item keeps the split that it was given, even if other items of its group have another split. `given` are
-    the splits that the data set gives. The lines say how splits were drawn, and count the groups in several splits.
+    `given` holds the names of the splits that the data set gives. If `takes_val_from_train` is true for them, items
+    without a split get train or val. If it is false, such items get train, val or test.
+
+    A split that was given stays, even if other items of the same group have another split. A split that was drawn
+    earlier (see `Item.drawn`) may change, but only if at least one item has no split. The lines say how splits were
+    drawn, and count the groups and images in several splits.
     """
     items = Items.of(items)
     if not (without := items.without_split).any():
@@ -154,7 +157,7 @@ class _Groups:
 
     @classmethod
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
-        """Group items with equal digests or equal groups.
+        """Put items with equal digests, and items with equal `Item.group`, into one group.
 
         If a group has items in test, its items that were given to train (`Item.of_train`) become a separate group.
         """
@@ -200,11 +203,11 @@ class _Groups:
 
 
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """Group `count` positions. Return, for each position, the first position of its group, int64 [count].
+    """Group `count` positions by their keys. Return the first position in the group of each, int64 [count].
 
-    Positions that share a key are in one group. If A shares a key with B, and B with C, all three are in one group.
     `keys` has a pair of arrays [count] for each kind of key. The first array, int, holds the key of each position. The
-    second array, bool, tells which positions have a key.
+    second array, bool, tells which positions have a key of this kind. Positions that share a key are in one group. If A
+    shares a key with B, and B with C, all three are in one group.
     """
     roots = np.arange(count)
     while True:
@@ -219,10 +222,13 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Return the split for a group: test if it needs the group, else val if it needs the group, else train.
+    """Return the split for a group: test if test needs the group, else val if val needs the group, else train.
 
-    A split needs a group if it lacks at least half of the group's images. `content` maps each label to the number of
-    the group's images. `wanted` holds the number of images that val and test lack. The function updates `wanted`.
+    `content` maps each label to the number of images with this label in the group. `wanted` maps each pair (label,
+    split) to the number of images with this label that the split still lacks.
+
+    A split needs a group if it lacks at least half of the group's images. If the result is test or val, the group's
+    images are subtracted from `wanted`.
     """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
@@ -247,10 +253,11 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return the wanted number of different images for each pair (class, split). The splits are val and test.
+    """Return how many different images val and test should have of each class: a number for each pair (class, split).
 
-    Train keeps at least one image of each class. `sizes` maps each class to its number of different images. `groups`
-    maps each class to its number of groups.
+    `sizes` maps each class to its number of different images. `groups` maps each class to its number of groups.
+    `fractions` maps each split to its fraction of the images. The numbers leave at least one image and one group of
+    each class to train.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():

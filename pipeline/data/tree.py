@@ -114,15 +114,15 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Yield each folder that may hold masks of the images in the folders beside it.
 
-    Each result has three items: the path of the folder, the tree of its parent, and whether the folder certainly holds
-    masks. `above` is the path of `images`.
+    The tree `images` is searched at all depths; `above` is its path. Each result has three items: the path of the mask
+    folder, the tree of its parent, and whether the folder certainly holds masks.
 
-    A folder may hold masks if it has a name such as `masks`, and if a folder beside it is a match: at least 90 % of the
-    file names also occur in the match. Suffixes, and ends such as `_mask`, are ignored. The folder certainly holds
-    masks in two cases:
+    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside it that has no such
+    name, and has at least 90 % of the mask folder's file names. Suffixes, and ends such as `_mask`, are ignored. The
+    mask folder certainly holds masks in two cases:
 
-    - The name of a match says nothing about the images in it, such as `images`.
-    - There is only one match, and the folder is not flat or not all of its file names are numbers.
+    - A match has a name that could stand for any images, such as `images`; see `says_nothing`.
+    - There is only one match. In addition, the mask folder is not flat, or has a file name that is not a number.
     """
     folders = images.folders
     masks = set()
@@ -177,10 +177,11 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return the place (split, label) of each file in `paths`. `places` lacks the places of files that are no images.
+    """Return `places`, completed by the places of the files that are no images. A place is a pair (split, label).
 
-    `images`, int64 [n], holds the indices in `paths` of the files that are images. A file that is no image gets the
-    place of the images in its folder. If the images in a folder have several places, its other files get no place.
+    `places` has an entry for each file in `paths`: its place or None. `images`, int64 [n], holds the indices in `paths`
+    of the files that are images. A file that is no image gets the place of the images in its folder. If these images
+    have several places or none, the file gets no place.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)

@@ -161,7 +161,7 @@ def _animal(label: int, side: int, rng: np.random.Generator) -> Image.Image:
 
 
 def _box(x: float, y: float, rx: float, ry: float, size: int) -> tuple[float, float, float, float]:
-    """Return the bounding box of an ellipse in pixels. The centre (x, y) and the radii are fractions of `size`."""
+    """Return the bounding box of an ellipse, in pixels. The centre (x, y) and the radii are fractions of `size`."""
     return (x - rx) * size, (y - ry) * size, (x + rx) * size, (y + ry) * size
 
 

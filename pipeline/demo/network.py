@@ -27,7 +27,7 @@ def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
     - Keras can load or download the ImageNet weights of InceptionV3 within `seconds`: the network is InceptionV3.
     - All other cases: the network is EfficientNet-Lite0, because its ImageNet weights come with headstart.
 
-    Raises OptionError if HEADSTART_WEIGHTS asks for random weights.
+    Raises OptionError if HEADSTART_WEIGHTS is `random`.
     """
     weights = os.environ.get("HEADSTART_WEIGHTS") or "imagenet"
     if weights == "random":

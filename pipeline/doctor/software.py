@@ -12,7 +12,7 @@ _SHOWN = ("headstart", "tensorflow", "keras", "numpy", "h5py", "openvino", "pill
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, the system and the main packages. A package that is missing has None."""
+    """Return the versions of Python, the system and the main packages. The version of a missing package is None."""
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     return {"python": platform.python_version(), "system": system, **{name: _version(name) for name in _SHOWN}}
 

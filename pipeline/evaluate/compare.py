@@ -42,10 +42,10 @@ class CompareResult:
 def compare(
     paths: Sequence[Path], split: str = "test", places: Places = Places(), html: Path | None = None
 ) -> CompareResult:
-    """Compare runs by the predictions on `split` that `evaluate` wrote. If `html` is given, write a page to it.
+    """Compare runs by the predictions that `evaluate` wrote for `split`. If `html` is given, write a page to it.
 
-    Like other commands on runs, this one accepts `places`. Here, `places` has no effect, because the predictions are in
-    the runs.
+    `places` is accepted, because other commands on runs accept it. It has no effect, because the predictions are in the
+    runs.
 
     Raises OptionError if there are fewer than two models, if a run is named twice, or if no page can be written to
     `html`. Raises RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same

@@ -41,8 +41,8 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: `examples` and all other examples of the same data, with their features.
-        elsewhere: whether `cached` holds other data than the run's own.
+        cached: all examples of the data that `examples` come from, with features.
+        elsewhere: whether these data are other data than the run's own.
     """
     trained = run.digests("train")
     equal = [one.image.path for one in examples if one.image.digest in trained]

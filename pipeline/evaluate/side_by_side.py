@@ -81,9 +81,8 @@ def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, score
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
     """Return three pieces of HTML: the test of the two best models, a chart of accuracies, a table of all metrics.
 
-    The table also shows the settings in which the runs differ.
-
-    `test` compares the two best models. `scored` is a phrase that names the scored images.
+    `test` compares the two best models. `scored` is a phrase that names the scored images. The table also shows the
+    settings in which the runs differ.
     """
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]

@@ -80,10 +80,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Make sure that the predictions for `taken` overwrite no predictions for other data.
+    """Return `taken`, changed if its predictions would overwrite those for other data.
 
-    If `run` uses the file name of `taken` for other data, return a copy of `taken` with another file name. The field
-    `mark` of the copy makes the file name different. In all other cases, return `taken` itself.
+    If the file of predictions for `taken` already holds predictions for other data, a copy of `taken` is returned. The
+    field `mark` of the copy gives it another file. In all other cases, `taken` itself is returned.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

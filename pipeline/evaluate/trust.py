@@ -73,7 +73,8 @@ def _sets(chances: np.ndarray, labels: np.ndarray, calibration: Calibration, alp
 def abstain_limit(probability: float) -> str:
     """Return `probability` as text, rounded down to four decimals.
 
-    With this text as the value of `--abstain`, `headstart predict` marks no answer of this probability as unsure.
+    The text is a value for `--abstain` of `headstart predict`. With this value, answers with this probability or a
+    higher one are not marked as unsure.
     """
     return f"{math.floor(1e4 * probability) / 1e4:g}"
 

@@ -88,9 +88,9 @@ class Comparison:
     def require_close(self, config: ModelExportConfig) -> None:
         """Raise an ExportError if the export differs too much from the run.
 
-        In float32, no label may change, and no probability may change by over 0.0001, on the pixels that the run itself
-        gets. In any other precision, the accuracy may fall by at most `config.tolerance`, on the pixels that
-        `preprocess.py` makes.
+        In float32, the export gets the same pixels as the run. No label may change, and no probability may
+        change by over 0.0001. In any other precision, the export gets the pixels that `preprocess.py` makes. Its
+        accuracy may be lower than the run's by at most `config.tolerance`.
 
         Also raises an ExportError in these cases:
         - A probability is not finite.

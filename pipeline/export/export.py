@@ -121,7 +121,7 @@ def _write(source: Source, model: Path, config: ModelExportConfig, images: RunIm
 def _compared(
     source: Source, model: Path, config: ModelExportConfig, images: Sequence[ImageFile], labels: np.ndarray
 ) -> Comparison:
-    """Run the export at `model` on `images` in another process, and compare it with the run."""
+    """Run the export at `model` on `images`, in another process. Compare its answers with the run's answers."""
     side, answers, rows = source.images.size, source.answers(), []
     with scratch_folder(model.parent.parent, "measured") as scratch:
         shape = (len(images), side, side, 3)

@@ -140,7 +140,7 @@ def _kept(state: FinetuneState) -> Path:
 
 
 class _Keeper:
-    """Validates the model after each epoch, writes the state to disk, and stops the training; see `Course.stops`.
+    """Validates the model after each epoch, and writes the state to disk. Stops the training if `Course.stops` says so.
 
     Keras's own callbacks `EarlyStopping` and `ModelCheckpoint` are not used, because they forget the best epoch when a
     training is resumed.

@@ -47,10 +47,11 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
-    """Yield all rows that do not have the classifier in the column `model`. They are not changed.
+    """Yield the rows without the predictions of the fine-tuned classifier.
 
-    With `drop_rows`, the other rows are left out. Without `drop_rows`, the other rows are yielded too, and their cells
-    in the columns `model`, `predicted` and `probability` become empty.
+    A row of the classifier has `finetuned` in the column `model`. With `drop_rows`, these rows are left out. Without
+    `drop_rows`, their cells in the columns `model`, `predicted` and `probability` become empty. All other rows are
+    yielded unchanged.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

@@ -56,8 +56,8 @@ class Batches:
 class FinetuneModel:
     """A compiled model that shares its layers with `head` and with the backbone of `cached`.
 
-    Training changes `head` and the layers of the backbone from index `from_layer` on. `top` holds this part of the
-    model, and no other layers. A weights file in the state of the fine-tuning holds the weights of `top`.
+    Training changes `head` and the layers of the backbone from index `from_layer` on. The files that
+    `save_latest` and `save_best` write hold the weights of `top`, not those of the whole model.
     """
 
     cached: FeaturedExamples
@@ -89,9 +89,10 @@ class FinetuneModel:
                 shutil.copy(file, folder)
 
     def load_latest(self, folder: Path) -> None:
-        """Set the model and the optimizer to the latest state in `folder`. Raises RunError if the file is damaged.
+        """Set the model and the optimizer to the latest state in `folder`.
 
-        Don't call this for the folder of epoch 0, which has no latest state.
+        Raises RunError if the file of this state is damaged. Don't call this method for the folder of epoch 0. That
+        folder has no latest state.
         """
         if (folder / _EARLIER_LATEST).exists():
             load_state(self.model, folder / _EARLIER_LATEST)
@@ -173,9 +174,9 @@ def load_state(model: keras.Model, file: Path) -> None:
 def build_finetune_model(
     run: Run, cached: FeaturedExamples, config: FinetuneConfig, seed: int, precision: AskedPrecision = "auto"
 ) -> FinetuneModel:
-    """Join the run's head and the backbone of `cached`, and compile the model.
+    """Put the run's head on the backbone of `cached`, and compile this model.
 
-    `seed` decides dropout. If the precision of the run is int8, which has no gradients, `precision` is used instead.
+    `seed` decides dropout. `precision` is used only if the run's precision is int8, because int8 has no gradients.
     Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
     `--from-cache`. Also raises the error of `_optimizer`.
     """

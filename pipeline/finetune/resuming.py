@@ -142,9 +142,9 @@ def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneC
 
     - `start` is None, because the call begins a new fine-tuning: `config` is returned as it is.
     - `start` has a `from_layer`: a copy of `config` with this `from_layer` is returned.
-    - `start` has no `from_layer`, because an early version of headstart wrote `start`: `config` is returned as it is,
-      unless its `from_layer` is empty and the backbone is not `inception_v3`. Then RunError is raised, because the
-      choice of the early version is unknown.
+    - `start` has no `from_layer`, because an early version of headstart wrote `start`: `config` is returned as it is
+      if `config` has a `from_layer`, or if the backbone is `inception_v3`. In all other cases, RunError is raised,
+      because the layer that the early version chose is unknown.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -203,8 +203,11 @@ def _fit(
 ) -> TrainedHead:
     """Train the head. Write its curves and its calibration into the run folder.
 
-    If `val` is None, the best epoch is chosen on `train`, no calibration is written, and `folded` replaces the figures
-    on val in each row of the history. For `memory`, see `ExtractionConfig`.
+    For `folded`, see `train_run`. For `memory`, see `ExtractionConfig`. If `val` is None, three things differ:
+
+    - The best epoch is chosen on `train`.
+    - No calibration is written.
+    - The figures in `folded` replace the figures on val in each row of the history, and in the curves.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves

@@ -27,8 +27,9 @@ _BOM = b"\xef\xbb\xbf"
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
-    A changed image gets another label, or loses its row. Before the first change, the original list is copied to
-    `kept_list(path)`. Before each change, the new state of the list is added to `log`, and `log` is written to `path`.
+    `path` is the path of the log. A changed image gets another label, or loses its row. Before the first change, the
+    original list is copied to `kept_list(path)`. Before each change, the new state of the list is added to `log`, and
+    `log` is written to `path`.
 
     Raises:
         OptionError: if `config.label_from` is set, because the labels are then parts of paths.
@@ -72,9 +73,9 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _state_of(file: Path, log: Log, path: Path) -> int:
-    """Return the index in `log.states` of the present state of the list `file`.
+    """Find the state in `log.states` that the list `file` is in now. Return the index of this state.
 
-    `path` is the path of the log. Raises DataError if the list is in none of these states.
+    `path` is the path of the log. Raises DataError if the list is in none of the states in `log.states`.
     """
     now = sha256_of(file)
     for at, state in enumerate(log.states):

@@ -32,7 +32,10 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Log(msgspec.Struct, forbid_unknown_fields=True):
-    """The changes to DATA that `--apply` with one CSV file of labels has made, or is about to make."""
+    """The changes to DATA by all calls of `--apply` with the same CSV file of labels.
+
+    The log is written before the changes. So the last changes may not have been made yet.
+    """
 
     kind: Literal["log of headstart labels"]  # tells a log from other files
     data: str  # the real path of DATA
@@ -47,9 +50,9 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy of a list, such as `labels.csv.undo.list`. `log` is the path of the log.
+    """Return the path for the copy of DATA, such as `labels.csv.undo.list`. `log` is the path of the log.
 
-    `--apply` makes the copy before the first change to the list.
+    If DATA is a list, `--apply` copies it to this path before the first change.
     """
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 

@@ -116,9 +116,10 @@ def _row(where: str, cells: Mapping[str, str]) -> Row | None:
 
 
 def _require_no_exchange(rows: Iterable[Row]) -> None:
-    """Raise a DataError if two copies or near-duplicates would exchange their labels.
+    """Raise a DataError if two images of one conflict would exchange their labels.
 
-    An exchange would solve nothing, because the two labels would still differ.
+    The images of a conflict are copies or near-duplicates with different labels. After an exchange, the labels would
+    still be different.
     """
     seen: dict[tuple[str, str, str], Row] = {}
     for row in rows:

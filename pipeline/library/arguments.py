@@ -10,10 +10,10 @@ Place = str | os.PathLike[str]
 
 
 def path_text(name: str, value: Any, what: str = "a path") -> str:
-    """Return the path `value` as text. `name` is the name of the argument, for the message of an error.
+    """Return `value`, the argument `name`, as text.
 
-    Raises OptionError if `value` is neither text nor a path object, is empty, or holds a NUL. `what` describes a valid
-    value in the error's message, such as "the folder of a run".
+    `what` describes a valid value, such as "the folder of a run". Raises OptionError if `value` is neither text nor a
+    path object, is empty, or holds a NUL. The message has `name` and `what`.
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -56,5 +56,5 @@ def without_numpy(value: Any) -> Any:
 
 
 def received(value: Any) -> str:
-    """Return the type of `value` and the beginning of its text, in one line, for an error."""
+    """Return one line for an error's message: the type of `value`, and the first 80 characters of its text."""
     return f"{type(value).__name__} {' '.join(str(value).split())[:80]}".strip()

@@ -22,7 +22,7 @@ _Config = TypeVar("_Config")
 
 
 def keyword(field: Field[Any]) -> str:
-    """Return the keyword for the option of a config's field, such as `head_batch_size` for `--head-batch-size`."""
+    """Return the keyword that sets `field` in Python, such as `head_batch_size` for `--head-batch-size`."""
     flag: str = field.metadata.get("flag", field.name)
     return flag.partition("/")[0].lstrip("-").replace("-", "_")
 

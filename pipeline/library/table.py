@@ -179,9 +179,10 @@ def features_of_files(
 
 
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
-    """Raise a DataError if one of the files `names` can't be used. `usable` is the number of usable files.
+    """Raise a DataError if one of the files `names` can't be used.
 
-    `rejects` lists unusable files with the reason. A file that is missing or is no image is not in `rejects`.
+    `usable` is the number of files in `names` that can be used. `rejects` holds the other files, except files that are
+    missing or are no images.
     """
     bad = len(names) - usable
     if rejects:

@@ -38,7 +38,8 @@ def total_memory() -> int:
 def _limits() -> Iterator[tuple[int, int]]:
     """For each control group around this process, yield its limit and its use in bytes.
 
-    The use does not count cached pages of files that are inactive. Groups without a limit are left out.
+    Inactive bytes of cached files do not count as use, because the system frees them when memory is short. Groups
+    without a limit are left out.
     """
     for folder, most, used, cached in _groups():
         try:
@@ -51,10 +52,15 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the folder of each control group around this process, with three names.
+    """For each control group around this process, yield its folder and three names.
 
-    The first name is the file with the group's limit. The second name is the file with the group's use. The third name
-    is the entry for cached pages of files in the file `memory.stat`. All these files are in the folder.
+    The names are, in this order:
+
+    - the file with the limit of the group's memory
+    - the file with the number of bytes that the group uses
+    - the entry of the file `memory.stat` that counts the inactive bytes of cached files
+
+    The three files are in the folder.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -56,9 +56,10 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 
 @contextmanager
 def full_disk_explained(otherwise: str) -> Iterator[None]:
-    """While the context is open, add advice to the error of a full disk: another --scratch, or `otherwise`.
+    """While the context is open, add advice to the error of a full disk, and raise the error again.
 
-    The error is an OSError, and is raised again. The context yields None.
+    The error is an OSError. The advice is to name a larger disk by --scratch, or to do what `otherwise` says, such as
+    `raise --memory`.
     """
     try:
         yield

@@ -52,10 +52,10 @@ class Layout:
         return cls(class_names, config.top, every, model, trust, threshold)
 
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
-        """Return the names and probabilities of the first `self.top` classes.
+        """Return the names and probabilities of `self.top` classes. The predicted class comes first.
 
-        Without a threshold, the most probable class comes first, and the others follow by probability. With a
-        threshold, the predicted class comes first, although the other of the two classes may be more probable.
+        Without a threshold, these are the most probable classes, in the order of their probabilities. With a threshold,
+        there are only two classes, and the second may be more probable than the first.
         """
         if self.threshold is None:
             least = np.partition(chances, -self.top)[-self.top]  # of 1,500 classes, few need an order
@@ -82,8 +82,8 @@ class Layout:
         """Return the fields that say how far the answer for an image can be trusted.
 
         - If `trust.abstain` is over 0, the result has the field `unsure`.
-        - If `trust.set_threshold` is not None, the result has the field `labels`: the class names of the set of
-          labels.
+        - If `trust.set_threshold` is not None, the result has the field `labels`: the names of the classes in the set
+          that `Trust.labels` returns.
         - If `trust.farthest` is not None, the result has the fields `unlike` and `distance`.
         """
         trust, found = self.trust, dict[str, Any]()

@@ -185,9 +185,9 @@ class _Classifier:
             yield from zip(positions, logits, distances(self._reference, features), strict=True)
 
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split the outputs for M images into features [M, D] and logits [M, 1 or C]. Without a reference, D is 0.
+        """Split `rows`, the outputs for M images, into features [M, D] and logits [M, 1 or C].
 
-        Raises RunError if the features in the reference have another length than D.
+        If there is no reference, D is 0. Raises RunError if there is a reference and its features do not have length D.
         """
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
@@ -244,9 +244,9 @@ def _stores(network: Network, bits: str) -> list[FeatureStore]:
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return the features that the store holds: a dict from positions in `images` to features, float32 [D].
+    """Return the features that are stored: a dict from positions in `images` to features, float32 [D].
 
-    `stores_of` is `_stores` for this network. If a store is missing or damaged, the dict is empty.
+    `stores_of` calls `_stores` with `network`. If a store is missing or damaged, the dict is empty.
     """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):

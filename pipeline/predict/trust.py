@@ -61,9 +61,9 @@ class Trust:
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
 
     def decides(self) -> dict[str, Any]:
-        """Return the values of this object that decide the answers, as a JSON object. If there are none, return {}.
+        """Return a JSON object with those values of this object that can change an answer, or {} if there are none.
 
-        The hash in `Answers.name` includes these values.
+        The hash in `Answers.name` includes the JSON object.
         """
         calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
         options = {"abstain": self.abstain, "set_threshold": self.set_threshold}

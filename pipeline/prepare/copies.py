@@ -75,10 +75,10 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images` with new groups: near-duplicates are in the same group.
+    """Return `images` with new groups, so that near-duplicates are in the same group.
 
-    If a near-duplicate was in a group before, all images of its old group follow it into the new group. Each element of
-    `groups` holds the positions of some near-duplicates in `images`.
+    Each element of `groups` holds positions in `images`. The images at these positions are near-duplicates. If they
+    were in groups before, the other images of these earlier groups join the new group, too.
     """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]

@@ -41,12 +41,13 @@ class Placement:
 def read_images(
     members: Sequence[SourceFile], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
-    """Read every member that has a label. Each file is read only once.
+    """Read each of `members` that has a label, once. `read` has the label, split and group of each member.
 
-    Returns three things: the images, the rejects, and the number of files that are not images.
+    If `listed` is true, the members are rows of a manifest.
 
-    `read` has the label, split and group of each of `members`. A member whose name leads out of its archive is a
-    reject. If `listed` is true, the members are rows of a manifest, and a member that is not an image is a reject, too.
+    Returns three things: the images, the rejects, and the number of files that are not images. In a manifest, a file
+    that is not an image is a reject, and does not count in this number. A member whose name leads out of its archive
+    is always a reject, even without a label.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -96,11 +97,15 @@ class Chosen(NamedTuple):
 def choose_splits(
     images: Sequence[Placement], others: Sequence[Placement], there: There, seed: int, config: PrepareConfig
 ) -> Chosen:
-    """Choose the split of each of `images`, which are the images of a source.
+    """Choose the split of each image that is added from a source to a data folder.
 
-    `others` are images that only the data folder has. Each of them is in a group with an image of the source. `there`
-    has the files of the data folder. Raises DataError if the data folder has an image of the source in a split that the
-    source does not allow; see `_split_held`.
+    Args:
+        images: the images of the source.
+        others: images that are only in the data folder, and share a group with an image of the source.
+        there: the files of the data folder; see `splits_there`.
+
+    Raises:
+        DataError: an image is in the source and in the data folder, with splits that don't fit; see `_split_held`.
     """
     given = {one.split for one in images if one.split}
     fractions = {"val": config.val, "test": config.test}
@@ -140,18 +145,15 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the split that an image has in the data folder. Return "" if the image has no split that fits.
-
-    A split fits if the source allows it for this image; see `_splits_allowed`. If the image is in several splits that
-    fit, the last one is returned.
+    """Return the split that an image already has in the data folder, or "" if it has no split that fits.
 
     Args:
         one: the image.
-        there: the split and path of each file of the image in the data folder.
-        allowed: the splits that the source allows for the image or for a copy of it.
+        there: a pair (split, path) for each copy of the image in the data folder.
+        allowed: the splits that the source allows for the image or for one of its copies in the source.
 
-    Raises:
-        DataError: no split fits, and a split in `there` is not in `allowed`.
+    A split in `there` fits if the source allows it for `one`; see `_splits_allowed`. If several splits fit, the last
+    one is returned. Raises DataError if no split fits and a split in `there` is not in `allowed`.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]

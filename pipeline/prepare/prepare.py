@@ -210,7 +210,7 @@ def _require_few_rejects(
 
 
 def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
-    """Return whether `data` has a record of the settings with which it was made.
+    """Return whether the folder `data` has a record of the settings that made this folder.
 
     Raises a DataError if the record differs from `settings`, or is damaged.
     """

@@ -84,7 +84,7 @@ def targets(images: Sequence[Placement], splits: Sequence[str], data: Path) -> I
 
 
 def _short_name(path: PurePosixPath, digest: str) -> str:
-    """Return the file name of `path`. A name over 240 bytes is cut, and part of the digest is added."""
+    """Return the file name of `path`. A name over 240 bytes is cut, and part of the image's `digest` is added."""
     if len(os.fsencode(path.name)) <= _MAX_NAME_BYTES:
         return path.name
     return f"{path.name[: _MAX_NAME_BYTES // 8]}-{digest[:12]}{path.suffix[:8]}"
@@ -93,8 +93,9 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     """Return `target` if no other image has this path. Else, return the path with part of `digest` added to its name.
 
-    `taken` maps paths to the digests of the images that have these paths. The returned path is added to `taken`. Paths
-    of files that exist already may be added, too.
+    `digest` is the digest of the image that needs a path. `taken` maps paths to the digests of the images that have
+    them. This function adds the returned path to `taken`. If a file exists at a path that this function considers, this
+    path is added, too.
     """
     if target not in taken and target.is_file():
         taken[target] = sha256_of(target)

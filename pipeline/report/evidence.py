@@ -119,7 +119,7 @@ class Evidence:
 
     @property
     def comparable(self) -> bool:
-        """Whether both models were scored, and decide labels by the same rule; see `same_rule`."""
+        """Whether both models were scored, and both choose the label by the same rule; see `same_rule`."""
         return len(self.models) == 2 and same_rule(*map(self.run.threshold, self.models))
 
     def confidence(self, model: str) -> np.ndarray:

@@ -51,9 +51,9 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
 
 
 def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
-    """Return the gradient of the logit of each image's label with respect to the image's features, float32 [B, D].
+    """Return a gradient for each image, float32 [B, D]: how the logit of its label changes with its features.
 
-    `maps` has the features of each cut as maps, float32 [B, h, w, d]. The head takes their means over space.
+    `maps` has a map for each cut, float32 [B, h, w, d]. The features of an image are the means of its maps over space.
     """
     from headstart.features.tensorflow import tf
 

@@ -77,7 +77,8 @@ def without_network(choice: Choice, weights_named: bool, error: HeadstartError) 
     """Choose the fine-tuned classifier in place of a head whose network can't be loaded.
 
     `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again
-    unless both models give the same answers (`choice.alike`), or if the user named weights (`weights_named`).
+    if the two models give different answers (`choice.alike` is false). `error` is also raised again if the user named
+    weights (`weights_named`).
     """
     if not choice.alike or weights_named:
         raise error
@@ -92,10 +93,10 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Compare a val figure before and after fine-tuning. If the run lacks the loss before or after, return None.
+    """Compare the head and the fine-tuned classifier by a figure on val. Return None if a loss is missing.
 
-    The compared figure is the figure by which the best epoch was chosen. If the run lacks this figure, the loss is
-    compared.
+    The figure is the one by which the best epoch was chosen. If the run lacks this figure of one of the models,
+    the losses are compared instead.
     """
     found = run.metrics().get("finetune", {})
     before, after = found.get("before"), found.get("val")

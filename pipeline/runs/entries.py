@@ -1,6 +1,6 @@
-"""The files and folders of a run that headstart writes or deletes.
+"""Check the files and folders of a run that headstart writes or deletes.
 
-A run may come from elsewhere, so these files and folders must lie in the run itself.
+A run that comes from elsewhere may hold symlinks. Through them, headstart could change files outside the run.
 """
 
 import os

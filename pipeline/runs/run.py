@@ -149,7 +149,10 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of `metrics.json`. Fields and figures on val are left out if they are null.
+        """Return the content of `metrics.json` without fields that are null.
+
+        Null fields are left out of the file, of its objects, such as `head`, and of their objects `val` and `before`.
+        The content of `evaluate` is returned as it is.
 
         If the run has no `metrics.json`, return an empty dict. Raises RunError if the file is damaged. Callers must not
         change the result, which is kept for later calls.

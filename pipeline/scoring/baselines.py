@@ -162,6 +162,6 @@ def _scored(
 def log_chances(chances: np.ndarray) -> np.ndarray:
     """Return the logarithms of the probabilities `chances`, float64 [N, C], for use as logits.
 
-    Probabilities below the smallest normal float32 are replaced by this number, so that each logarithm is finite.
+    A probability below 1.2e-38, the smallest normal float32, becomes 1.2e-38, so that each logarithm is finite.
     """
     return np.asarray(np.log(np.maximum(chances, np.finfo(np.float32).tiny)))

@@ -29,8 +29,8 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
 def are_trainable(folds: Sequence[Fold], labels: np.ndarray) -> bool:
     """Return whether each fold validates on at least one row, and trains on rows of at least two classes.
 
-    `labels` is int64 [N]. A group may have examples of several classes, so `draw_folds` may put all groups of a class
-    into one fold.
+    `labels` is int64 [N]. `draw_folds` does not ensure this, because it keeps groups together. A fold may be empty, or
+    all examples of a class may be validated in one fold.
     """
     return all(len(labels[val]) and len(np.unique(labels[train])) > 1 for train, val in folds)
 

@@ -98,11 +98,15 @@ def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarr
 
 
 class Logistic:
-    """Logistic regression. Its penalty is chosen in one of two ways.
+    """Logistic regression, with a penalty from cross-validation if the images allow it.
 
-    - If each class has at least two groups, the penalty is chosen by cross-validation on the images of the fit. The
-      images of a group are in the same fold; see `draw_folds`. With over 1,000 images, only one of the folds is scored.
-    - If a class has only one group, or a fold has no training images of a second class, the inverse penalty is 0.01.
+    The cross-validation uses the images of the fit. The images of a group are in the same fold; see `draw_folds`. With
+    over 1,000 images, only one of the folds is used.
+
+    In two cases there is no cross-validation, and the inverse penalty is 0.01:
+
+    - A class has only one group.
+    - A used fold is empty, or has training images of only one class; see `are_trainable`.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class Batches(Generic[Given, Found]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """While the context is open, an image is on its way. A batch that is not full waits longer; see `Batches`."""
+        """Keep the context open while an image is on its way, so that batches wait longer for it; see `Batches`."""
         with self._changed:
             self._coming += 1
         try:

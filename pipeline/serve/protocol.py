@@ -144,10 +144,10 @@ class Connection(HttpToolsProtocol):
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Stop reading requests, and send a last response.
 
-        A request may be unanswered. If it has arrived whole, or if its answer has begun, its answer is the last
-        response. In all other cases, the last response is an error with the HTTP status `status`, the status text
-        `phrase` and the message `sentence`. The connection ends when the client closes it, or when the time limit is
-        over.
+        The last response is the answer to the request in work, if this request has arrived whole, or if its answer has
+        begun. In all other cases, the last response is an error with the HTTP status `status`, the status text `phrase`
+        and the message `sentence`. After this error, the connection ends when the client closes it, or when the time
+        limit is over.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):

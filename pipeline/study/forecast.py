@@ -92,9 +92,9 @@ class Forecast:
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the expected figure, and its interval, for each number of images in `images`.
+        """Return the expected figure and its interval for each of `images`, which are numbers of training images.
 
-        The figure comes from the median error over the replicates of the bootstrap; see `_middle`.
+        The expected figure is computed from the errors of all replicates; see `_middle`.
         """
         errors = self._errors(np.array(images, np.float64))
         noise = self._draws.normal(size=errors.shape) * np.sqrt(self._spread / np.array(images))
@@ -111,10 +111,10 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the forecast errors, float64 [M]: the medians of `errors` over the replicates, minus `_raised`.
+        """Return the expected errors, float64 [M], for M numbers of training images.
 
-        `errors`, [B, M], has the errors of the B replicates. `_raised` is the number by which made-up predictions raise
-        these errors; see `_added`.
+        `errors`, [B, M], has the errors of the B replicates. The result is their median over the replicates, minus
+        `_raised`. The subtraction undoes the mean effect of the made-up predictions; see `_added`.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -185,7 +185,7 @@ class Forecast:
 
     @property
     def _raised(self) -> float:
-        """How much the made-up predictions (see `_added`) raise the error of a replicate, on average."""
+        """The number by which made-up predictions raise the error of a replicate, on average; see `_added`."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
@@ -221,12 +221,13 @@ def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return the number A. If heads are trained on independent samples of n images, their errors have variance A / n.
+    """Estimate A: the errors of heads that are trained on independent samples of n images have the variance A / n.
 
     `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
 
     All subsets are drawn from the same N images, where N is the last size. So the measured variance between subsets of
-    n images is too small by the factor 1 - n / N. The result is corrected for this factor.
+    n images is too small by the factor 1 - n / N. The result is corrected for this factor. Only sizes under 0.8 N
+    (`_SUBSET`) are used. If there are none, the result is 0.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -97,11 +97,13 @@ def held_out_sizes(count: int) -> int:
 
 
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
-    """Return how far each law is off at the largest sizes when the law is fitted only to the smaller sizes.
+    """Fit each law to the smaller sizes of B curves. Return how far the laws are off at the larger sizes.
 
-    The `held_out` largest sizes are left out of the fit. The result, float64 [2, B], has the squared deviations, summed
-    over the sizes that are left out. It has a row for each of the two laws, and a column for each of the B curves.
-    `images` is [K], and `errors` is [B, K].
+    `images`, [K], has the sizes, rising. `errors`, [B, K], has the errors of the curves at these sizes. The `held_out`
+    largest sizes are left out of the fit.
+
+    The result is float64 [2, B]: a row for each of the two laws, and a column for each curve. A value is the sum of the
+    squared deviations at the sizes that were left out.
     """
     small, large = slice(None, -held_out), slice(-held_out, None)
     return np.stack(
@@ -113,10 +115,10 @@ def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np
 
 
 def kept_law(images: np.ndarray, errors: np.ndarray) -> tuple[Law, np.ndarray]:
-    """Choose the law that better predicts the largest sizes of a curve. Return this law and its parameters, [P].
+    """Return the law that better predicts the errors at the largest sizes, and the law's parameters, [P].
 
-    `images` and `errors` are [K]. To compare the laws, the largest sizes are held out (see `held_out_sizes`). The
-    returned parameters are fitted to all sizes.
+    `images` holds the sizes, [K], and `errors` holds the error at each size, [K]. For the choice, the laws are fitted
+    without the largest sizes (see `held_out_sizes`). The returned parameters are fitted to all sizes.
     """
     curves = errors[np.newaxis]
     law = LAWS[held_out_errors(images, curves, held_out_sizes(len(images)))[:, 0].argmin()]

@@ -42,7 +42,7 @@ def study(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> StudyResult:
-    """Train heads on subsets of train, score them on val, and forecast the figure for more images.
+    """Train heads on subsets of train, score them on val, and forecast the scores of heads trained on more images.
 
     The test split is not used. Features that the store lacks are extracted first. `seed` decides the subsets, the
     bootstrap, and the split if `data` has no split folders. Raises OptionError for views and for a cut that is a map,
@@ -99,10 +99,10 @@ def study_features(
 ) -> StudyResult:
     """Return the result of a study of features that are in memory.
 
-    `units` has an entry for each training image; see `nested_order`. Each class must occur in both splits. Raises
-    DataError if there are too few different images.
+    Each class must occur in `train` and in `val`. Raises DataError if `train` has too few units.
 
     Args:
+        units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
         at_hand: the number of all training images, if `train` is only a sample of them. The forecast begins at this
             number. The default, 0, means that `train` has all training images.
     """
@@ -158,8 +158,9 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all `examples` if there are at most `most`. If there are more, return a random sample.
 
-    In the sample, each class keeps its share of the examples, and has at least one unit; see `nested_order`. The sample
-    has `most` examples. If one unit of each class has more than `most` examples, the sample has all of these.
+    The examples of a group, and the copies of an image, are one unit; see `unit_names`. The sample has one unit of each
+    class, even if these units have more than `most` examples together. If they have fewer, further examples are added
+    up to `most`. Each class then keeps about its share of the examples.
     """
     if len(examples) <= most:
         return examples

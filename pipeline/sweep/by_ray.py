@@ -181,9 +181,8 @@ class _Searchers:
 
         Some deaths do not count:
 
-        - If the worker had finished a trial, earlier deaths on the node no longer count.
-        - If another worker died earlier while it trained the same head, the new death does not count, because the head
-          may be the cause.
+        - earlier deaths on the node, if the worker had finished a trial;
+        - this death, if another worker had died of the same head. The head may then be the cause.
         """
         del self._workers[place]
         with self._owner_named():

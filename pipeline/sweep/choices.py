@@ -62,8 +62,8 @@ class Choice:
         """Return the values that a grid search tries.
 
         - If `between` is false, the result has all elements of `values`.
-        - If `between` is true, the result has up to three numbers of the range. The numbers have equal distances or,
-          with `log`, equal ratios.
+        - If `between` is true, the result has the two ends and the middle of the range. With `log`, the middle is the
+          geometric mean. If the ends are ints, the middle is rounded. Equal numbers occur once in the result.
         """
         if not self.between:
             return list(self.values)

@@ -32,10 +32,10 @@ def search(
 ) -> None:
     """Run trials until `config.trials` trials are finished, no trial is left, or the time `config.timeout` is over.
 
-    Meanwhile, the best trials and `baselines` are shown. With several `config.jobs`, the processes read the features
-    from scratch files. The folder of these files is the result of `scratch_place` or, without `extraction`, the study's
-    folder. Raises HeadstartError if worker processes failed before the search was done. Raises OSError if there is no
-    space for scratch files.
+    Meanwhile, the best trials and `baselines` are shown. If `config.jobs` is over 1, several processes run trials, and
+    read the features from scratch files. `scratch_place` chooses the folder of these files. If `extraction` is None,
+    the files are in the study's folder. Raises HeadstartError if worker processes failed before the search was done.
+    Raises OSError if there is no space for scratch files.
     """
     tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))
@@ -53,8 +53,8 @@ def search(
 def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: float, tick: Callable[[], None]) -> None:
     """Run `run_worker` in `config.jobs` processes, which read the features of `data` from the same files.
 
-    No trial starts after the time `until`, in seconds since 1970. Meanwhile, `tick` is called regularly. Raises
-    HeadstartError if processes failed before the search was done.
+    No trial starts after the time `until`, in seconds since 1970. While the processes run, `tick` is called regularly.
+    Raises HeadstartError if processes failed before the search was done.
     """
     call = pickle.dumps((run_worker, (study, data, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")

@@ -16,12 +16,14 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """Return a pruner that keeps the best third of the trials at each rung. The rungs are r, 3r, 9r, and so on.
+    """Return a pruner that keeps the best third of the trials at each rung.
 
-    - With one fold, a rung is a number of epochs. r is one epoch, or up to four if an epoch has few training examples.
-    - With several folds, a rung is a number of folds, and r is two folds.
+    `training_sizes` has the number of training examples of each fold. A rung is a number of epochs or folds:
 
-    `training_sizes` has the number of training examples of each fold.
+    - With one fold, the first rung is one epoch, or up to four epochs if an epoch has few training examples.
+    - With several folds, the first rung is two folds.
+
+    Each further rung is three times the rung before.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """

@@ -60,7 +60,7 @@ class CutChoice:
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """Return the cuts of one head.
+        """Return the cuts that `choose` chooses for a head.
 
         `choose` takes the name of a parameter and its `Choice`, and returns the chosen value.
         """

@@ -182,11 +182,11 @@ def _cache(
 
 
 def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> SearchData:
-    """Return the features of train and val, and the folds of `config` over both.
+    """Return the features of train and val, with the folds in which heads are trained and validated.
 
-    Without folds, there is one fold: heads are trained on train, and validated on val. Raises DataError if a class has
-    too few images for the folds, or if heads are chosen by `auc` and the examples that validate a fold have only one
-    class. Raises OptionError if trials should run on a cluster and the features are on disk.
+    With `config.folds`, folds are drawn from train and val together. Otherwise, the only fold trains on train and
+    validates on val. Raises OptionError if trials should run on a cluster and the features are on disk. Raises
+    DataError if `_folds` does, or if heads are chosen by `auc` and a fold validates on only one class.
     """
     from headstart.pipeline.sweep.trials import SearchData
 
@@ -217,8 +217,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The scores are kept in the study. If `memory` has no room for all features and their copies, the baselines are
-    fitted to a sample of the images, and scored on the same sample. `memory` is in GiB; see `ExtractionConfig`.
+    The scores are kept in the study. `memory` is in GiB; see `ExtractionConfig`. If all features would need more than
+    this memory during the fits, the baselines are fitted to a sample of the images, and scored on the same sample.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"

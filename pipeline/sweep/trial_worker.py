@@ -62,14 +62,14 @@ class ServedStudy:
         return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
 
     def finished(self) -> Sized:
-        """Return a range. Its length is the number of finished trials, as counted in the last call of `claim`."""
+        """Return an object whose length is the number of trials that were finished at the last call of `claim`."""
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
-        """Give a claimed trial back to the study; see `Study.give_back`.
+        """Give a claimed trial back to the study; see `Study.give_back`. If `too_large` is true, do nothing.
 
-        If `too_large` is true, the trial is not given back here. Instead, the driver will count this worker as dead, so
-        that the owner can count how many workers die of one head.
+        `too_large` is true if the memory of this worker could not hold the trial. The driver then counts the worker as
+        dead, and the owner decides about the trial; see `StudyOwner.leave`.
         """
         if not too_large:
             self._ask("give_back")
@@ -110,7 +110,10 @@ class TrialWorker:
         return version("headstart")
 
     def run(self, space: Any, seed: int, data: Any, most: int) -> None:
-        """Run trials until all workers together have finished `most` trials, or the study has no trial left."""
+        """Run trials until the study has `most` finished trials, or until no trial is left.
+
+        The finished trials of all workers count. `space` is a `Space`, and `data` is a `SearchData`.
+        """
         from headstart.pipeline.sweep.trials import run_trials
 
         with tempfile.TemporaryDirectory(prefix="headstart-trials-", ignore_cleanup_errors=True) as files:

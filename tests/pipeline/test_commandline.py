@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import tensorflow as tf
 import typer
 from click.testing import Result as Outcome
 from headstart.features.config import ExtractionConfig
@@ -62,14 +61,22 @@ def raising(error: Exception) -> Outcome:
         OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')"),
         RuntimeError("Can't close file (errno = 28)"),
         shutil.Error([("a", "b", "[Errno 28] No space left on device")]),
-        tf.errors.ResourceExhaustedError(None, None, "x.index; No space left on device"),
-        tf.errors.UnknownError(None, None, "x.index; Disk quota exceeded"),
     ],
 )
 def test_a_full_disk_is_told_in_one_line(error: Exception) -> None:
     outcome = raising(error)
     assert outcome.exit_code == 1
     assert outcome.stderr.startswith("error: the disk is full (")
+
+
+def test_errors_of_tensorflow_are_told_like_those_of_the_system() -> None:
+    import tensorflow as tf  # here, because processes of other tests import this module
+
+    for kind, text in (("ResourceExhausted", "x; No space left on device"), ("Unknown", "x; Disk quota exceeded")):
+        outcome = raising(getattr(tf.errors, f"{kind}Error")(None, None, text))
+        assert outcome.stderr.startswith("error: the disk is full (")
+    outcome = raising(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"))
+    assert "out of memory: lower --batch-size" in outcome.stderr
 
 
 @pytest.mark.parametrize("error", [KeyError("quota"), KeyError("No space left on device"), ValueError("errno = 28,")])
@@ -80,8 +87,7 @@ def test_a_bug_is_not_taken_for_a_full_disk(error: Exception) -> None:
 
 
 def test_running_out_of_memory_names_the_options_to_lower() -> None:
-    for error in (MemoryError("7 GiB"), tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")):
-        assert "out of memory: lower --batch-size" in raising(error).stderr
+    assert "out of memory: lower --batch-size" in raising(MemoryError("7 GiB")).stderr
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are() -> None:

@@ -37,8 +37,8 @@ class Images(Sequence[ImageFile]):
     Args:
         files: the paths of the files, without page numbers.
         digests: the digests, `DIGEST` [N].
-        numbers: a column, int [N], for each key of `NUMBERS`, a field of `ImageFile`. The number of a format is its
-            position in `KNOWN_FORMATS`.
+        numbers: columns, int [N], by name. The names are the keys of `NUMBERS`, which are also fields of `ImageFile`.
+            The column `format` holds positions in `KNOWN_FORMATS`.
     """
 
     def __init__(self, files: Paths, digests: np.ndarray, numbers: Mapping[str, np.ndarray]) -> None:

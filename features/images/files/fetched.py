@@ -137,7 +137,7 @@ def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
 def kept_folder() -> Path | None:
     """Return the absolute path of the folder in which `bytes_kept` keeps bytes.
 
-    Return None if no bytes were kept yet, and outside `bytes_kept`.
+    Return None if no bytes were kept yet, or if no context of `bytes_kept` is open.
     """
     return _kept.folder.absolute() if _kept and _kept.folder else None
 

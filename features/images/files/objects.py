@@ -146,7 +146,7 @@ def _may_pass(error: Exception) -> bool:
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
     """Return the message for the user when a library has refused the settings of this machine.
 
-    `url` could not be read. The library reads URLs with `scheme`, and has raised `error`. The message names the
+    The library reads URLs with `scheme`. It has raised `error` instead of reading `url`. The message names the
     environment variables that may be wrong.
     """
     said = " ".join(str(error).split())

@@ -37,7 +37,7 @@ def is_url(path: str) -> bool:
 
 
 def member_at(path: str) -> Member | None:
-    """Return the member of a tar that has the path `path`. Return None if `path` is of another kind."""
+    """Return the member that `path` names. Return None if `path` is not the path of a member of a tar."""
     found = _MEMBER.fullmatch(path) if ".tar/" in path and not is_url(path) else None
     return found and Member(found["tar"], found["name"], int(found["start"]), int(found["size"]))
 

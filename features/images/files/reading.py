@@ -54,8 +54,8 @@ def content_elsewhere(path: str, tars: OpenTars | None = None) -> tuple[bytes | 
         the first `PREFIX_BYTES` bytes, if neither they nor the name of the file show that the file is an image.
         all bytes of the file.
 
-    `tars` keeps tars open between the calls for several members. Raises OSError if the file can't be read, and
-    DataError if this machine lacks the credentials for a URL.
+    `tars` keeps tars open, so that the next call with the same `tars` need not open them again. Raises OSError if the
+    file can't be read. Raises DataError if this machine lacks the credentials for a URL.
     """
     member, tars = member_at(path), tars or OpenTars()
     version = tars.version_of(member) if member else version_of_url(path)
@@ -90,13 +90,13 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Return the contents of N files, bytes [N]. `references`, bytes [N], names the files; see `reference_of`.
 
-    TensorFlow reads the local files. Several threads read the other files in order, as long as their sizes add up to at
-    most `MOST_AHEAD_BYTES`. The caller must read the remaining files with `read_alone`. The content of a file is:
+    Local files are not read here, because TensorFlow reads them. Several threads read the first of the other files, up
+    to a total size of `MOST_AHEAD_BYTES`. The caller must read the rest with `read_alone`. The content of a file is:
         b"" for a file that was not read.
         `UNREAD` for a file that can't be read.
         the bytes of any other file.
 
-    This function raises no DataError. It keeps the last one, and `require_access_kept` raises it later.
+    A DataError is not raised here. The last DataError is kept, and `require_access_kept` raises it later.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -135,9 +135,9 @@ def require_access_kept() -> None:
 
 
 def known_fault(image: ImageFile) -> Fault | None:
-    """Return the reason why `read_references` could not read the object of `image`, and forget this reason.
+    """Return the reason why `read_references` or `read_alone` could not read the URL of `image`. Forget this reason.
 
-    Return None if `read_references` did not fail, or if the file is no object.
+    Return None if no reason was kept. Reasons are kept only for URLs, and for at most `_MOST_FAULTS` of them.
     """
     return _faults.pop(reference_of(image), None)
 

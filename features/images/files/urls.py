@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 
 class _Reader(Protocol):
-    """A module, such as `objects`, that reads objects with a library. Its functions raise the library's errors."""
+    """The module `objects` or `web`. It reads remote files with a library. Its functions raise the library's errors."""
 
     def version_of(self, url: str) -> Version: ...
     def read(self, url: str, most: int) -> bytes: ...
@@ -173,10 +173,10 @@ def _why_refused(urls: Sequence[str]) -> str:
 def _read_whole(url: str, version: Version) -> bytes:
     """Return all bytes of an object. `version` is the object's version that was found earlier.
 
-    If `version` has a size, and the object is larger now, return only its first `version.bytes` + 1 bytes. So the
-    caller sees that the size has changed.
+    If the object is larger now than `version` says, return only its first `version.bytes` + 1 bytes. So the caller
+    sees that the size has changed. If `version.bytes` is 0, nothing is read, and the result is empty.
 
-    Raises UnreadableError if the object can't be read or is too large.
+    Raises UnreadableError if the object can't be read, or is larger than `MAX_FILE_BYTES`.
     """
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
@@ -197,11 +197,13 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask` with the module that reads `url`. Return the result of `ask`.
+    """Call `ask` with the module that reads `url`, and return the result of `ask`.
 
-    After a transient error, `ask` is called again. The pauses between the calls grow, and are of random length. Raises
-    UnreadableError after `TRIES` calls with transient errors, and after the first other error that `fault_of` knows.
-    All other errors are raised as they are.
+    An error is transient if the module's `fault_of` returns None for it. After a transient error, `ask` is called
+    again, but at most `TRIES` times in total. The pauses between the calls grow, and are of random length.
+
+    Raises UnreadableError if the last call has a transient error, too. If `fault_of` returns a reason for an error,
+    UnreadableError is raised at once. All other errors are raised as they are.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

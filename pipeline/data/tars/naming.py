@@ -102,7 +102,7 @@ def told_tars(data: Path, names: Iterable[str]) -> list[str]:
 
 
 def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]]:
-    """Return two lists: the split of each tar, and lines that describe the reading.
+    """Return two lists: the split of each tar, and at most one line that says which splits were found.
 
     The split of a tar is found in its name, or in the name of a folder around it. If no tar has a split, or if all tars
     are of train, all splits are "". Raises DataError if only some tars have a split.

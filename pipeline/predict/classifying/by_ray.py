@@ -86,9 +86,9 @@ class PredictJob(UnitJob):
         self._answers: Answers
 
     def meet(self) -> tuple[str, Sequence[str]]:
-        """Load the model of the run. Return its `Answers.name`, and the names of the feature folders in the store.
+        """Load the model of the run. Return the model's name (see `Answers.name`), and the result of `store_folders`.
 
-        Raises a HeadstartError if this node does not see the run or the files.
+        Raises a HeadstartError if this node does not see the run or the files, or can't read the URLs.
         """
         task = self._task
         require_seen(task.sample)
@@ -146,9 +146,9 @@ def store_folders(store: Path | None) -> list[str]:
 def predict_task(
     answers: Answers, config: PredictConfig, places: NetworkPlaces, seed: int, max_pixels: int, pages: Pages
 ) -> PredictTask:
-    """Return the task for workers. With this task, workers give the same answers as the driver gives with `answers`.
+    """Return a task for workers. Workers that do the task classify images just as `answers` does in the driver.
 
-    The fields `sample`, `urls` and `kept` of the task are empty. `classified_by` sets these fields.
+    The fields `sample`, `urls` and `kept` of the task are left empty. `classified_by` sets them.
     """
     store = known_store(answers.run, places)
     weights = os.path.abspath(places.weights) if places.weights and os.path.exists(places.weights) else places.weights
@@ -175,8 +175,8 @@ def classified_by(
 ) -> Classified:
     """Classify the files of `sources` by the workers of `crew`. Yield groups in the form and order of `classified`.
 
-    A file that a worker can't read is tried again in this process, with `answers`. A file becomes a reject if three
-    workers died while they classified it.
+    `answers` holds the model of this process. A file that a worker can't read is tried again with it. A file
+    becomes a reject if three workers died while they classified it. For `is_done`, see `classified`.
     """
     files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
     yield len(sources.files) - len(files), 0, []
@@ -239,8 +239,10 @@ def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[l
     """Return two things: `items` with new paths, and the number of files that have no item.
 
     `given` has a pair (path, name) for each file, in the order of `items`. The path of an item begins with the path of
-    its file. In the result, the path of the item begins with the name of the file. If several pairs have the same path,
-    the items of this file are divided equally among the pairs, in order.
+    its file. In the result, the name of the file replaces this beginning.
+
+    If several pairs have the same path, each of them stands for an equal share of the items of this path. The first
+    share gets the name of the first pair, and so on.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

@@ -33,8 +33,8 @@ def classified(
       `sources.named` is no image, it becomes a reject.
     - an iterator over all other predictions and rejects. Each is yielded as soon as it is known.
 
-    When the caller takes the next group, the bytes that were kept of objects in the previous group are removed; see
-    `drop`.
+    While a group is classified, the bytes of its objects may be kept on disk. These bytes are removed when the caller
+    takes the next group; see `drop`.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
