@@ -201,7 +201,7 @@ def make_deterministic(layers: Sequence[keras.Layer] = ()) -> None:
 def release_memory() -> None:
     """Give free memory back to the system.
 
-    Without this call, glibc keeps freed memory that lies between blocks in use.
+    Without this call, glibc does not return freed memory that lies between blocks that are still in use.
     """
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
         trim(0)

@@ -70,7 +70,7 @@ _PLAIN = {"include_preprocessing": False}
 
 
 def _family(builder: str, sizes: Mapping[str, int], rescaling: str, **options: Any) -> dict[str, BackboneSpec]:
-    """Return the specs of a family of networks, by the names of the networks.
+    """Return a dict that maps the name of each network in a family to its spec.
 
     `builder` is the name of the family in Keras, such as `EfficientNet`. `sizes` has a key for each network: the suffix
     that follows `builder`, such as `B0`. The value is the size of the images.

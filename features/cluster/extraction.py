@@ -152,8 +152,8 @@ def cluster(
     all of these conditions are met:
 
     - `features` and `extraction` are given.
-    - The weights in `features` are one value, without a `+`.
-    - `may_build_here(features, extraction)` returns false.
+    - `features.weights` is a single value, without a `+`.
+    - This process should wait for these facts: `may_build_here(features, extraction)` returns false.
     """
     if not config.ray:
         yield None

@@ -139,8 +139,8 @@ def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray
     `pixels`, uint8 [n, size, size, 3], has the images. Returns a dict from the name of each cut to two figures. For
     fewer than 3 images, the dict is empty.
 
-    - `relative_error`: the mean over the images of norm(p - r) / norm(p). Here, p and r are the features of an image by
-      `plain` and by `reduced`.
+    - `relative_error`: p and r are the features of an image by `plain` and by `reduced`. The figure is the mean over
+      the images of norm(p - r) / norm(p).
     - `neighbours_kept`: the fraction of images whose nearest neighbour among the images is the same by both networks.
     """
     if len(pixels) < 3:  # of two images, each is always the other's neighbour

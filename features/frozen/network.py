@@ -253,8 +253,9 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists with the key of each cut's fingerprint: one for `--bits 16`, one for `--bits` set to `bits`.
+    """Return two lists of keys, each with the key of every cut's fingerprint.
 
+    The first list holds the keys for `--bits 16`. The second list holds the keys for `--bits` with the value `bits`.
     The features of a data folder have the keys of the first list if both values of `--bits` give the same pixels for
     all images in the folder. In all other cases, the features have the keys of the second list.
     """

@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out each folder whose subfolders have the names of the folders beside it, if these are two or more."""
+        """Leave out `all/` beside `cats/` and `dogs/` if it holds `all/cats/` and `all/dogs/`. One folder is too few."""
         folders = images.folders
         repeated = {
             name

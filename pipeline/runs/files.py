@@ -39,11 +39,13 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
     return content
 
 
-def without_null(values: Mapping[str, Any], *inner: str) -> dict[str, Any]:
-    """Return `values` without the fields that are None.
+def without_null(values: Any, *inner: str) -> Any:
+    """Return the JSON object `values` without the fields that are None. Any other JSON value is returned as it is.
 
-    `inner` names fields whose values are dicts. Fields that are None are removed from these dicts, too.
+    `inner` names fields whose values are objects. Fields that are None are removed from these objects, too.
     """
+    if not isinstance(values, Mapping):
+        return values
     kept = {name: value for name, value in values.items() if value is not None}
     return kept | {name: without_null(kept[name]) for name in inner if name in kept}
 

@@ -102,6 +102,12 @@ def test_null_stands_for_a_field_that_is_left_out(run: Path, headstart: Cli) -> 
     assert len(headstart("compare", run, run.parent / "other")["runs"]) == 2
 
 
+def test_fields_of_a_later_version_may_be_of_any_kind(run: Path) -> None:
+    later = {"note": 3, "cross_validation": {"val": 3, "before": [None]}, "list": [{"val": None}]}
+    holding("metrics.json", json.dumps(later))(run)
+    assert Run.open(run).metrics() == later
+
+
 def test_a_runs_settings_are_read_once_and_again_when_they_change(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, found = run_module.read_json, []
     monkeypatch.setattr(run_module, "read_json", lambda file: found.append(file.name) or read(file))
