@@ -89,8 +89,9 @@ def extract_features(
 ) -> Extracted:
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
-    `part` says whether `images` are one of many parts of a set of images. If `part` is false, and another process
-    extracts some of the same images, this process writes smaller shards; see `ShardWriter.keep_shards_small`.
+    If the caller extracts a set of images part by part, and `images` are one part, `part` must be true. If `part` is
+    false, and another process extracts some of the same images, this process writes smaller shards; see
+    `ShardWriter.keep_shards_small`.
 
     One forward pass serves all cuts. `freeze` returns the frozen backbone with the cuts of `stores`. It is called only
     if features are missing. Images that have all their features are not read. Processes that fill one store at the same
@@ -275,7 +276,8 @@ class _Extraction:
         """Return a function that marks portions of this process as done.
 
         These are the portions that this process claimed before it claimed the portion with the number `before`. If
-        `before` is None, they are all portions that this process has claimed. Portions of earlier calls are left out.
+        `before` is None, they are all portions that this process has claimed. A portion is left out if an earlier
+        call of `_finished` has returned a function for it.
         """
         names = []
         while self._taken and self._taken[0] != before:

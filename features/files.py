@@ -117,11 +117,14 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """While the context is open, replace an OSError that names one of `made` by an OSError that names `path`.
+    """If the code in the context raises an OSError that names one of `made`, raise one that names `path` instead.
 
-    `made` are paths that the code in the context makes, such as a temporary path. If a file lies where `path` needs a
-    folder, the new error is a NotADirectoryError. In some folders, such as `/proc`, Python raises a FileNotFoundError
-    when a new file is opened. The new error is then a PermissionError.
+    `path` is what the user asked for. `made` are paths that the code makes on the way, such as a temporary path. The
+    new error has the type of the old one, with two exceptions:
+
+    - If a file lies where `path` needs a folder, the new error is a NotADirectoryError.
+    - If nothing can be made in a folder that exists, such as `/proc`, Python may raise a FileNotFoundError. The new
+      error is then a PermissionError.
     """
     try:
         yield

@@ -48,10 +48,11 @@ class _Signals:
         raise error
 
     def _raise_again(self, ignored: Any) -> None:
-        """If Python ignored the error that a handler raised at a signal, send the signal again after `_AGAIN_SECONDS`.
+        """Send a signal again, after `_AGAIN_SECONDS`, if Python ignored the error that its handler raised.
 
         Python ignores an error in a callback of a weak reference, and a signal may come while such a callback runs.
-        This method replaces `sys.unraisablehook`. It gives all other errors that Python ignores to the earlier hook.
+        This method is set as `sys.unraisablehook`, so Python calls it for each ignored error. Other errors are passed
+        on to the earlier hook.
         """
         here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
@@ -64,10 +65,10 @@ class _Signals:
         self._hook(ignored)
 
     def _send(self, thread: int, number: int, raised: int) -> None:
-        """Send the signal `number` to the thread with the ID `thread`.
+        """Send the signal `number` again, to the thread with the ID `thread`.
 
-        `raised` is the number of errors that the handlers had raised when the signal was ignored. Do nothing if they
-        have raised another error since, or if the command has ended.
+        `raised` is how many errors the handlers had raised when this call was planned. If they have raised another
+        error since then, or if the command has ended, do nothing.
         """
         if self.in_command and len(self.raised) == raised:
             signal.pthread_kill(thread, number)
@@ -87,9 +88,9 @@ def stop_at_signals() -> None:
 
 
 def command_ended() -> None:
-    """Record that the command is over. From now on, no signal is sent once more; see `_Signals._raise_again`.
+    """Record that the command is over. From now on, `_Signals._raise_again` sends no signals.
 
-    Such a signal could interrupt the functions of `atexit`.
+    A signal could now interrupt the functions of `atexit`.
     """
     _signals.in_command = False
 
@@ -98,8 +99,9 @@ def command_ended() -> None:
 def one_line_at_signals() -> Iterator[None]:
     """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
 
-    This function is for interrupts that come before a command runs. A command handles its own interrupts. After
-    `command_ended` was called, all errors leave the context unchanged.
+    In the context, a command is loaded and run. Interrupts while it is loaded are handled here. Later interrupts are
+    handled by the command itself, which then calls `command_ended`. After this call, all errors leave the context
+    unchanged.
     """
     stop_at_signals()
     try:

@@ -45,10 +45,14 @@ class _SpeedColumn(ProgressColumn):
 def progress(description: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show the progress of a command. Yield a function that takes the number of units just finished.
 
-    Shown are the finished units, the speed in units per second, and the time left. `unit` names the units. `total` is
-    the number of all units. `done` of them were finished earlier, and do not count for the speed.
-    If standard error is not a terminal, plain lines are printed: the first after two seconds, then at most one every
-    ten seconds.
+    Shown are the finished units, the speed in units per second, and the time left. If standard error is not a terminal,
+    plain lines are printed: the first after two seconds, then at most one every ten seconds.
+
+    Args:
+        description: what the command does, as shown.
+        total: the number of all units.
+        unit: the name of the units, as shown.
+        done: the number of units that were finished earlier. They do not count for the speed.
     """
     if console.is_terminal:
         shape = (BarColumn(), MofNCompleteColumn(), _SpeedColumn(unit), TimeRemainingColumn())

@@ -91,9 +91,9 @@ def command(
     """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
     If the type of a parameter of the function is a dataclass, each field of the dataclass becomes an option. If
-    another parameter has the same name as a field, that parameter sets the field. For example, the argument STORE of
-    `store explain STORE` sets the field `store`. The option `--store` is then hidden, and accepts only the value of
-    STORE. Every command gets `--json` and `--seed`.
+    another parameter has the same name as a field, that parameter sets the field, and the field's option is hidden.
+    For example, the argument STORE of `store explain STORE` sets the field `store`. If `--store` is given, too, it must
+    be the same path. Every command gets `--json` and `--seed`.
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
@@ -154,9 +154,10 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Return the parameter `<prefix>_<field>`. It is the command-line option for a `field` of the dataclass `config`.
+    """Return the parameter `<prefix>_<field>`: the command-line option for a `field` of the dataclass `config`.
 
-    If `given` is True, another parameter sets the field. Then the option is hidden, and its default is None.
+    If `given` is true, the command also has a parameter with the field's name, which sets the field. Then the option is
+    hidden, and its default is None.
     """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
@@ -183,11 +184,12 @@ def _flag(field: Field[Any]) -> str:
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
     """Turn `values`, which come from Typer, into the arguments of a command.
 
-    Some arguments are dataclasses. `configs` maps the name of each such argument to its dataclass. `values` has one
-    item for each field of the dataclass. These items become one instance of the dataclass. All other items stay as they
-    are. A field may have the same name as another item, such as a path that the user gives without a flag. Then the
-    field gets the value of the other item. Raises OptionError if the user also gave the field's option, with another
-    path.
+    `configs` maps the name of each argument that is a dataclass to this dataclass. `values` has an item for each field
+    of the dataclass: the item `extraction_store` for the field `store` of the argument `extraction`. These items become
+    one instance of the dataclass. All other items stay as they are.
+
+    One of the other items may have the name of a field, such as a path that the user gives without a flag. The field
+    then gets the value of this item. Raises OptionError if the user also gave the field's option, with another path.
     """
     arguments = dict(values)
     for name, config in configs.items():

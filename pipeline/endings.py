@@ -54,10 +54,11 @@ def ending(error: BaseException, kept: str) -> Ending:
 
 
 def _came_after_interrupt(error: BaseException) -> bool:
-    """Whether `error` was raised after an interrupt, for example because the finished work could not be written.
+    """Return whether `error` is a new error after an interrupt, for example because finished work could not be saved.
 
-    Such an error has the interrupt as its context. A library may also raise an error in place of the interrupt. The
-    interrupt is then the cause of this error, or its suppressed context (`from None`), or has no link to it.
+    The interrupt is then the context of `error`. The result is false if `error` is the interrupt, or if a library
+    raised `error` in place of the interrupt. In the latter case, the interrupt is the cause of `error`, or its
+    suppressed context (`from None`), or it has no link to `error`.
     """
     cause, context = error.__cause__, error.__context__
     if isinstance(error, KeyboardInterrupt):

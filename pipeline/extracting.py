@@ -105,7 +105,7 @@ def extract_all(
     """Extract the missing features of the scanned examples with each network in turn.
 
     `earlier` is what an `Early` extracted with these networks. It is added to the totals. After the extraction, stores
-    with many small shards are compacted, and the store remembers which weights were used; see `remember_weights`.
+    with many small shards are compacted, and the weights of the networks are recorded; see `remember_weights`.
 
     Returns four things:
     - a scan in which images that can't be decoded are rejects

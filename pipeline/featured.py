@@ -256,8 +256,8 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    If `config.bits` is `folder`, it becomes a number; see `bits_by_folder`. Then, whatever its value, it becomes 16 if
-    that changes no pixels of the scanned images.
+    Two rules change `bits` first. The value `folder` becomes a number; see `bits_by_folder`. Then a number or `auto`
+    becomes 16 if 16 gives the scanned images the same pixels; see `bits_that_matter`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)

@@ -133,9 +133,9 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces until their rows take at least `buffer_bytes`. The last piece may be smaller.
+    """Join consecutive pieces to larger pieces. The rows of a joined piece take at least `buffer_bytes`.
 
-    For pieces, see `_shuffled`.
+    Only the last joined piece may be smaller. For what a piece is, see `_shuffled`.
     """
     held: list[_Piece] = []
     size = 0

@@ -54,9 +54,9 @@ class LabelledFeatures:
         return replace(self, features=taken(self.features, rows), labels=self.labels[rows], views=views)
 
     def on_disk(self, parent: Path) -> LabelledFeatures:
-        """Return the same features on disk, so that other processes can read them.
+        """Return the same examples with their features on disk, where other processes can read the features.
 
-        Features in memory are written to scratch files in `parent`.
+        Features that are in memory are written to scratch files in `parent`.
         """
 
         def written(rows: Features) -> FeaturesOnDisk:

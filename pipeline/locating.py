@@ -126,7 +126,7 @@ def _candidates(
 
     - The weights that `own` names, if their files exist.
     - The environment variable `HEADSTART_WEIGHTS`, if it is set.
-    - The files of weights with the digest `digest` that were used with `store` before, if they are unchanged.
+    - The unchanged files that were used with `store` before, and hold weights with the digest `digest`.
 
     From the last two sources, a file for another kind of network is left out.
     """

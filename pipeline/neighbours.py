@@ -28,7 +28,7 @@ class Neighbours:
         self._features = unit_length(features) if isinstance(features, np.ndarray) else features
 
     def nearest(self, queries: Features, k: int) -> Nearest:
-        """Find the `k` features that are nearest to each of `queries`, float32 [M, D]. If `k` is over N, find all N."""
+        """Find the `k` features that are nearest to each of `queries`, float32 [M, D]. If there are fewer, find all."""
         k = min(k, len(self._features))
         found = Nearest(np.full((len(queries), k), np.inf, np.float32), np.zeros((len(queries), k), np.int64))
         for part in blocks(self._features):

@@ -84,8 +84,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of `variables`, which can't be used afterwards.
 
-    Without this call, the memory would never be freed. Keras's optimizers register a function that TensorFlow never
-    drops (Keras 3.15, TensorFlow 2.21). This function keeps the graph of the training step in memory, and the graph
+    Without this call, the memory would never be freed. Keras's optimizers register a callback that TensorFlow never
+    drops (Keras 3.15, TensorFlow 2.21). The callback keeps the graph of the training step in memory, and the graph
     keeps the variables.
     """
     for variable in variables:

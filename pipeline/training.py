@@ -72,13 +72,16 @@ class Progress(keras.callbacks.Callback):
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock. In the first epoch, the clock starts later, after the batch that builds the graph."""
+        """Start the clock, except in the first epoch.
+
+        The first batch builds the graph, and is not timed. The clock starts when this batch ends.
+        """
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report the examples since the last call, up to the end of `batch`. One call may report several batches."""
+        """Report the examples of all batches that ended since the last call. `batch` is the index of the last one."""
         count = min((batch + 1) * self.batch_size, self.examples) - self._done
         self._done += count
         self.advance(count)

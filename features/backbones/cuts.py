@@ -100,10 +100,10 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
     - Without `--cut`, there is one set per backbone: the backbone's last cut. If there are several backbones, one more
       set holds the last cuts of all backbones.
     - If no value of `--cut` contains `all`, each value gives a set: the cuts that the value names; see `chosen_cuts`.
-      If a name in a value has no backbone, such as `mixed8` in place of `backbone/mixed8`, the value's set has more
-      cuts: the last cut of each backbone in which the value names no cut.
-    - If a value of `--cut` contains `all`, each single cut of all values is a set of its own. The search may join
-      sets only in this case.
+      If the value has a name without a backbone (`mixed8`, not `backbone/mixed8`), further cuts are added to the set:
+      the last cut of each backbone in which the value names no cut.
+    - If a value of `--cut` contains `all`, each cut that any value names is a set of its own. Only in this case may
+      the search join sets.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -195,9 +195,11 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split each of `texts`, which are values of `--cut`, at each `+`, but not inside the path of a `.keras` file.
+    """Split values of `--cut` at each `+`, except inside the path of a chosen `.keras` file.
 
-    `backbones` are the backbones that the user chose. Paths among them are absolute. Paths in `texts` may be relative.
+    Args:
+        texts: the values of `--cut`. A path in a value may be relative.
+        backbones: the chosen backbones. The path of a `.keras` file among them must be absolute.
     """
     parts = []
     for text in texts:

@@ -135,16 +135,15 @@ def cut_indices(
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
 
-    Keras makes up a name for a layer without one. A made-up name contains a number that differs between processes,
-    unless `stable` is true.
+    `stable` says whether all layers have the same names in every process. If it is false, a name that Keras made up is
+    not stable: its number may differ between processes.
 
-    If `stable` is true, or the last layer of a block has no made-up name, the block has the name of its last layer. For
-    any other block, the first rule that applies decides:
+    If the name of a block's last layer is stable, it is the name of the block. For any other block, the first rule that
+    applies decides:
 
-    - If the block ends the network with an activation, the name is `TOP`.
-    - Made-up names in the block are left out. If the last two of the remaining names have a common start, such as
-      `block5`, the block has this start as its name.
-    - In all other cases, the name is `block` and the number of the block.
+    - If the block is the last block, and ends with an activation, the name is `TOP`.
+    - If the last two stable names in the block have a common start, such as `block5`, the name is this start.
+    - In all other cases, the name is `block` and the number of the block, from 1.
 
     If an earlier block has the same name, `_` and the index of the block's end are added to the name.
     """
@@ -257,10 +256,10 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """Return the index of the last operation of each stage except the last stage, for a network without branches.
+    """Return the indices of the operations that end a stage, for a network without branches.
 
-    A stage consists of the operations at one resolution. A pooling belongs to the stage before it. `single` holds the
-    indices of the operations that can end a block; see `block_ends`.
+    A stage consists of the operations at one resolution. A pooling belongs to the stage before it. The end of the last
+    stage is left out. `single` holds the indices of the operations that can end a block; see `block_ends`.
     """
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:
@@ -278,8 +277,8 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 def _common_start(names: Sequence[str]) -> str:
     """Return the common start of `names`. A name consists of words that are joined by `_`.
 
-    The common start consists of the words that all names begin with. If one of the names consists of only these words,
-    the last of them is left out: the common start of `block5_sepconv3` and `block5_sepconv3_bn` is `block5`.
+    The common start consists of the words that all names begin with. If these words are already one of the names, the
+    last word is left out: the common start of `block5_sepconv3` and `block5_sepconv3_bn` is `block5`.
     """
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]

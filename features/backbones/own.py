@@ -56,8 +56,8 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
     `size` is the side of the images in pixels. `name` is the network's name in errors.
 
-    Raises OptionError if the network can't take images of this size. Raises WeightsError if `model` takes images of any
-    size, and the output for an image depends on the other images of its batch.
+    Raises OptionError if the network can't take images of this size. If `model` has no fixed image size, also raises
+    WeightsError if the output for an image depends on the other images of its batch.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 

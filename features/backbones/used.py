@@ -104,9 +104,10 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set. These fields are not changed. The backbone is changed only
-    if `given` has none of `backbone`, `weights`, `rescale` and `cut`. If `config` names several backbones, nothing is
-    changed. A line on the console says which options are changed.
+    `given` names the fields of `config` that the user set. A backbone, weights or rescaling that the user set stays.
+    The backbone is changed only if `given` has none of `backbone`, `weights`, `rescale` and `cut`. If `config` names
+    several backbones, nothing is changed. A line on the console says which options are changed. `needed` says whether
+    the command reads the weights.
 
     If the user set the weights, or the backbone is a `.keras` file, only the rescaling may be changed; see
     `_with_used_rescaling`. Otherwise, the first of these rules that applies decides:
@@ -159,13 +160,12 @@ def _with_only(
 ) -> FeatureConfig:
     """Return `config` with the weights and the rescaling of the only entry of `known` that can be used.
 
-    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`.
+    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`. `needed` says whether the command
+    reads the weights. `rescaled` says whether the user set the rescaling of `config`. If so, this rescaling stays.
 
-    - If no entry can be used, return `config` unchanged.
-    - If several entries can be used, and `needed` is true, raise an OptionError.
-    - If several entries can be used, and `needed` is false, return `config` unchanged.
-
-    `rescaled` tells whether the user set the rescaling of `config`. A rescaling that the user set stays.
+    - If no entry can be used, a line on the console says so, and `config` is returned unchanged.
+    - If several entries can be used, and `needed` is true, an OptionError is raised.
+    - If several entries can be used, and `needed` is false, `config` is returned unchanged.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())

@@ -43,7 +43,7 @@ def build_backbone(
         image_size: side of the input in pixels; 0 for the network's default.
         precision: the precision of the arithmetic. Weights stay float32. For int8 the float32 network is built.
         weights_seed: the seed of random weights.
-        known: facts about networks that were built before. A network that is in `known` is built at its first use.
+        known: facts about networks. If it has the facts of this network, the Keras model is built at its first use.
         tokens: what stands for an image's tokens, [N, D]: `mean` is the tokens' mean, and `first` is the first token.
         digest: the digest of the weights. If given, no weights are read, and the backbone can only make fingerprints.
     """
@@ -72,7 +72,7 @@ def build_backbone(
 
 
 def is_known(name: str, weights: str, rescale: str, image_size: int, weights_seed: int, known: KnownBackbones) -> bool:
-    """Return whether `known` has the facts of a network. With them, `build_backbone` need not build the network."""
+    """Return whether the facts of a network are in `known`, so that `build_backbone` need not build the network."""
     source = backbone_source(*_settings(name, weights, rescale, image_size, weights_seed))
     return known.recall(source) is not None
 

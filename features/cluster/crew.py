@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if `count`, the usable slots, is 0: at once after a refusal, else after a minute."""
+        """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -153,8 +153,8 @@ class Crew:
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
         """Wait at most `timeout` seconds for answers. For each ended job, yield (member, key of the job, result).
 
-        Jobs of an earlier task are left out. For a member that died or was refused, yield (member, None, None). If a
-        member's step has ended, begin its next step; see `Member`. Errors that are not the node's fault are raised.
+        Jobs of an earlier task are left out. If a member dies or is refused, yield (member, None, None). If a member's
+        step has ended, begin its next step; see `Member`. An error is raised, unless the member's node is to blame.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}
@@ -184,7 +184,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`, or None if `call` failed. After a step (see `Member`), begin the next step."""
+        """Return the answer to `call`; None if it failed. If `call` was a step (see `Member`), begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)

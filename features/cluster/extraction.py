@@ -67,10 +67,10 @@ class Cluster:
         return partial(inspect_by, crew) if crew.is_elsewhere() else None
 
     def prepare(self) -> None:
-        """Wait at most two minutes for a worker that saves facts about the networks in the store; see `FactsTask`.
+        """Wait until a worker has built the networks, and has saved their facts in the store; see `FactsTask`.
 
-        If no worker does this (see `cluster`), or if it fails, the wait ends early. The time for connecting to the
-        cluster is not counted.
+        The wait ends after two minutes, without the time for connecting to the cluster. It ends at once if no worker
+        has this task (see `cluster`), or if the worker fails.
         """
         self.begun().prepared(_PREPARED_SECONDS)
 

@@ -35,9 +35,10 @@ _AWAY = (errno.ESTALE, errno.EIO, errno.ENOENT, errno.ENOTCONN, errno.ETIMEDOUT,
 
 @dataclass(frozen=True)
 class Met:
-    """The report of a worker on its node, before the first unit.
+    """What a worker tells the driver about its node, before the first unit.
 
-    The report holds the fingerprint of each cut, as JSON, and whether the node sees an image of the task's `sample`.
+    `fingerprints` has the fingerprint of each cut, as JSON. `sees_images` tells whether the worker can read at least
+    one image of the task's `sample`, unchanged since the scan. It is true if the sample is empty.
     """
 
     fingerprints: Sequence[Mapping[str, Any]]
@@ -188,11 +189,11 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return the features of one or two images by key, so that workers can be compared.
+        """Return the features of one or two images as a dict, so that workers can be compared.
 
-        The features of all cuts are joined to one array, float32 [F]. One image is random, and its key is "". The other
-        is the first image of the sample that can be decoded, and its key is its digest. If no image of the sample can
-        be decoded, there is only the random image.
+        The features of an image at all cuts are joined to one array, float32 [F]. The key "" has the features of an
+        image with random pixels, which are the same in all workers. If an image of the task's sample can be decoded,
+        the digest of the first such image is a second key, with the features of this image.
         """
         from headstart.features.images.batches import decoded_batches
 

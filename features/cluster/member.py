@@ -12,9 +12,11 @@ from typing import Any
 class Member:
     """The driver's record of one worker of the crew.
 
-    A node has a numbered slot for each worker that it can run. A step is a call of the worker's method `hello`, `meet`
-    or `build`. In this class, a job is a call that `give` makes, such as a call of `do_unit`. Each job has a number,
-    and a key that the caller chooses.
+    A node has a numbered slot for each worker that it can run. Two kinds of calls are recorded:
+
+    - A step is a call of the worker's method `hello`, `meet` or `build`.
+    - A job is a call that `give` makes, for example of the worker's method `do_unit`. It has a number, and a key that
+      the caller of `give` chooses.
     """
 
     actor: Any

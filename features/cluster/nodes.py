@@ -72,8 +72,9 @@ class Reference:
 
         For each worker with a GPU that is building its network, `building` has the seconds since the build began.
 
-        If workers find the batch size by trials, one worker with a GPU makes the trials. Another worker with a GPU may
-        build when the batch size is known, or when each number in `building` is over 120.
+        A worker waits only if it has a GPU, and if the task finds the batch size by trials. Then one worker with a GPU
+        makes the trials. The others wait until a batch size for a GPU is known, or until each number in `building` is
+        over 120.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)

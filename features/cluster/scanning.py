@@ -130,9 +130,10 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return a worker's result with the original paths, and the positions of the files that it could not read.
+    """Return two things: a worker's result with the original paths, and the positions of the files it could not read.
 
-    The positions are int64 [n], ascending. The returned result has no rejects for the files at these positions.
+    The positions are indices in `files`, int64 [n], ascending. The returned result has no rejects for the files at
+    these positions.
 
     Args:
         files: the original paths of the inspected files.

@@ -55,7 +55,7 @@ class Sharing:
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.
-        window: a new unit must begin within the next `window` items that `in_order` has not yielded yet. This limits
+        window: each new unit begins at one of the first `window` items that `in_order` has not yielded yet. This limits
             the number of results that `in_order` holds back. None means no limit.
     """
 
@@ -104,7 +104,8 @@ class Sharing:
     def in_order(self) -> Iterator[Piece]:
         """Do the same as `run`, but yield the units in the order of their items.
 
-        `unread` must always return an empty sequence, because a second try would break the order.
+        The field `unread` must be a function that always returns an empty sequence. Otherwise, items could get a second
+        try, and be yielded again out of order.
         """
         held: dict[int, Piece] = {}
         for piece in self.run():

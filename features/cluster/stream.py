@@ -76,7 +76,7 @@ class _Images(Sequence[ImageFile]):
         self.rows: dict[int, tuple[_Unit, int]] = {}  # unit, and position there; two threads use it
 
     def add(self, unit: _Unit, positions: np.ndarray) -> np.ndarray:
-        """Add the images of `unit` at `positions`. Return the numbers of these images in the stream, int64 [n]."""
+        """Add images: those that are at `positions` in `unit`. Return their numbers in the stream, int64 [n]."""
         numbers = np.arange(self.size, self.size + len(positions))
         self.rows.update(zip(numbers.tolist(), ((unit, position) for position in positions.tolist()), strict=True))
         self.size += len(positions)
@@ -154,12 +154,12 @@ class UnitStream:
         return Finished(unit.extracted, told, unit.seconds or time.perf_counter() - start, stopped)
 
     def tried(self, number: int) -> int:
-        """Return how many images of a unit are done; 0 if the unit is over, or has not come yet."""
+        """Return how many images of a unit are done. Before the unit comes, and after it has ended, return 0."""
         unit = self._units.get(number)
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early, or as soon as it comes. The features extracted so far are written."""
+        """End a unit early. If it has not come yet, it ends when it comes. Features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -209,8 +209,8 @@ class UnitStream:
         """Add the images of `unit`, then of later units, to the stream. Yield their numbers in the stream, int64 [n].
 
         At most 64 numbers are yielded at a time. Images that have features are left out. The iterator ends as soon as
-        no unit is in the queue. To wait for the next unit would stop the decoding, because TensorFlow runs the iterator
-        in the same thread.
+        no unit is in the queue. If the iterator waited for the next unit, the last images would wait, too: they are
+        decoded only when they fill a batch, or when the iterator ends.
         """
         try:
             while unit:
@@ -264,7 +264,7 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Add the next images of the stream, up to the number `after` - 1, to the counts of their units.
+        """Count images as done, each in its unit: all uncounted images whose number in the stream is below `after`.
 
         An image whose number is in `extracted` counts as extracted. Any other image counts as undecoded.
         """
@@ -279,9 +279,9 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Remove units from `_begun`: all whose last image has a number below `after` in the stream.
+        """Remove each unit from `_begun` whose last image has a number below `after` in the stream.
 
-        Return a function that ends the removed units. The `ShardWriter` calls it when their features are on disk.
+        Return a function that ends these units. The `ShardWriter` calls this function when their features are on disk.
         """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:

@@ -72,7 +72,11 @@ class Job(Protocol):
         """Check that this node can do the task. The driver passes the result to `Task.require_same`."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, if there is one. `batch_sizes` holds the batch sizes of other workers, by `Built.kind`."""
+        """Build the network, if there is one. Return the report on it.
+
+        `batch_sizes` maps a kind of device, such as `CPU`, to the batch size that other workers use on this kind; see
+        `Built.kind`.
+        """
 
     def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
@@ -85,7 +89,7 @@ class Job(Protocol):
         """Return how many images of the unit with the number `unit` are done."""
 
     def stop(self, unit: int) -> None:
-        """End the unit with the number `unit` early, even if the job gets this unit after this call."""
+        """End the unit with the number `unit` early. If the job has not got it yet, it ends when it comes."""
 
     def share(self, unit: int) -> None:
         """Take note that, from now on, another worker also has the unit with the number `unit`."""
@@ -133,8 +137,8 @@ class Worker:
     def prepare(self, task: Task) -> Any:
         """Do a task that has no units: make its job, and return the result of the job's method `meet`.
 
-        The worker may do another task at the same time. The job made here may build networks for a later task. It is
-        offered as `before` to the next task whose `takes_network` is true; see `Task.job`.
+        The worker may do another task at the same time. The job may build networks for a later task: the next task
+        whose `takes_network` is true gets the job as `before`; see `Task.job`.
         """
         self._starting.join()
         with self._preparing:
@@ -156,7 +160,7 @@ class Worker:
         return self._present.tell(unit)
 
     def stop(self, unit: int) -> None:
-        """End the unit with the number `unit` early, even if the job gets this unit after this call."""
+        """End the unit with the number `unit` early. If the job has not got it yet, it ends when it comes."""
         self._present.stop(unit)
 
     def share(self, unit: int) -> None:

@@ -117,9 +117,10 @@ def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, exampl
 
 
 def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """Return the mean of each output channel over all positions, float64 [out], without bias.
+    """Return the mean of each output channel of `convolution` over all pixels, float64 [out].
 
-    `mean` [in] holds the means of the input channels. Padding is ignored.
+    `mean` [in] holds the means of the input channels. `kernels` are used in place of the kernels of `convolution`. Bias
+    and padding are ignored.
     """
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
     if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]

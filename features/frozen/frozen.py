@@ -39,8 +39,8 @@ class FrozenBackbone:
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features of
     an image do not depend on the other images in the batch.
 
-    A slot is an index in the batch. Only slots that compute equal results get images, so that the features of an image
-    do not depend on its slot; for an exception, see `_equal_slots`. The other slots get zeros.
+    A slot is an index in the batch. Images are put only into slots that give equal features for equal images. The
+    other slots get zeros. So the features of an image do not depend on its slot. For an exception, see `_equal_slots`.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -57,8 +57,8 @@ class FrozenBackbone:
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
         """Run the network on `pixels`, uint8 [b, H, W, 3], and return the features at each cut.
 
-        The features are float32 [b, D], or [b, h, w, D] for a map. b is at most `images_per_pass`. `run` is one of
-        `passes`. If `run` is None, the first of `passes` is used.
+        The features are float32 [b, D], or [b, h, w, D] for a map. b is at most `images_per_pass`. `run` is the pass
+        to use, one of `passes`. By default, it is the first one.
         """
         run = run or self.passes[0]
         used = self._slots[: len(pixels)]
@@ -98,7 +98,8 @@ def freeze(
 ) -> FrozenBackbone:
     """Build the fast form of `backbone`. For a backbone with the precision int8, the form is in float32.
 
-    `engine` is the value of the field `engine` in the fingerprint of the features; see `engines.engine`.
+    `engine` is the value of the field `engine` in the fingerprint of the features; see `engines.engine`. `keep` is a
+    place in a store. If OpenVINO runs the network, the converted network is written to this place.
 
     If `batch_size` is 0, the batch size is chosen:
 
@@ -107,8 +108,7 @@ def freeze(
     - TensorFlow on a CPU: `default_batch_size`.
 
     If OpenVINO can't run a float32 network, TensorFlow runs this network with the same batch size. If OpenVINO can't
-    run a bfloat16 network, an OptionError is raised. `keep` is a place in a store. If OpenVINO runs the network, the
-    converted network is written to this place.
+    run a bfloat16 network, an OptionError is raised.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -128,7 +128,7 @@ def freeze(
 
 
 def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
-    """Convert a folded network for OpenVINO.
+    """Convert a network for OpenVINO. In `folded`, batch normalisation is folded into the weights already.
 
     OpenVINO reads no bfloat16 constants. For bfloat16, OpenVINO gets a float32 model, and rounds to bfloat16 itself.
     """

@@ -56,10 +56,10 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
-    """Load the 8-bit form of `backbone` that made the features in the store at `root`.
+    """Load an 8-bit form of `backbone` from the store at `root`.
 
-    `wanted` is the field `calibration` of the features' fingerprint. If no 8-bit form has this calibration, an
-    OptionError is raised.
+    `wanted` is the field `calibration` of a fingerprint. The 8-bit form with this calibration is loaded, because it
+    made the features of the fingerprint. If there is none, an OptionError is raised.
     """
     for folder in (root / "int8").glob(f"{backbone.title}-*"):
         if calibration(folder) == wanted:
@@ -162,7 +162,7 @@ def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.nd
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
-    """Return for each row the index of the other row with the largest cosine similarity, int64 [n]."""
+    """Return the index of each row's nearest other row in `features`, by cosine similarity, int64 [n]."""
     unit = features / (np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).tiny)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)

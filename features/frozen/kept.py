@@ -1,5 +1,7 @@
 """A store keeps the fast forms of networks for OpenVINO, so that the next command need not build them again.
 
+In the fast form of a network, batch normalisation is folded into the weights, and the batch size is fixed.
+
 STORE/frozen/<name>-<hash>/    <name> is the name of a backbone, or `classifier`
     model.xml, model.bin    the fast form, as OpenVINO reads it
     identity.json           everything that decides the fast form, and the hash of the two files
@@ -41,10 +43,10 @@ class KeptNetwork:
 
     @classmethod
     def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
-        """Return the place of a network in the store at `root`.
+        """Return the place of a network's fast form in the store at `root`.
 
         `name` is the name of a backbone, or `classifier`. `fields` holds everything else that decides the fast form,
-        except two versions: the version of OpenVINO, and `_VERSION`. This function adds them.
+        except the version of OpenVINO and `_VERSION`. This function adds these two versions.
         """
         identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
         return cls(root, name, json.loads(json.dumps(identity)))  # JSON turns tuples into lists, as in `identity.json`
@@ -64,10 +66,12 @@ class KeptNetwork:
         return None
 
     def write(self, model: Any) -> None:
-        """Keep the converted network `model`, unless the disk is nearly full. A failure is printed, but not raised.
+        """Write the converted network `model` to the store. A failure, such as a nearly full disk, is only printed.
 
-        Before that, two kinds of kept networks are removed: networks of another version of headstart, and networks of
-        another version of OpenVINO. Of all kept networks with the name of this one, only the latest eight stay.
+        Older networks in the store are removed first:
+
+        - networks for another version of OpenVINO, or of headstart's code that makes fast forms
+        - networks with this network's name, except the latest seven
         """
         if not self.root.is_dir():
             return

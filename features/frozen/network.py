@@ -98,10 +98,11 @@ class Network:
         return replace(self, backbone=replace(self.backbone, calibration=found))
 
     def freeze(self, keep: bool = False) -> FrozenBackbone:
-        """Start TensorFlow and build the fast form, which takes seconds. With int8, call `quantised` first.
+        """Start TensorFlow, and return the network's fast form. To build this form takes seconds.
 
-        If the store has the network in the form that OpenVINO reads, this form is only loaded, and not built. With
-        `keep`, a form that was built for OpenVINO is written to the store; see `kept`.
+        If the store has the form that OpenVINO reads, the form is loaded instead of built. With `keep`, a form that was
+        built for OpenVINO is written to the store; see `kept`. With int8, the 8-bit form must be in the store already;
+        `quantised` makes it. If it is missing or damaged, a StoreError is raised.
         """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised

@@ -68,12 +68,12 @@ def decoder_of(image: ImageFile, config: ImageConfig) -> int:
 
 
 def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
-    """Return three numbers of an image.
+    """Return three numbers that say how to read an image.
 
     The numbers are:
-        orientation: the EXIF orientation, 1 to 8.
-        bits: the result of `config.bits_of` for the image: 0, or 8 to 16.
-        page: the number of the page, counted from 1.
+        the EXIF orientation, 1 to 8.
+        the bits in use of 16-bit samples, 8 to 16, or 0; see `ImageConfig.bits_of`.
+        the number of the page, counted from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page
 

@@ -49,8 +49,10 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode a file with 16-bit samples. Return an image with 8-bit samples.
 
     `data` holds the bytes of the file, and `bits` is 8 to 16. A colour sample is shifted right by `bits` - 8 bits. If
-    the result is over 255, it becomes 255. An alpha sample is shifted right by b - 8 bits, so that it never exceeds
-    255. Here b is the bit length of the largest alpha in the image, but at least `bits`.
+    the result is over 255, it becomes 255.
+
+    For alpha samples, b is the bit length of the largest alpha in the image, but at least `bits`. An alpha sample is
+    shifted right by b - 8 bits, so that it never exceeds 255.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -95,10 +97,10 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return the number of samples of a pixel, without alpha, in the raw mode `raw_mode`.
+    """Return the number of samples, except alpha, of a pixel in the raw mode `raw_mode`.
 
-    If `_COLOURS` does not list this raw mode, return 0. `_COLOURS` lists the raw modes in which Pillow drops
-    the lower byte of 16-bit samples.
+    Only the raw modes in `_COLOURS` are known. Pillow drops the lower byte of their 16-bit samples. For any other raw
+    mode, return 0.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
@@ -108,12 +110,12 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Replace the value `folder` of `--bits` by a number, and return it as text.
+    """Return the value of `--bits` as text, with a number in place of `folder`.
 
-    `asked` is the value of `--bits`. If `asked` is not `folder`, it is returned unchanged. If `asked` is `folder`, the
-    result is the largest number in `bits`, or `16` if `bits` has no number except 0.
+    `asked` is the value of `--bits`. `bits` holds one number for each image in the folder, as `used_bits` returns it.
 
-    `bits` holds one number for each image in the folder, as `used_bits` returns it.
+    If `asked` is `folder`, the result is the largest number in `bits`, or `16` if `bits` has no number except 0. Any
+    other `asked` is returned unchanged.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
@@ -154,5 +156,5 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _in_mode(args: tuple[object, ...] | str | None, raw_mode: str) -> tuple[object, ...] | str:
-    """Return a copy of `args`, the arguments of a Pillow decoder, in which `raw_mode` replaces the raw mode."""
+    """Return a copy of `args`, the arguments of a Pillow decoder, with `raw_mode` as the raw mode."""
     return (raw_mode, *args[1:]) if isinstance(args, tuple) else raw_mode

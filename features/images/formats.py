@@ -120,7 +120,9 @@ def _completed(header: Header, image: ImageFile.ImageFile, data: bytes, first: i
 def _header(
     data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None, decoding: bool = True
 ) -> Header | Fault:
-    """Return the header of an image, read with Pillow, or a fault. Pillow may raise an exception of almost any type.
+    """Read the header of an image with Pillow. Return the header, or the fault that makes the image unusable.
+
+    If Pillow can't read the image, this function may raise an exception of almost any type.
 
     `pages` is the number of pages in the file. For `first`, see `open_image`; for `decoding`, see `inspect_bytes`.
     """
@@ -240,10 +242,10 @@ class _Watched(PageStream):
 
 
 def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
-    """Return the fault of a file, or of a page of a TIFF, whose header Pillow could not read.
+    """Return the fault of an image whose header Pillow could not read. The image is a file, or a page of a TIFF.
 
-    `data` holds the bytes of the file, and `format` is its format. For a page after the first, `first` is the offset of
-    the page's directory; see `open_image`.
+    `data` holds the bytes of the file, and `format` is the file's format. For a page after the first, `first` is the
+    offset of the page's directory; see `open_image`.
     """
     watched = _Watched(without_texts(data), first)
     said = "can't be read"

@@ -83,11 +83,11 @@ def inspect_files(paths: Iterable[str], max_pixels: int, pages: Pages) -> list[l
 def inspect_image(
     path: str | Path, max_pixels: int = MAX_PIXELS, pages: Pages = "first", tars: OpenTars | None = None
 ) -> list[ImageFile | Reject]:
-    """Read the digest and header of one file. Return a list with its image, or with a reject if it can't be used.
+    """Read the digest and header of one file. Return a list with one image, or with a reject if the file is unusable.
 
-    If `pages` is `all`, the list holds one image or reject for each page of a TIFF. The list is empty if neither the
-    name nor the content of the file shows that the file is an image. But a URL that can't be read always gives a
-    reject. Raises DataError if this machine lacks the credentials for a URL. For `tars`, see `content_elsewhere`.
+    If `pages` is `all`, the list holds one image or reject for each page of a TIFF. If neither the name nor the content
+    of the file shows that the file is an image, the list is empty. But a URL that can't be read always gives a reject.
+    Raises DataError if this machine lacks the credentials for a URL. For `tars`, see `content_elsewhere`.
     """
     path = str(path)
     name, mtime_ns = name_of(path), 0

@@ -93,9 +93,10 @@ class ScanMemory:
         return np.array(list(chain.from_iterable(rows_of)), np.int64), at.repeat([len(one) for one in rows_of])
 
     def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
-        """Return bool [n]: for each image at `rows`, int64 [n], whether its file is unchanged.
+        """Return for each of n images whether its file has kept its size and modification time, bool [n].
 
-        `status`, int64 [n, 2], has the present size and modification time of each file.
+        `rows`, int64 [n], are the rows of the images in `self.images`. `status`, int64 [n, 2], has the present size and
+        modification time of each image's file. If all n images are pages of one file, `status` may be [1, 2].
         """
         size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
         agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])

@@ -61,6 +61,8 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
+        If `again` is true, a portion that a process has just extracted is treated like any other portion.
+
         A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. A claim with an empty
         file is void after a minute. The answer is the first of these that applies:
             DONE: a process has just extracted the portion, and `again` is false.
@@ -135,7 +137,7 @@ class Claims:
         remove_void_claims(self._folder.parent)
 
     def _claim(self, portion: str) -> Claim:
-        """Claim a portion, unless another process has a claim on it that is not void. Return an answer; see `take`."""
+        """Claim a portion, and return the answer; see `take`. A claim of another process is replaced if it is void."""
         file, found = self._file(portion, "claimed"), Claim.MINE
         for _ in range(3):
             try:

@@ -42,13 +42,19 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
-    """Compact a store of more than `MANY_SHARDS` shards, unless that disturbs another process.
+    """Compact a store that has many shards, unless that disturbs another process.
 
-    A shard is small if it has at most half of `large` bytes. If at least `MANY_SHARDS` shards are not small, only the
-    small shards are counted. Nothing is done while another process has a claim on the store. Compaction ends early in
-    three cases. First, another process makes a claim. Second, replaced shards take half of the disk's free space.
-    Third, the time is over: one minute or a tenth of `extraction_seconds`, whichever is longer. A later call continues
-    the compaction. If a shard is damaged or can't be written, a message is printed, and no error is raised.
+    A shard is small if it has at most half of `large` bytes. The store has many shards if it has more than
+    `MANY_SHARDS`. There is an exception: if `MANY_SHARDS` or more are not small, more than `MANY_SHARDS` must be small.
+
+    Compaction ends early, or does not begin, in three cases:
+
+    - Another process has a claim on the store.
+    - With the next new shard, the replaced shards would take more than half of the disk's free space.
+    - The time is over: one minute or a tenth of `extraction_seconds`, whichever is longer.
+
+    A later call continues the compaction. If a shard is damaged or can't be written, a message is printed, and no error
+    is raised.
     """
     try:
         small = _small_shards(store, large)
@@ -99,10 +105,10 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 
 
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
-    """Remove the bad shards `shards`, and also all retired shards. If `shards` is empty, do nothing.
+    """Remove the files of `shards`, and of all retired shards. If `shards` is empty, do nothing.
 
-    A folder in place of a shard is put out of use, but not removed. Features that were only in a removed shard must be
-    extracted again.
+    If there is a folder in place of a shard's file, the store no longer uses it, but it is not removed. Features that
+    were only in a removed shard must be extracted again.
     """
     if shards:
         store.retire(shards)

@@ -149,10 +149,10 @@ class Segment:
 
 
 def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Entries]:
-    """Merge `segments`: yield the entries of the shards in use, in ascending order, at most `at_once` at a time.
+    """Yield the entries of all shards that are in use, in ascending order of digests, at most `at_once` at a time.
 
-    In these entries, the number of a shard is its position among the names from `names_in_use(segments)`. Memory does
-    not grow with the number of entries. Raises StoreError if the entries of a segment are wrong.
+    In these entries, shards have new numbers: their positions in the names that `names_in_use` returns. Memory does not
+    grow with the number of entries. Raises StoreError if the entries of a segment are wrong.
     """
     starts = np.cumsum([0, *(segment.in_use.sum() for segment in segments)]).tolist()
     numbers = [
@@ -188,9 +188,9 @@ def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
 class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
-    Each shard is in use in exactly one segment. Segments in memory take 40 bytes per digest. New shards make a new
-    segment. If the previous segment is in memory, and at most twice as long as the new segment, the two are merged.
-    Because of this limit, long segments are seldom merged.
+    A shard may be in several segments, but is in use in exactly one. A segment in memory takes 40 bytes per digest. New
+    shards make a new segment. The last two segments are merged as long as the second last is in memory, and at most
+    twice the size of the last. Because of this limit, large segments are seldom merged.
     """
 
     folder: Path  # of the shards
@@ -250,8 +250,8 @@ class Index:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
         Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. If `shuffled`
-        is None, shards are in the order of their names, and slabs in the order of their rows. A generator `shuffled`
-        draws the order of the shards, and the order of the slabs within each shard.
+        is None, shards are in the order of their names, and slabs in the order of their rows. Otherwise, shards are in
+        random order, and so are the slabs within each shard. `shuffled` draws these orders.
         """
         names = list(self.shards)
         shards, lines = self._located(digests)

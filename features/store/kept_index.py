@@ -88,9 +88,10 @@ def remove_segment(place: Path) -> None:
 
 
 def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
-    """Return an index of those `segments` that hold some of `shards`, the longest segment first.
+    """Return an index that finds the digests of `shards` in `segments`. The longest segment comes first.
 
-    A shard in several segments is in use only in the first of them.
+    If several segments hold a shard, the index marks the shard as in use only in the first of them; see `Segment`.
+    Segments in which no shard is in use are left out.
     """
     left, chosen = set(shards), []
     for segment in sorted(segments, key=lambda segment: -len(segment.entries.digests)):
@@ -149,13 +150,14 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 
 
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the segments that should stay as they are. The other segments should be merged.
+    """Return the segments that should stay as they are. The caller merges all others.
 
     `segments` must be sorted by `size`, the largest first. A segment is worn if at least half of its digests are in
-    shards that are not in use. No worn segment stays.
+    shards that are not in use. Worn segments do not stay.
 
-    The other segments are checked in order. A segment stays if it is more than twice as large as the sum of two things:
-    all worn segments, and all later segments that are not worn. After the first segment that fails, none stays.
+    The segments that are not worn are checked in order. Each is compared with the rest: all worn segments, and the
+    unworn segments after it. If its size is more than twice the total size of the rest, it stays. Otherwise, it and all
+    segments after it do not stay.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

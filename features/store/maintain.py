@@ -114,12 +114,13 @@ def contents(store: FeatureStore) -> Contents:
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
     """Read every byte of every shard. Return the damaged shards, merged files and kept indexes, with reasons.
 
-    If `repair` is true:
-        damaged shards and damaged kept indexes are removed. The next extraction makes the lost features again.
-        a folder in place of a shard is put out of use. The folder itself stays.
-        merged files are updated.
+    If `repair` is true, the stores are repaired:
 
-    Raises OSError if a shard can't be reached, because its content may be good.
+    - Damaged shards and damaged kept indexes are removed. The next extraction makes the lost features again.
+    - A folder where a shard should be is not removed, but the store no longer counts it as a shard.
+    - Merged files are updated.
+
+    Raises OSError if a shard can't be reached. Such a shard does not count as damaged, because it may be good.
     """
     shards = [(store, shard) for store in stores for shard in store.shards()]
     images: list[int] = []  # in each good shard

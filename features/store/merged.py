@@ -51,7 +51,7 @@ def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarra
 
 
 def merged_shards(path: Path) -> list[str]:
-    """Return the names of the shards that a merged file shows. If `path` is no merged file, return an empty list."""
+    """Return the names of the shards whose features a merged file shows. If `path` is no merged file, return []."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return [source.file_name for source in file["features"].virtual_sources()]

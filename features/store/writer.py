@@ -79,11 +79,11 @@ class ShardWriter(Generic[Key]):
     ) -> None:
         """Prepare to collect the features of `digests`.
 
-        `expected` is the number of images that all processes together will extract. Shards are larger
-        if `expected`, or the number of images that lack features, is large; see `shard_size`.
-
-        `part` says whether `digests` are one of many parts of the images to extract. If so, `keep_shards_small` has no
-        effect.
+        Args:
+            expected: the number of images that all processes together will extract. The size of a shard is chosen by
+                this number or by the number of `digests` without features: the larger one counts. See `shard_size`.
+            part: whether `digests` are one of many parts of the images to extract. If so, `keep_shards_small` has no
+                effect.
         """
         raw = raw_digests(digests)
         self._parts = {
@@ -110,16 +110,17 @@ class ShardWriter(Generic[Key]):
     def keep_shards_small(self) -> None:
         """Write small shards from now on, because other processes fill the stores, too.
 
-        A process that is killed then loses few features. While a small shard is written, features are collected for the
-        next one. So extraction waits for the disk only if the features of a large shard are collected meanwhile.
+        A killed process then loses few features. While the thread writes, extraction goes on, and its new features are
+        collected. Extraction waits for the thread only if these new features fill a large shard.
         """
         self._keeps_small = True
 
     def lacking(self) -> set[str]:
         """Return the digests that still lack features in one or more stores.
 
-        The stores are not searched again. Features that other processes wrote after the last search are not seen.
-        Digests whose features were collected are left out.
+        A digest whose features were collected does not count as lacking, even if its features are not written yet.
+        The folders of the stores are not listed again. Features that other processes wrote after the last listing are
+        not seen.
         """
         return set().union(*(part.lacking for part in self._parts.values()))
 

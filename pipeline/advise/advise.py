@@ -125,10 +125,10 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return the accuracy of the chosen network's best cut minus the accuracy of its deepest cut.
+    """Return how much less accurate a network is at its deepest cut than at its best cut.
 
     A candidate is one cut of one network. `stores` has the store of each candidate, and `right` has the accuracy of
-    each candidate. `chosen` is the index of one candidate. The chosen network is the network of this candidate.
+    each candidate. `chosen` is the index of a candidate. The result is about the network of this candidate.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
@@ -142,7 +142,7 @@ def _depth(fingerprint: Fingerprint) -> int:
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether `fingerprint` has a network of the zoo, at the network's last cut, which is the default."""
+    """Return whether `fingerprint` has a backbone in `BACKBONES`, and the default cut: the last of that backbone."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 

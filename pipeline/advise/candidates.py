@@ -43,11 +43,15 @@ class Candidates:
 def find_candidates(
     scanned: Scan, config: FeatureConfig, extraction: ExtractionConfig, advise: AdviseConfig, seed: int
 ) -> Candidates:
-    """Draw a sample of the train and val images in `scanned`. Return the sample, and the stores of the candidates.
+    """Find the candidates, and draw a sample of the train and val images in `scanned`.
 
-    The features of the sample are extracted with the networks to try. Images that lack features in at least one store
-    are left out of the sample. If the features of one store would need too much memory, a smaller sample is drawn.
-    Raises DataError if too many images can't be used. Extraction raises the errors of `featured.cache_features`.
+    The candidates are the existing stores that can be judged (see `_stored`), and the networks that `--try` names. If
+    there are neither, the networks that `--backbone` names are tried. Each network that is tried extracts the features
+    of the sample.
+
+    Images that lack features in at least one store are left out of the sample. If the features of one store would need
+    too much memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the
+    errors of `featured.cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -91,13 +95,12 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
     """Return the stores that can be judged, and lines of text about stores that are left out.
 
-    A store can be judged if both of these are true:
+    Three kinds of stores are left out without a line: stores of maps, stores of a view, and stores that have features
+    of none of `examples`.
 
-    - It is neither a store of maps nor a store of a view.
-    - The share of `examples` that have no features in the store is at most `--max-rejects`, and at most a half. Images
-      that can't be decoded have no features.
-
-    A store gets a line if only the second is false, and the store has features of at least one example.
+    Any other store may lack the features of some of `examples`, such as images that can't be decoded. If it lacks at
+    most the share `--max-rejects` of them, and at most a half, the store can be judged. If it lacks more, the store is
+    left out, and gets a line.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
@@ -142,9 +145,12 @@ def _named(network: str) -> str:
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    If `config` has the backbone `name`, the weights, the cuts, `rescale` and `tokens` come from `config`. For any other
-    network, the weights are ImageNet's, and `rescale` and `tokens` have their defaults. If `config` has no cuts of
-    `name`, `_cuts` chooses them.
+    There are two cases:
+
+    - The network is a backbone of `config`: all settings come from `config`; see `restricted`. If `config` has no cuts
+      of this backbone, `_cuts` chooses the cuts.
+    - The network is no backbone of `config`: the weights are ImageNet's, `rescale` and `tokens` have their defaults,
+      and `_cuts` chooses the cuts. All other settings come from `config`.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)

@@ -51,17 +51,16 @@ class Prospect:
 def expected_gain(error: float, images: int, similarity: Similarity | None, too_deep: float) -> tuple[float, float]:
     """Return two gains in accuracy from fine-tuning: the expected gain, and the gain with many images.
 
-    The gain with many images is a share of `error`. The share is larger if the images are less similar to ImageNet's.
-    It is also larger if the deepest features are too specialised. The values of the share come from a few measurements.
-    The expected gain is smaller than the gain with many images. The difference shrinks as the number of training images
-    grows.
-
     Args:
         error: the error rate of the linear probe, in [0, 1].
         images: the number of training images.
         similarity: how similar the images are to ImageNet's; None if this is unknown.
         too_deep: the accuracy of the network's best cut minus the accuracy of its deepest cut. A positive value is a
             sign that the deepest features are too specialised.
+
+    The gain with many images is `error` times a factor, which comes from a few measurements. The factor is larger if
+    the images are less similar to ImageNet's, and if `too_deep` is over 0.01. The expected gain is the gain with many
+    images times `images` / (`images` + 2000).
     """
     share = _SHARES[similarity.verdict if similarity else "unknown"] + _LESS_DEEP_SHARE * (too_deep > _TOO_DEEP)
     return error * share * images / (images + _HALF), error * share

@@ -39,11 +39,10 @@ class Entry:
     fault: Fault | None = None  # why the content is never read; None if it may be read
 
     def read(self) -> bytes | Fault:
-        """Return the content of the file, or only its first bytes, or a `Fault`.
+        """Return the content of an image file. For any other file, return only the first bytes.
 
-        - The content is returned if the file's name or its first bytes show that the file is an image.
-        - Only the first bytes are returned if neither they nor the name show an image.
-        - A `Fault` with the reason is returned if the content can't be read, or if an image is too large.
+        A file is an image file if its name or its first bytes say so. If the content can't be read, or if an image
+        file is too large, return a `Fault` with the reason.
         """
         fault = self.fault or (self._why_too_large() if is_image(self.name, b"") else None)
         if fault:

@@ -38,9 +38,9 @@ def check(
     Images with features in a store are not decoded again. If `config.html` is set, the result is also written as an
     HTML page to the path `config.html`.
 
-    Raises DataError if `data` has no images. Raises OptionError if no store's key or folder name begins with
-    `config.fingerprint`, or if no page can be written to `config.html`. Raises StoreError if `config.store` is a file,
-    or if a shard is damaged.
+    Raises DataError if `data` has no images. Raises OptionError if `config.fingerprint` is given but fits no
+    store (see `stores_named`), or if no page can be written to `config.html`. Raises StoreError if `config.store` is a
+    file, or if a shard is damaged.
     """
     if config.html:
         require_page("--html", config.html)

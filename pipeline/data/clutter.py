@@ -117,8 +117,10 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     """Return whether a folder was made by headstart.
 
-    The folder has the files `names`, and the subfolders with the paths `folders`. `ours` holds paths of folders that
-    headstart made. It holds all such paths below this folder.
+    Args:
+        names: the names of the files in the folder.
+        folders: the paths of the folder's subfolders.
+        ours: the paths of folders that headstart made. None of those below this folder may be missing.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

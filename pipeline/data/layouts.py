@@ -240,9 +240,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Return the tree below all wrappers. A wrapper has nearly all images in its only subfolder, which is no class.
+        """Return the tree below all wrappers. A wrapper has one subfolder, which has nearly all images and is no class.
 
-        If `in_split` is False, a folder whose only subfolder is a folder of val or test is no wrapper.
+        If `in_split` is False, this subfolder is no folder of val or test, either.
         """
         while True:
             folders = images.folders
@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without mask folders. Raise a DataError if one may be a class, and no option decides."""
+        """Return `images` without mask folders. Raise a DataError if only an option could tell masks from a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out `all/` beside `cats/` and `dogs/` if it holds `all/cats/` and `all/dogs/`. One folder is too few."""
+        """Leave out a folder whose subfolders have the same names as its siblings. One sibling is too few."""
         folders = images.folders
         repeated = {
             name

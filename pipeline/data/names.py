@@ -175,9 +175,9 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """While the context is open, raise a _StuckError if `found` does not grow for a second of processor time.
+    """While the context is open, raise a _StuckError if a result takes more than about a second of processor time.
 
-    In any thread but the main thread, and on Windows, do nothing.
+    The caller appends each result to the list `found`. In any thread but the main thread, and on Windows, do nothing.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -204,7 +204,7 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
     """Return a list with a line about the images without a label. If all images have labels, return [].
 
     `missed` holds the names in which the regular expression `pattern` finds no label. `total` is the number of all
-    images. Raises DataError if more than 5 % of the images have no label. `where` names the data in the message.
+    images. `where` names the data in error messages. Raises DataError if more than 5 % of the images have no label.
     """
     if not missed:
         return []

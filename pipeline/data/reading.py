@@ -119,14 +119,15 @@ def read_names(
 ) -> Reading:
     """Find the split, label and group of each file in `names`.
 
-    `labelled` says whether labels are needed. If `labelled` is false and `config.label_from` is not set, a DataError of
-    `read_layout` is not raised, and the files get no labels and no splits. In any other case, the error is raised. Also
-    raises DataError if the regular expression `config.group` matches no path, or if `labelled` is true and no file has
-    a label. Raises OptionError if `config.group` or `config.label_from` takes seconds on a path.
-
     Args:
         names: paths relative to the folder or archive `where`, with slashes.
         empty: folders without files, relative to `where`.
+        labelled: whether labels are needed.
+
+    A DataError of `read_layout` is raised if `labelled` is true or `config.label_from` is set. Otherwise, it is caught,
+    and the files get no labels and no splits. Also raises DataError if `labelled` is true and no file has a label, or
+    if `config.group` matches no path. Raises OptionError if `config.group` or `config.label_from` takes seconds on a
+    path.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)

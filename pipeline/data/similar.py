@@ -206,8 +206,8 @@ def _agreeing(
 ) -> Iterator[Pair]:
     """Yield a `Pair` for each near-duplicate of `image`; see `agreeing`.
 
-    `row` is the position of `image` among the images of `agreeing`. Row `row` of `near` has the positions and cosines
-    of the neighbours of `image`. `around` holds these neighbours, the nearest first.
+    `row` is the position of `image` in the argument `images` of `agreeing`. `around` holds the neighbours of `image`,
+    the nearest first. The row `row` of `near` has their positions and cosines, in the same order.
     """
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
@@ -234,10 +234,10 @@ def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> lis
 def _background(
     plain: Sequence[float], cosines: Sequence[float], around: Sequence[ImageFile], pixels: Pixels
 ) -> np.ndarray:
-    """Return the mean thumbnail of at most eight neighbours of an image, float [SIDE, SIDE].
+    """Return the mean thumbnail of the eight usable neighbours that look most like an image, float [SIDE, SIDE].
 
-    These are the neighbours that look most like the image. Three kinds of neighbours are not used: the nearest eight,
-    neighbours that may be copies, and neighbours without a thumbnail. If no neighbour can be used, the mean is 0.
+    Three kinds of neighbours are not usable: the eight with the nearest features, those that may be copies, and those
+    without a thumbnail. If fewer than eight neighbours are usable, all of them are used. Without any, the mean is 0.
 
     Args:
         plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.

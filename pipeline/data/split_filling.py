@@ -67,13 +67,13 @@ class _Filling:
     def cover(self, pair: _Pair, depth: int) -> bool:
         """Move a group with images of a class to a split without such images. Return whether that was possible.
 
-        The move may leave the group's old split without any group of some class, although the split should have one. In
-        this case, another group of that class is moved to the old split; see `_needed`. This second move may need a
-        third one, and so on. If no way is found, nothing is moved.
+        The group may have been the only one of some class in its old split. If the old split should have a group of
+        this class (see `_needed`), another one is moved there. This second move may need a third one, and so on. If no
+        way is found, nothing is moved.
 
         Args:
             pair: the class and the split.
-            depth: the largest number of moves in a row that may follow the first one.
+            depth: how many moves in a row may follow the first one. If 0, the first one must need no second one.
         """
         label, split = pair
         held = {at for at, _ in self._moves}
@@ -96,15 +96,15 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return the pairs of `due` (see `fill`) that have no other group than the one at position `at`."""
+        """Return the pairs of `due` (see `fill`) whose only group is the group at position `at`."""
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images the splits are further from `wanted` if the group at position `at` goes to `split`.
+        """Return how much the splits' distance from `wanted` grows if the group at position `at` goes to `split`.
 
-        The result is negative if the splits come nearer to `wanted`. A pair (class, split) is as far from `wanted` as
-        its number of images is from the wanted number. The distances of all pairs are added up.
+        For a class in a split, the distance is the difference between its number of images and the wanted number. These
+        distances are added up over all classes and splits. If the sum becomes smaller, the result is negative.
         """
         cost = 0
         for label, count in self._contents[at].items():

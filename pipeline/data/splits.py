@@ -32,7 +32,8 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
       groups has a group in train first, then in val.
     - If images of a group already have a split, the group gets the most frequent of their splits. In a tie, test goes
       before val, and val before train.
-    - If a group has images in test, its images that were given to train (`Item.of_train`) count as a separate group.
+    - If a group already has images in test, those of its images that the data set gives to train (`Item.of_train`)
+      count as a separate group.
 
     Args:
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
@@ -96,9 +97,10 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Count the groups, and the images, that are in several splits. Return a line for each count above 0.
+    """Count the groups in several splits, and the images in several splits. Return a line for each count above 0.
 
-    An image is in several splits if its copies have different splits. If `given` is empty, the result is [].
+    An image is in several splits if its copies have different splits. `given` holds the names of the splits that the
+    data set gives. If it gives none, the result is [].
     """
     if not given:
         return []
@@ -203,11 +205,11 @@ class _Groups:
 
 
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """Group `count` positions by their keys. Return the first position in the group of each, int64 [count].
+    """Group `count` positions by their keys. For each position, return the first position of its group, int64 [count].
 
-    `keys` has a pair of arrays [count] for each kind of key. The first array, int, holds the key of each position. The
-    second array, bool, tells which positions have a key of this kind. Positions that share a key are in one group. If A
-    shares a key with B, and B with C, all three are in one group.
+    `keys` has a pair of arrays for each kind of key. The first array, int [count], holds the key of each position. The
+    second array, bool [count], tells which positions have a key of this kind. Positions that share a key are in one
+    group. If A shares a key with B, and B shares a key with C, all three are in one group.
     """
     roots = np.arange(count)
     while True:
@@ -245,9 +247,9 @@ def _asked(fractions: Mapping[str, float]) -> list[str]:
 
 
 def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
-    """Return each pair (class, split) that needs a group. `groups` maps each class to its number of groups.
+    """Return each pair (class, split) for which the split must get a group of the class.
 
-    A class with N groups needs a group in each of the first N splits that `_asked` returns.
+    `groups` maps each class to its number of groups. A class with N groups must be in the first N splits of `_asked`.
     """
     return {(label, split) for label, count in groups.items() for split in _asked(fractions)[:count]}
 
@@ -256,8 +258,8 @@ def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, f
     """Return how many different images val and test should have of each class: a number for each pair (class, split).
 
     `sizes` maps each class to its number of different images. `groups` maps each class to its number of groups.
-    `fractions` maps each split to its fraction of the images. The numbers leave at least one image and one group of
-    each class to train.
+    `fractions` maps each split to its fraction of the images. The numbers are so small that at least one image and one
+    group of each class are left for the split train.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():

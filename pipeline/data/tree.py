@@ -117,12 +117,13 @@ def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, 
     The tree `images` is searched at all depths; `above` is its path. Each result has three items: the path of the mask
     folder, the tree of its parent, and whether the folder certainly holds masks.
 
-    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside it that has no such
-    name, and has at least 90 % of the mask folder's file names. Suffixes, and ends such as `_mask`, are ignored. The
-    mask folder certainly holds masks in two cases:
+    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside the mask folder that
+    has another kind of name, and at least 90 % of the mask folder's file names. Suffixes of file names, and ends such
+    as `_mask`, are ignored. The mask folder certainly holds masks in three cases:
 
     - A match has a name that could stand for any images, such as `images`; see `says_nothing`.
-    - There is only one match. In addition, the mask folder is not flat, or has a file name that is not a number.
+    - There is only one match, and over 5 % of the mask folder's images are in subfolders.
+    - There is only one match, and a file name in the mask folder is not a number.
     """
     folders = images.folders
     masks = set()
@@ -142,8 +143,8 @@ def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, 
 def splits_outside(images: ImageTree) -> ImageTree:
     """Move splits above classes: `cats/train/1.jpg` becomes `train/cats/1.jpg`.
 
-    This is done only if each folder in `images` holds two or more split folders, and nothing else. Otherwise `images`
-    is returned unchanged.
+    This is done only if `images` holds class folders and nothing else, and each class folder holds two or more split
+    folders and nothing else. Otherwise `images` is returned unchanged.
     """
     inside = [one.folders if not len(one.loose) else {} for one in images.folders.values()]
     each = all(one and len(splits_named(one)) == len(one) > 1 for one in inside)

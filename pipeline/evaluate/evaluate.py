@@ -182,7 +182,7 @@ class _Models:
         }
 
     def outputs(self, examples: Examples) -> dict[str, _Output]:
-        """Return the outputs of each model, by its name: `head` and `finetuned`.
+        """Run each model on `examples`. Return a dict from the model's name, `head` or `finetuned`, to its output.
 
         Raises RunError if an output is not finite, and DataError if an image can't be decoded.
         """

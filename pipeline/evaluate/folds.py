@@ -115,10 +115,10 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that makes a copy of the user's own layers in the head `model`. The copy has new weights.
+    """Return a function that copies the user's own layers, with new weights.
 
-    The layers are copied from the saved head, so the user's code is not run. Raises RunError if `model` has no layers
-    of the user's own.
+    `model` is the saved head of `run`. The layers are copied from `model`, so the user's code is not run. Raises
+    RunError if `model` has no layers of the user's own.
     """
     from headstart.features.tensorflow import keras
 

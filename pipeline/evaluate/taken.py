@@ -80,10 +80,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`, changed if its predictions would overwrite those for other data.
+    """Return `taken`, or a copy whose predictions do not overwrite the predictions for other data.
 
-    If the file of predictions for `taken` already holds predictions for other data, a copy of `taken` is returned. The
-    field `mark` of the copy gives it another file. In all other cases, `taken` itself is returned.
+    A copy is returned if the file for the predictions of `taken` already holds predictions for other data. The field
+    `mark` of the copy changes the name of the file. In all other cases, `taken` itself is returned.
     """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()

@@ -98,7 +98,7 @@ def chosen_threshold(
 def threshold_fields(
     metrics: Mapping[str, Any], positive: str, class_names: Sequence[str], threshold: Threshold | None
 ) -> dict[str, Any]:
-    """Return sensitivity and specificity with their intervals, and the threshold, for the JSON of a model.
+    """Return fields for the JSON of a model: sensitivity, specificity, the interval of each, and the threshold.
 
     `metrics` is the result of `pipeline.scoring.metrics.score`. Sensitivity is the recall of the `positive` class, and
     specificity is the recall of the other class. A recall is None if the class has no images.

@@ -93,7 +93,10 @@ def decoded(images: Sequence[ImageFile], config: ImageConfig) -> Iterator[np.nda
 
 
 def local_files(images: Sequence[ImageFile], scratch: Path) -> list[tuple[str, int]]:
-    """Return the path and the page of each image. An image that is not in a local file is copied into `scratch`."""
+    """Return the path of each image's file, and the number of the image's page in the file.
+
+    A file that is not local is copied into `scratch`; the path then leads to the copy.
+    """
     found = []
     for number, image in enumerate(images):
         path = Path(image.file).absolute()

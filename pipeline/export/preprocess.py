@@ -4,7 +4,7 @@
 
 Only NumPy and Pillow are needed. The result differs from headstart's own pixels by at most one grey level. Four rare
 kinds of files are exceptions:
-- Images with 16 bits per sample, of which not all are in use: colour images come out darker than in headstart. For grey
+- Images with 16 bits per sample that use only the lower bits: colour images come out darker than in headstart. For grey
   images, this module takes the number of bits in use from the brightest sample, and not from the file's header.
 - TIFFs with reduced copies of a page: the copies count as pages.
 - Large JPEGs that TensorFlow refuses and Pillow reads: headstart decodes them at full size, and this module decodes

@@ -100,9 +100,10 @@ def _begin(
     choose_by: ChooseBy,
     settings: dict[str, Any],
 ) -> float:
-    """Evaluate epoch 0, the head alone, and write its state to disk. Return the seconds that the evaluation took.
+    """Evaluate the head alone, as epoch 0. Return the seconds that the evaluation took.
 
-    The curves of an earlier fine-tuning are removed. Raises RunError if the head's outputs are not finite.
+    The state of epoch 0 is written to disk. The curves of an earlier fine-tuning are removed. Raises RunError if the
+    head's outputs are not finite.
     """
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     since = time.perf_counter()

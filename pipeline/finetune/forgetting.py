@@ -29,10 +29,10 @@ def forget_classifier(run: Run) -> None:
 
 
 def _rewrite(path: Path, drop_rows: bool) -> None:
-    """Rewrite a CSV file without the columns of the classifier. Only one row is in memory at a time.
+    """Rewrite a CSV file without the predictions of the fine-tuned classifier. Only one row is in memory at a time.
 
-    Some files have a column `model`. With `drop_rows`, rows with the classifier in this column are left out. Without
-    `drop_rows`, these rows stay, and the prediction in them becomes empty.
+    Columns whose name begins with `finetuned:` are left out. For rows of the classifier, and for `drop_rows`, see
+    `_of_the_head`.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)

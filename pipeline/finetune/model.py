@@ -42,9 +42,9 @@ _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 
 @dataclass(frozen=True)
 class Batches:
-    """Three datasets. Each batch is a pair of inputs and labels.
+    """The datasets for training, for validation, and for the reference of the calibration.
 
-    The inputs are maps if the model takes maps. Otherwise, they are pixels.
+    Each batch is a pair of inputs and labels. The inputs are maps if the model takes maps. Otherwise, they are pixels.
     """
 
     train: tf.data.Dataset  # each iteration is an epoch; each epoch has its own order and augmentation
@@ -176,7 +176,9 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Put the run's head on the backbone of `cached`, and compile this model.
 
-    `seed` decides dropout. `precision` is used only if the run's precision is int8, because int8 has no gradients.
+    `seed` decides dropout. If the precision of the run is int8, which has no gradients, the backbone gets `precision`
+    instead. Otherwise, `precision` is not used.
+
     Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
     `--from-cache`. Also raises the error of `_optimizer`.
     """
@@ -231,7 +233,7 @@ def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimi
 def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
     """Return a model that shares the layers of `model`, to save or load their weights.
 
-    If `optimizer` is given, the weights file holds the state of the optimizer, too.
+    If `optimizer` is given, its state is saved or loaded with the weights.
     """
     sharing = keras.Model(model.inputs, model.outputs)
     if optimizer is not None:

@@ -63,11 +63,10 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 
 
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
-    """Return a copy of `config` in which no setting is `auto`, and the name of the figure that decides the best epoch.
+    """Return two things: `config` with other values in place of `auto`, and the figure that decides the best epoch.
 
-    If `start` is None, the call begins a new fine-tuning, and the settings of the run's head replace `auto`. If `start`
-    is given, the call continues the fine-tuning that wrote `start`, and the settings in `start` replace `auto`. Raises
-    RunError if a setting has an unknown value.
+    If `start` is None, a new fine-tuning begins, and the values are those of the run's head. Otherwise, the fine-tuning
+    that wrote `start` continues, and the values are those in `start`. Raises RunError if a value is unknown.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -85,8 +84,10 @@ def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[Fine
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
     """Raise RunError if `run` has a fine-tuning that a call of `finetune` with `settings` can't continue.
 
-    A finished fine-tuning that has no epoch left to train can't be continued. `state` is the state of the fine-tuning.
-    `choose_by` is the figure on val that decides the best epoch.
+    `state` is the state of this fine-tuning. `choose_by` is the figure on val that decides the best epoch.
+
+    A finished fine-tuning can be continued only if `settings` asks for more epochs than were trained, and if the
+    patience in `settings` allows them.
     """
     start = state.start()
     if not start:

@@ -45,7 +45,7 @@ def run_epochs(
         on_epoch: called after each epoch, with the epoch's number (from 1) and the epoch's row of metrics.
 
     Returns:
-        A copy of the head. Its weights are the running average of the trained weights at the end of the best epoch.
+        A copy of the head after the best epoch. Its weights are running averages; see `_Step.copy_to`.
         A row of metrics for each epoch: `loss`, `accuracy`, `val_loss` and `val_accuracy`. If `config.choose_by` names
             another figure, such as `auc`, the row also has this figure on val, such as `val_auc`.
         The number of the best epoch (see `HeadConfig.choose_by`), or 0 if no loss on val was finite.

@@ -35,8 +35,8 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Return whether all images count the same in the figure `config.choose_by`, which decides the best epoch.
+    """Return whether the figure that decides the best epoch counts all images the same; see `config.choose_by`.
 
-    A rare class counts little in a figure in which all images count the same.
+    In such a figure, a rare class counts little.
     """
     return config.choose_by in ("loss", "accuracy")

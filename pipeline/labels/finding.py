@@ -60,7 +60,7 @@ def likely_errors(
     Args:
         features: float32 [N, D].
         labels: int64 [N], indices into `class_names`.
-        groups: int64 [N], the number of each row's group. The rows of a group are all held out in the same fold.
+        groups: int64 [N]. Rows with the same number form a group. All rows of a group are held out in the same fold.
         seed: decides the folds.
         most: the largest number of rows to fit a model to. If there are more rows, the model is fitted to a sample with
             the same class proportions.

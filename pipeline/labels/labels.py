@@ -118,5 +118,5 @@ def _found(data: Path, cached: FeaturedExamples, seed: int) -> FoundLabels:
 
 
 def _name(example: Example, root: str) -> str:
-    """Return the path of an example's image relative to `root`, which ends with a slash."""
+    """Return the path of an example's image, relative to the folder `root`. The text `root` ends with a slash."""
     return example.image.path.removeprefix(root)

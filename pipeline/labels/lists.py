@@ -27,9 +27,9 @@ _BOM = b"\xef\xbb\xbf"
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
-    `path` is the path of the log. A changed image gets another label, or loses its row. Before the first change, the
-    original list is copied to `kept_list(path)`. Before each change, the new state of the list is added to `log`, and
-    `log` is written to `path`.
+    `rows` are from the CSV file of labels, and `log` is written to `path`. A changed image gets another label, or is
+    removed from the list. Before the first change, the original list is copied to `kept_list(path)`. Before each
+    change, the new state of the list is added to `log`, and `log` is written.
 
     Raises:
         OptionError: if `config.label_from` is set, because the labels are then parts of paths.
@@ -104,7 +104,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Return a dict from the path of each changed image to its action. `log` must be the log of a list."""
+    """Return the changes in `log`, the log of a list: a dict from the path of each image to its last action."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 
@@ -119,8 +119,8 @@ def _replace(file: Path, content: bytes) -> None:
 def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
     """Return the changes that are still to be made: a dict from the path of each image to its action.
 
-    `entries` are the present rows of the list `file`. Raises DataError if one of `rows` does not fit the list, or if a
-    class would have no image left.
+    `rows` ask for the changes. `entries` are the present entries of the list `file`. `log` has the changes that were
+    made before. Raises DataError if one of `rows` does not fit the list, or if a class would have no image left.
     """
     by_path = {entry.path: entry for entry in entries}
     require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)

@@ -59,7 +59,7 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
     the first move. If a move fails after the checks, the moves before it are not undone.
 
     Raises DataError in these cases:
-    - A path in the log is not allowed; see `require_inside`.
+    - The log has a path that is not allowed; see `require_inside`.
     - A file is neither at its source nor at its target.
     - Another file is at the target.
     - A link, folder or device is at a source or target.

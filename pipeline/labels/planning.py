@@ -87,10 +87,14 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise a DataError if `moves` would give an image an unwanted split or class, or leave a class without images.
+    """Raise a DataError if the data would not be read as wanted after `moves`.
 
     `names` lists the present paths of all images. `before` is the `Reading` of these paths. `empty` lists the folders
-    without files.
+    without files. After the moves, three things must hold:
+
+    - The layout of the new paths can be read. Images that are moved aside are left out.
+    - Each image has its old split. A moved image has the label that its action names, any other image its old label.
+    - A class that had images still has an image.
     """
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:

@@ -37,8 +37,8 @@ def write_table(path: Path, suspects: Iterable[Suspect]) -> None:
 def require_table(flag: str, path: Path) -> None:
     """Raise an error if no CSV file of labels can be written to `path`, the value of the option `flag`.
 
-    Raises OptionError if no file can be made at `path`, or if `path` is a link or a file that is no CSV file of labels.
-    Raises DataError if `path` is a CSV file of labels with actions, because the actions would be lost.
+    Raises OptionError if no file can be made at `path`, if `path` is a link, or if the file at `path` is no CSV file of
+    labels. Raises DataError if `path` is a CSV file of labels with actions, because the actions would be lost.
     """
     require_place(flag, path)
     if path.is_symlink():

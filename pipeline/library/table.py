@@ -38,7 +38,8 @@ class FeatureTable:
 
     - `X` holds features: float32 [N, D], or float32 [N, H, W, D] at a cut such as `mixed8:map`.
     - `y` holds labels: int64 [N], indices into `class_names`. If the images have no labels, each value is -1.
-    - `splits` holds `train`, `val` or `test` for each image. For a sequence of files, each value is an empty text.
+    - `splits` holds `train`, `val` or `test` for each image. If the table was made from a sequence of files, and not
+      from a folder, a list or tars, each value is "".
     """
 
     X: np.ndarray

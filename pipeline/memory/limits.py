@@ -52,15 +52,12 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """For each control group around this process, yield its folder and three names.
+    """Yield four things for each control group around this process.
 
-    The names are, in this order:
-
-    - the file with the limit of the group's memory
-    - the file with the number of bytes that the group uses
-    - the entry of the file `memory.stat` that counts the inactive bytes of cached files
-
-    The three files are in the folder.
+    - the folder of the group
+    - the name of the file in this folder that holds the limit of the group's memory
+    - the name of the file in this folder that holds the number of bytes that the group uses
+    - the name of an entry of this folder's `memory.stat`: the entry counts the inactive bytes of cached files
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

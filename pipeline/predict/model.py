@@ -109,8 +109,8 @@ def load_answers(
 ) -> Answers:
     """Load the model of `choice`, and count the seconds with `clock`.
 
-    If the networks of the head can't be loaded, the fine-tuned classifier replaces the head in one case: both have the
-    same values (see `Choice.alike`), and `places` names no weights. In all other cases, the error is raised.
+    If the networks of the head can't be loaded, the fine-tuned classifier replaces the head in one case: both give the
+    same answers (see `Choice.alike`), and `places` names no weights. In all other cases, the error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -187,7 +187,7 @@ class _Classifier:
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Split `rows`, the outputs for M images, into features [M, D] and logits [M, 1 or C].
 
-        If there is no reference, D is 0. Raises RunError if there is a reference and its features do not have length D.
+        Without a reference, D is 0. Raises RunError if the images of a reference do not have D features each.
         """
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
@@ -246,7 +246,7 @@ def _known(
 ) -> dict[int, np.ndarray]:
     """Return the features that are stored: a dict from positions in `images` to features, float32 [D].
 
-    `stores_of` calls `_stores` with `network`. If a store is missing or damaged, the dict is empty.
+    `stores_of` returns `network`'s stores for a value of `--bits`. The dict is empty if a store is missing or damaged.
     """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):

@@ -60,9 +60,9 @@ class Loaded:
 
 
 def distances(reference: Reference | None, features: np.ndarray) -> Sequence[float | None]:
-    """Return the distance of each row of `features` (float32 [M, D]) from `reference`.
+    """Return how far each row of `features` (float32 [M, D]) is from the training images; see `Reference.distances`.
 
-    If `reference` is None, all distances are None.
+    If `reference` is None, each distance is None.
     """
     return reference.distances(features).tolist() if reference else [None] * len(features)
 

@@ -61,9 +61,9 @@ class Trust:
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]
 
     def decides(self) -> dict[str, Any]:
-        """Return a JSON object with those values of this object that can change an answer, or {} if there are none.
+        """Return the values of this `Trust` that can change an answer, as a JSON object. Without any, return {}.
 
-        The hash in `Answers.name` includes the JSON object.
+        The result becomes part of the hash in `Answers.name`.
         """
         calibration = {"temperature": self.calibration.temperature} if self.calibration else {}
         options = {"abstain": self.abstain, "set_threshold": self.set_threshold}

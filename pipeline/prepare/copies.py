@@ -75,10 +75,10 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images` with new groups, so that near-duplicates are in the same group.
+    """Return `images` with changed groups (`Placement.group`), so that near-duplicates are in the same group.
 
-    Each element of `groups` holds positions in `images`. The images at these positions are near-duplicates. If they
-    were in groups before, the other images of these earlier groups join the new group, too.
+    Each element of `groups` holds the positions of some near-duplicates in `images`. If these near-duplicates were in
+    groups before, all images of these earlier groups are in the same group afterwards.
     """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
@@ -99,9 +99,13 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
     """Choose the copies and near-duplicates to drop.
 
-    Returns a dict. A key is the position of a dropped image in `images`. The value is the position of the image that is
-    kept in its place. Only the first `count` images, which are the images of the source, can be dropped. Each element
-    of `groups` holds the positions of some near-duplicates in `images`. `there` has the files of the data folder.
+    Returns a dict from the position of each dropped image to the position of the image that is kept in its place.
+
+    Args:
+        images: first the images of the source, then other images of the data folder.
+        count: the number of images of the source. Only these images can be dropped.
+        groups: each element is a group of near-duplicates, as positions in `images`.
+        there: the files of the data folder.
     """
     kept: dict[int, int] = {}
     for group in groups:

@@ -46,7 +46,7 @@ class Placer:
         return self.write(file.read_bytes(), target)
 
     def write(self, content: bytes, target: Path) -> Way:
-        """Write `content` to `target`, and count the file as a copy. Returns `copy`. May raise an OSError."""
+        """Write `content` to `target`, and count the file as a copy. Always returns "copy". May raise an OSError."""
         self._make_ready(target.parent)
         write_atomically(target, content)
         return self._counted("copy")

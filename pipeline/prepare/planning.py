@@ -41,13 +41,13 @@ class Placement:
 def read_images(
     members: Sequence[SourceFile], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
-    """Read each of `members` that has a label, once. `read` has the label, split and group of each member.
+    """Read each of `members` that has a label, once.
 
-    If `listed` is true, the members are rows of a manifest.
+    `read` has the label, split and group of each member. If `listed` is true, the members are rows of a manifest.
 
-    Returns three things: the images, the rejects, and the number of files that are not images. In a manifest, a file
-    that is not an image is a reject, and does not count in this number. A member whose name leads out of its archive
-    is always a reject, even without a label.
+    Returns three things: the images, the rejects, and the number of other files. A file that is no image is a reject if
+    `listed` is true, and else it is one of the other files. A member whose name leads out of its archive is always a
+    reject, even without a label.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -151,9 +151,11 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
         one: the image.
         there: a pair (split, path) for each copy of the image in the data folder.
         allowed: the splits that the source allows for the image or for one of its copies in the source.
+        from_train: see `_splits_allowed`.
 
-    A split in `there` fits if the source allows it for `one`; see `_splits_allowed`. If several splits fit, the last
-    one is returned. Raises DataError if no split fits and a split in `there` is not in `allowed`.
+    A split fits if the source allows it for the image itself; see `_splits_allowed`. If several splits in `there` fit,
+    the last one is returned. If none fits, every split in `there` must be in `allowed`. If one is not, a DataError is
+    raised.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]

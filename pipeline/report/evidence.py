@@ -147,12 +147,13 @@ class Evidence:
 
 
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
-    """Collect the evidence for the run at `path`. If `split` has no predictions yet, it is evaluated first.
+    """Collect the evidence for the run at `path`. If `split` has no predictions yet, `split` is evaluated first.
 
-    If the run's data, store or weights are missing, there are two cases:
+    `places` may name data, a store or weights to use instead of the run's. If what should be used is missing, there are
+    two cases:
 
-    - If `places` names no place, the evidence comes from the run alone. The field `missing` then lists what is missing.
-    - If `places` names a place, an error is raised, as in `evaluate`.
+    - If `places` names nothing, the evidence comes from the run alone. The field `missing` lists what is missing.
+    - If `places` names anything, an error is raised, as in `evaluate`.
 
     Raises RunError if there is no run at `path`.
     """

@@ -76,9 +76,11 @@ def _model(run: Run, asked: Model | Literal["auto"]) -> Choice:
 def without_network(choice: Choice, weights_named: bool, error: HeadstartError) -> Choice:
     """Choose the fine-tuned classifier in place of a head whose network can't be loaded.
 
-    `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again
-    if the two models give different answers (`choice.alike` is false). `error` is also raised again if the user named
-    weights (`weights_named`).
+    `choice` is the choice of the head, and `error` is the error that loading raised. `error` is raised again in two
+    cases:
+
+    - The fine-tuned classifier might give other answers than the head: `choice.alike` is false.
+    - The user named weights: `weights_named` is true.
     """
     if not choice.alike or weights_named:
         raise error
@@ -93,10 +95,10 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Compare the head and the fine-tuned classifier by a figure on val. Return None if a loss is missing.
+    """Find out whether fine-tuning gained something on val. Return None if the loss of either model is missing.
 
-    The figure is the one by which the best epoch was chosen. If the run lacks this figure of one of the models,
-    the losses are compared instead.
+    The head and the fine-tuned classifier are compared by the figure that chose the best epoch. If either model lacks
+    this figure, the losses are compared instead.
     """
     found = run.metrics().get("finetune", {})
     before, after = found.get("before"), found.get("val")

@@ -1,4 +1,4 @@
-"""Check the files and folders of a run that headstart writes or deletes.
+"""Check those files and folders in a run that headstart may write or delete.
 
 A run that comes from elsewhere may hold symlinks. Through them, headstart could change files outside the run.
 """

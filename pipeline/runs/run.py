@@ -151,8 +151,8 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json` without fields that are null.
 
-        Null fields are left out of the file, of its objects, such as `head`, and of their objects `val` and `before`.
-        The content of `evaluate` is returned as it is.
+        Null fields are left out at three levels: at the top, in objects such as `head`, and in the objects `val` and
+        `before` inside these. The content of `evaluate` is returned as it is.
 
         If the run has no `metrics.json`, return an empty dict. Raises RunError if the file is damaged. Callers must not
         change the result, which is kept for later calls.

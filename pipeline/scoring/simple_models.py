@@ -82,8 +82,8 @@ class SimpleModels:
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
     """Choose the training images for a fit of logistic regression. Return their rows, int64 [n], in ascending order.
 
-    `count` is the number of all training images, and `width` is the number of features of an image. M is the largest
-    number of images to which a fit is quick:
+    `count` is the number of training images, `width` is the number of features of an image, and `classes` is the number
+    of classes. A fit to at most M images is quick. M follows from `width` and `classes`. The choice depends on M:
 
     - If `count` is at most M, all images are chosen.
     - If `count` is larger than M, and M is at least ten times the number of classes, M random images are chosen.

@@ -25,9 +25,9 @@ class Threshold:
         return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
 
     def second_above(self, class_names: Sequence[str]) -> float:
-        """Return the threshold as a probability of the second class, whichever of the two classes is positive.
+        """Return the probability of the second class above which the second class is predicted.
 
-        Above this probability, the second class is predicted.
+        The positive class may be the first or the second of `class_names`.
         """
         return self.value if self.positive == class_names[1] else 1 - self.value
 

@@ -26,10 +26,9 @@ class Reference:
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Reference":
-        """Return the reference with the features `features`, float [R, D].
+        """Make a reference from the features of a sample of the training images, float [R, D].
 
-        `features` has a row for each image of the sample. The rows need not have unit length. For the choice of the
-        sample, see `reference_rows`.
+        The rows need not have unit length. `reference_rows` draws the sample.
         """
         return cls(unit_length(features).astype(np.float16))
 
@@ -42,9 +41,9 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the 99 % quantile of the val images' distances from the sample.
+        """Return the distance within which 99 % of the val images lie. For the distance, see `distances`.
 
-        `features`, float32 [N, D], has the features of the val images. For the distance, see `distances`.
+        `features`, float32 [N, D], has the features of the val images.
         """
         return usual(self.distances(features))
 

@@ -28,7 +28,7 @@ class Batches(Generic[Given, Found]):
 
     A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
 
-    - At least two threads are free. If `passes` is 1, the only thread is free.
+    - At least two threads are free, or `passes` is 1 and the only thread is free.
     - The batch no longer waits for further images. While an image is on its way (see `coming`), the batch waits until
       20 * `wait` seconds after its first image came. While no image is on its way, the batch waits until `wait` seconds
       after its last image came.

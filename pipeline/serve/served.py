@@ -69,7 +69,7 @@ class Served(Protocol):
     def answers(self, images: Sequence[Pixels], number: int) -> Sequence[Found]:
         """Return an answer for each of `images`. There are at most `images_per_pass` images.
 
-        `number` is the number of a forward pass, from 0 to `passes` - 1. Two calls at the same time must have different
+        `number`, from 0 to `passes` - 1, says which forward pass to use. Two calls at the same time must have different
         numbers.
         """
 
@@ -127,10 +127,11 @@ def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -
 
 
 def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageConfig]) -> Pixels | Fault:
-    """Decode an image once for each of `configs`. Return the pixels, or the fault if the image can't be used.
+    """Decode an image once for each of `configs`. Return the list of results, or the fault of the image.
 
-    `predict` decodes images in the same way. If the image's file has several pages, the first page is taken.
-    `data` has the bytes of the file, `name` is the file's name, and `header` is the result of `usable_header`.
+    `data` has the bytes of the image's file, `name` is the file's name, and `header` is the result of `usable_header`.
+    A result is uint8 [size, size, 3]. If the file has several pages, the first page is taken. `predict` decodes images
+    in the same way.
     """
     from headstart.features.images.batches import decoded_bytes, fault_in
 

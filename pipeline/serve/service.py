@@ -93,7 +93,7 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """While the context is open, count one more request that has arrived and is unanswered.
+        """While the context is open, count a request as unanswered.
 
         Raises a RefusalError if too many requests are unanswered already.
         """

@@ -69,10 +69,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much the correctness of each prediction should rise with twice as many images, float64 [S, V].
+    """Return the expected rise of each score with twice as many training images, float64 [S, V].
 
-    The correctness of a prediction is 1 if the prediction is right, and 0 if it is wrong. S is the number of subsets of
-    each size, and V is the number of val images. For the method, see `class_gains`.
+    There is a score for each subset and each val image: 1 if the prediction is right, and 0 if it is wrong. S is the
+    number of subsets of each size, and V is the number of val images. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

@@ -113,8 +113,9 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the expected errors, float64 [M], for M numbers of training images.
 
-        `errors`, [B, M], has the errors of the B replicates. The result is their median over the replicates, minus
-        `_raised`. The subtraction undoes the mean effect of the made-up predictions; see `_added`.
+        `errors`, [B, M], has the errors of the B replicates. Made-up predictions raise these errors, by `_raised` on
+        average; see `_added`. So the result is the median over the replicates, minus `_raised`, clipped to the possible
+        errors.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -185,7 +186,7 @@ class Forecast:
 
     @property
     def _raised(self) -> float:
-        """The number by which made-up predictions raise the error of a replicate, on average; see `_added`."""
+        """The amount that made-up predictions add to the error at the largest size, on average; see `_added`."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
@@ -221,7 +222,7 @@ def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Estimate A: the errors of heads that are trained on independent samples of n images have the variance A / n.
+    """Return an estimate of A. A / n is the variance of the errors of heads trained on independent samples of n images.
 
     `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
 

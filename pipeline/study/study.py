@@ -99,12 +99,12 @@ def study_features(
 ) -> StudyResult:
     """Return the result of a study of features that are in memory.
 
-    Each class must occur in `train` and in `val`. Raises DataError if `train` has too few units.
-
     Args:
         units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
         at_hand: the number of all training images, if `train` is only a sample of them. The forecast begins at this
             number. The default, 0, means that `train` has all training images.
+
+    Each class must occur in `train` and in `val`. Raises DataError if `train` has too few units.
     """
     at_hand = at_hand or len(train)
     sizes = study_sizes(len(set(units)), train.classes, config.sizes)
@@ -158,15 +158,17 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all `examples` if there are at most `most`. If there are more, return a random sample.
 
-    The examples of a group, and the copies of an image, are one unit; see `unit_names`. The sample has one unit of each
-    class, even if these units have more than `most` examples together. If they have fewer, further examples are added
-    up to `most`. Each class then keeps about its share of the examples.
+    The examples of a group are one unit, and so are the copies of an image; see `unit_names`. The class of a unit is
+    the class of its first example. The sample has at least one unit of each class, even if these units have more than
+    `most` examples together. If they have fewer, other units are added until there are `most` examples. Each class then
+    keeps about its share of the examples.
     """
     if len(examples) <= most:
         return examples
     labels = examples.labels
     order, ends = nested_order(labels, unit_names(examples), (seed, 0))
-    most = max(most, int(ends[len(np.unique(labels)) - 1]))
+    classes = min(len(np.unique(labels)), len(ends))  # groups that mix classes may be fewer than the classes
+    most = max(most, int(ends[classes - 1]))
     return examples[np.sort(order[:most])]
 
 

@@ -48,8 +48,8 @@ class Choice:
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is allowed. If `value` is not allowed, return the nearest allowed value.
 
-        If no distance can be computed, because `value` or one of `values` is not a number, return the first element of
-        `values`.
+        If `between` is false, and `value` or an element of `self.values` is not a number, no value is nearest. The
+        first element of `self.values` is then returned in place of a value that is not allowed.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])

@@ -50,8 +50,8 @@ class StudyOwner:
             The number of other trials that are running.
             The number of finished trials.
 
-        If no trial is left, or if `most` trials are finished or running, the trial is None. If `end` was called, or if
-        the worker has left, the result is (None, 0, 0). `pruner` decides which trials are pruned. Raises StoreError if
+        `pruner` decides which trials end early. If no trial is left, or if `most` trials are finished or running, the
+        trial is None. If `end` was called, or if the worker has left, the result is (None, 0, 0). Raises StoreError if
         the study can't be opened or locked.
         """
         if self._over or worker in self._left:

@@ -16,12 +16,13 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """Return a pruner that keeps the best third of the trials at each rung.
+    """Return a pruner that compares the trials at each rung, and keeps the best third of them.
 
-    `training_sizes` has the number of training examples of each fold. A rung is a number of epochs or folds:
+    `training_sizes` has the number of training examples of each fold. A rung is a number of folds if there are several
+    folds, and a number of epochs if there is only one:
 
-    - With one fold, the first rung is one epoch, or up to four epochs if an epoch has few training examples.
-    - With several folds, the first rung is two folds.
+    - The first rung in folds is two.
+    - The first rung in epochs is one, or up to four if an epoch has few training examples.
 
     Each further rung is three times the rung before.
 

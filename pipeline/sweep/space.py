@@ -60,7 +60,7 @@ class CutChoice:
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """Return the cuts that `choose` chooses for a head.
+        """Return the cuts of a head. The function `choose` decides which.
 
         `choose` takes the name of a parameter and its `Choice`, and returns the chosen value.
         """
@@ -74,7 +74,10 @@ class CutChoice:
 
 @dataclass(frozen=True)
 class Space:
-    """The choices that a search makes for each head. Settings are always chosen in the same order."""
+    """The settings and cuts that a search can choose for a head. For each head, they are chosen in the same order.
+
+    `choices` maps the name of each setting to its possible values.
+    """
 
     choices: Mapping[str, Choice]
     cuts: CutChoice
@@ -111,8 +114,8 @@ class Space:
     def nearest_to(self, config: HeadConfig) -> dict[str, Any]:
         """Return the parameters of the head that is nearest to `config` in this space.
 
-        `config` says nothing about cuts, so the head takes the first of `cuts.alternatives`, or the last one if
-        `cuts.free` is true.
+        `config` says nothing about cuts. If `cuts.free` is true, the head takes the last of `cuts.alternatives`.
+        Otherwise, the head takes the first.
         """
         last = self.cuts.names[self.cuts.alternatives[-1][0]]
         wanted = {**vars(config), "layers": len(config.units), f"use {last}": True}
@@ -144,12 +147,12 @@ def read_choices(
     """Return the `Choice` of each setting from the TOML file `file`. Settings that `file` lacks get a default.
 
     The default of the setting `class_weight` is the argument `class_weight`. Other defaults are in `_DEFAULT_SPACE`.
-    Raises OptionError in four cases:
+    `own` is the function that builds the heads, if the user gave one. Raises OptionError in four cases:
 
     - `file` can't be read.
     - A setting in `file` can't be used.
     - `file` sets `class_weight`, and the argument `class_weight` is not `none`.
-    - `file` sets layers, but `own` defines the layers already.
+    - `file` sets `layers`, `units` or `dropout`, and `own` is given.
     """
     table = {**tomllib.loads(_DEFAULT_SPACE), "class_weight": class_weight}
     names = list(table)

@@ -254,7 +254,7 @@ class _Worker:
 
     @classmethod
     def ended(cls, study: Path, name: str) -> bool:
-        """Return whether the worker `name` has ended. If the worker has ended, remove its file beside `study`."""
+        """Return whether the worker `name` of `study` has ended. If so, remove its file, which lies beside `study`."""
         if name in cls._here:
             return False
         with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:

@@ -285,7 +285,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val changed. `then` has hashes of the earlier data."""
+    """Return a check that raises DataError if the hash of classes, train or val is no longer the one in `then`."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = example_digests(scanned.examples, scanned.class_names)

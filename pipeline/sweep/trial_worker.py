@@ -21,7 +21,10 @@ class ServedTrial(FixedTrial):
         self._report_to_owner, self._prune = report, False
 
     def report(self, value: float, step: int) -> None:
-        """Send the value of an epoch or fold to the owner. `step` is the number of the epoch or fold."""
+        """Send a figure, which the search minimises, to the study's owner.
+
+        `step` is the number of the figure's epoch or fold.
+        """
         self._prune = self._report_to_owner(value, step)
 
     def should_prune(self) -> bool:
@@ -62,14 +65,14 @@ class ServedStudy:
         return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
 
     def finished(self) -> Sized:
-        """Return an object whose length is the number of trials that were finished at the last call of `claim`."""
+        """Return an object whose length is the number of finished trials, as the last call of `claim` told it."""
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
-        """Give a claimed trial back to the study; see `Study.give_back`. If `too_large` is true, do nothing.
+        """Give a claimed trial back to the study, unless `too_large` is true; see `Study.give_back`.
 
-        `too_large` is true if the memory of this worker could not hold the trial. The driver then counts the worker as
-        dead, and the owner decides about the trial; see `StudyOwner.leave`.
+        `too_large` is true if the memory of this worker could not hold the trial. In this case, the driver counts the
+        worker as dead. The study's owner then decides what becomes of the trial; see `StudyOwner.leave`.
         """
         if not too_large:
             self._ask("give_back")

@@ -50,10 +50,11 @@ def recompute(
 ) -> Recomputation:
     """Compare stored features of images of `data` with the features of a fresh forward pass.
 
-    Stores are compared in groups. The stores of a group differ only in the cut. For each group, up to
-    `config.recompute` images are compared. `seed` decides which images are compared. If `data` is a list of images,
-    `reading` decides how the list is read. If a group can't be compared, the reason is printed on the console. Raises
-    StoreError if no group can be compared. Raises DataError if `data` has no images.
+    The stores are divided into groups. The stores of a group differ only in the cut. For each group, the features of up
+    to `config.recompute` images are compared, and `seed` decides which images. If `data` is a list of images, `reading`
+    decides how the list is read. If some of the groups can't be compared, the reasons are printed on the console.
+
+    Raises StoreError if no group can be compared. Raises DataError if `data` has no images.
     """
     found = scan_all_sizes(stores[0].folder.parent, data, config=reading.of_every_image(kind_of(data)))
     images = {example.image.digest: example.image for example in found.examples}

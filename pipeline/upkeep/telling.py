@@ -12,7 +12,7 @@ _DIGEST_SHOWN = 12  # letters
 def told_differences(differs: Mapping[str, Mapping[str, Any]], weights: Mapping[str, str]) -> Iterator[str]:
     """Yield a phrase for each field of `differs`, the result of `Fingerprint.differences`.
 
-    The dictionary `weights` has the value of `--weights` for each digest of weights.
+    `weights` maps digests of weights to values of `--weights`.
     """
     for name, both in differs.items():
         asked, there = (told_value(name, both[side], weights) for side in ("asked", "there"))
@@ -22,7 +22,7 @@ def told_differences(differs: Mapping[str, Mapping[str, Any]], weights: Mapping[
 def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> list[str]:
     """Return a text for each store: the name of its folder, and the fields in which `stores` differ.
 
-    The dictionary `weights` has the value of `--weights` for each digest of weights.
+    `weights` maps digests of weights to values of `--weights`.
     """
     all_fields = [store.fingerprint.to_json() for store in stores]
     names = sorted({name for fields in all_fields for name in fields})
@@ -37,7 +37,7 @@ def told_stores(stores: Sequence[FeatureStore], weights: Mapping[str, str]) -> l
 def told_value(name: str, value: Any, weights: Mapping[str, str]) -> str:
     """Return the value of a fingerprint's field as text. `name` is the field's name.
 
-    The dictionary `weights` has the value of `--weights` for each digest of weights.
+    `weights` maps digests of weights to values of `--weights`.
     """
     if name == "rescale":
         known = (kind for kind, rescaling in RESCALINGS.items() if _plain(rescaling.to_json()) == _plain(value))

@@ -69,10 +69,14 @@ class VerifyResult:
 def verify_store(root: Path, config: VerifyConfig, seed: int = 0, reading: DataConfig = DataConfig()) -> VerifyResult:
     """Read every byte of the store at `root`. With `config.data`, also compare features with a fresh forward pass.
 
-    With `config.repair`, bad shards and indexes are removed, and merged files are updated. No images are compared if
-    a folder is damaged, or if a bad shard or index was not removed. `seed` decides which images are compared. If
-    `config.data` is a list of images, `reading` decides how the list is read. Raises StoreError if `root` holds no
-    features, or no features that can be compared. Raises DataError if `config.data` has no images.
+    `seed` decides which images are compared. If `config.data` is a list of images, `reading` decides how the list is
+    read. With `config.repair`, bad shards and indexes are removed, and merged files are updated.
+
+    No features are compared if damage remains in a folder (see `VerifyResult.folders`), or if a bad shard or index was
+    found without `config.repair`.
+
+    Raises StoreError if `root` holds no features, or if features should be compared, but none can be. Raises DataError
+    if `config.data` has no images.
     """
     if config.data:
         require_data(config.data)

@@ -85,13 +85,14 @@ def inspect_images(
 ) -> Inspected:
     """Inspect files in parallel, each as `scan.inspect_image` does. The result can be sent to another process.
 
-    If a file is unchanged, and `memory` has every page that `pages` asks for, the file is not read. The images of this
-    file are only compared with `max_pixels`. All other files are read. Images of files that were read are saved to
-    `memory` now and then, and after an error or an interruption.
+    `memory` holds the images of earlier scans. If a file is unchanged, and `memory` has every page that `pages` asks
+    for, the file is not read, and its images are only compared with `max_pixels`. All other files are read. Their
+    images are saved to `memory` now and then, and after an error or an interruption.
 
-    The functions `elsewhere` and `turn` are called only if no path is a URL. If at least `MANY_FILES` files have to be
-    read, `elsewhere` reads them. Files that `elsewhere` does not read are read in groups of about `TURN_BYTES`. After
-    each group except the last, `turn` is called with the images of this group.
+    If at least `MANY_FILES` files have to be read, the function `elsewhere` reads them. In all other cases, this
+    process reads the files. If `turn` is given, the files are then read in groups of about `TURN_BYTES`. After each
+    group except the last, `turn` is called with the images of the group. If a path is a URL, `elsewhere` and `turn`
+    are not used.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -145,7 +146,7 @@ def inspect_part(
 def _inspected(
     files: Paths, positions: np.ndarray, max_pixels: int, pages: Pages, remote: bool
 ) -> Iterator[tuple[np.ndarray, list[list[ImageFile | Reject]]]]:
-    """Inspect the files at `positions`, int64 [n]. Yield pieces of `positions`, in order, each with its result."""
+    """Inspect the files at `positions`, int64 [n]. Yield pieces of `positions`, in order, with a result per file."""
     size = 1 if remote else _PIECE
     return in_threads(lambda piece: inspect_files(files[piece], max_pixels, pages), positions, size, remote)
 
@@ -255,9 +256,10 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images `known[rows]`. An image over `max_pixels` becomes a reject.
+        """Add the images `known[rows]` of a scan memory. An image that is too large becomes a reject.
 
-        `rows` is int64 [n]. `of_row`, int64 [n], holds the position of each image's file among all files.
+        `rows` is int64 [n]. `of_row`, int64 [n], has the position of each image's file among all files. For
+        `max_pixels`, see `why_too_large`.
         """
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
         within = np.ones(len(rows), bool)

@@ -168,7 +168,7 @@ def _width(size: int) -> type[np.integer[Any]]:
 
 
 def _starts(lengths: np.ndarray, size: int) -> np.ndarray:
-    """Return the offset of each name in a buffer of `size` bytes that holds names of these `lengths`."""
+    """Return the byte at which each name begins in a buffer. `lengths` are the names' lengths; `size` is their sum."""
     starts = np.zeros(len(lengths), _width(size))
     np.cumsum(lengths[:-1], out=starts[1:], dtype=starts.dtype)
     return starts

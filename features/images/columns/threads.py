@@ -22,15 +22,15 @@ def in_threads(
     remote: bool,
     at_end: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[np.ndarray, Result]]:
-    """Cut `positions`, int64 [n], into pieces. Yield each piece and the result of `work` for it, in order.
+    """Cut `positions`, int64 [n], into pieces. Yield each piece in order, with the result of `work` for this piece.
 
     A piece has at most `size` positions. The calling thread does the first pieces. As soon as a piece takes long,
     because `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are
     more of these threads.
 
-    At the end, `at_end` is called, and then this function waits for the threads. An error or Ctrl-C while the calling
-    thread does the first pieces is raised at once, and `at_end` is not called. A later error or Ctrl-C is raised after
-    `at_end` was called and the threads have ended.
+    At the end, `at_end` is called, and then this function waits for the threads. After an error or Ctrl-C, the same is
+    done before the error is raised. There is one exception: an error or Ctrl-C while the calling thread does the first
+    pieces is raised at once, and `at_end` is not called.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

@@ -90,8 +90,9 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Return the contents of N files, bytes [N]. `references`, bytes [N], names the files; see `reference_of`.
 
-    Local files are not read here, because TensorFlow reads them. Several threads read the first of the other files, up
-    to a total size of `MOST_AHEAD_BYTES`. The caller must read the rest with `read_alone`. The content of a file is:
+    Local files are not read here, because TensorFlow reads them. Several threads read the other files, in order, until
+    the next file would bring the total size over `MOST_AHEAD_BYTES`. The caller must read the files that are left with
+    `read_alone`. The content of a file is:
         b"" for a file that was not read.
         `UNREAD` for a file that can't be read.
         the bytes of any other file.

@@ -76,13 +76,13 @@ def version_of_url(url: str) -> Version:
 
 
 def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes, Version]:
-    """Return a pair: bytes of an object, and a version. `version` is the object's version that was found earlier.
+    """Read an object. Return its bytes and their version. `version` is the version that was found earlier.
 
-    If `most` is a number, the pair has the first `most` bytes of the object, and `version`.
+    If `most` is a number, only the first `most` bytes are read, and `version` is returned unchanged.
 
-    If `most` is None, the pair has all bytes of the object, and the version of these bytes. The bytes come from the
-    disk if `fetched` kept them. If the size of the object has changed, the server is asked for the new version, and the
-    object is read again. If the server gives no size, the size in the version is the number of bytes read.
+    If `most` is None, all bytes are read, from the disk if `fetched` kept them. If the object no longer has the size
+    in `version`, the server is asked for the new version, and the object is read again. The size in the returned
+    version is the number of bytes, even if the server gave no size.
 
     Raises UnreadableError if the object can't be read, is too large, or changes while it is read. Raises DataError if
     this machine lacks the credentials for `url`.
@@ -199,11 +199,13 @@ def _reader_of(url: str) -> _Reader:
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
     """Call `ask` with the module that reads `url`, and return the result of `ask`.
 
-    An error is transient if the module's `fault_of` returns None for it. After a transient error, `ask` is called
-    again, but at most `TRIES` times in total. The pauses between the calls grow, and are of random length.
+    If `ask` raises a DataError or an UnreadableError, this error is raised unchanged. For any other error, the function
+    `fault_of` of the module decides:
 
-    Raises UnreadableError if the last call has a transient error, too. If `fault_of` returns a reason for an error,
-    UnreadableError is raised at once. All other errors are raised as they are.
+    - It returns a reason: UnreadableError is raised at once.
+    - It raises the error again: the error is raised unchanged.
+    - It returns None: `ask` is called again, but at most `TRIES` times in total. The pauses between the calls grow, and
+      are of random length. If the last call has such an error, too, UnreadableError is raised.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

@@ -65,8 +65,8 @@ def version_of(url: str) -> Version:
 def read(url: str, most: int) -> bytes:
     """Return the first `most` bytes of an object, or all its bytes if it has fewer.
 
-    Raises StatusError, or an error of urllib3. If the body ends early, this error is urllib3's IncompleteRead. Raises
-    TimeoutError if the body takes longer than 60 s plus 1 s per 50 KB.
+    Raises StatusError, or an error of urllib3, such as IncompleteRead for a body that ends early. Raises TimeoutError
+    if the body takes longer than 60 s plus 1 s per 50 KB.
     """
     start = time.monotonic()
     with closing(_asked(url, "GET")) as response:

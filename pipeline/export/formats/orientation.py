@@ -58,7 +58,10 @@ def _segments(data: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
 
 
 def _in_exif(exif: "tf.Tensor") -> "tf.Tensor":
-    """Return the orientation in the first directory of `exif`, int32, or -1 if the directory has none."""
+    """Return the orientation, int32, that the first directory of `exif` holds. Without an orientation, return -1.
+
+    A number over 9 becomes 9.
+    """
     from headstart.features.tensorflow import tf
 
     order, length = tf.strings.substr(exif, 0, 4), tf.strings.length(exif, unit="BYTE")

@@ -175,8 +175,8 @@ def classified_by(
 ) -> Classified:
     """Classify the files of `sources` by the workers of `crew`. Yield groups in the form and order of `classified`.
 
-    `answers` holds the model of this process. A file that a worker can't read is tried again with it. A file
-    becomes a reject if three workers died while they classified it. For `is_done`, see `classified`.
+    If a worker can't read a file, this process tries the file again, with the model in `answers`. A file becomes a
+    reject if three workers died while they classified it. For `is_done`, see `classified`.
     """
     files = [file for file in sources.files if not (task.pages == "first" and is_done(file))]
     yield len(sources.files) - len(files), 0, []
@@ -197,7 +197,8 @@ def classified_by(
     sharing = Sharing(crew, len(files), unit, lambda count: None, blind=blind, largest=_LARGEST, window=window)
     for positions, outcome in sharing.in_order():
         if outcome is None:
-            yield 0, 0, [Reject(files[positions[0]], "crashed", "three workers died while they classified it")]
+            crashed = Reject(files[positions[0]], "crashed", "three workers died while they classified it")
+            yield (1, 0, []) if is_done(crashed.path) else (0, 0, [crashed])
             continue
         given = [(every[at], files[at]) for at in positions]
         items, others = _renamed(outcome.result, given)

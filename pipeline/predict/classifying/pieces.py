@@ -33,7 +33,7 @@ def classified(
       `sources.named` is no image, it becomes a reject.
     - an iterator over all other predictions and rejects. Each is yielded as soon as it is known.
 
-    While a group is classified, the bytes of its objects may be kept on disk. These bytes are removed when the caller
+    If a file has a URL, its bytes may be kept on disk while its group is classified. They are removed when the caller
     takes the next group; see `drop`.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):

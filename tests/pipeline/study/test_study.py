@@ -86,6 +86,15 @@ def test_a_sample_of_many_images_is_told(prepared: Path, extraction: ExtractionC
     assert found.notes[0] == f"a sample of 12 of {every} training images"
 
 
+def test_fewer_groups_than_classes_are_refused_in_a_sample_too(
+    prepared: Path, extraction: ExtractionConfig, small: FeatureConfig
+) -> None:
+    cached = cache_features(prepared, small, extraction)
+    grouped = [replace(one, group="all") if one.split == "train" else one for one in cached.examples]
+    with pytest.raises(DataError, match="1 different images or groups in train, of 2 classes: too few for a study"):
+        study_cached(replace(cached, examples=Examples.of(grouped)), replace(QUICK, max_images=12))
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1", "auc", "loss"])
 def test_each_metric_improves_with_images(metric) -> None:
     found = of(blobs([150, 100, 50], 0.6), blobs([60, 40, 20], 0.6, seed=1), replace(QUICK, metric=metric))
