@@ -274,7 +274,7 @@ def _described(file: Path, entries: Sequence[Entry]) -> str:
 
 
 def _without_row(file: Path, names: Sequence[str]) -> list[str]:
-    """Return the images that have no row in the manifest `file`, although images in the same folder have rows.
+    """Return images without a row in the manifest `file`, from the folders in which at least one image has a row.
 
     `names` are the paths of the images with rows, relative to the manifest's folder.
     """

@@ -67,13 +67,13 @@ class _Filling:
     def cover(self, pair: _Pair, depth: int) -> bool:
         """Move a group with images of a class to a split without such images. Return whether that was possible.
 
-        The group may have been the only one of some class in its old split. If the old split should have a group of
-        this class (see `_needed`), another one is moved there. This second move may need a third one, and so on. If no
-        way is found, nothing is moved.
+        The move may leave the group's old split without one of the group's classes. If so, a second group with that
+        class is moved to the old split (see `_needed`). This may need a third move, and so on. If no way is found,
+        nothing is moved.
 
         Args:
             pair: the class and the split.
-            depth: how many moves in a row may follow the first one. If 0, the first one must need no second one.
+            depth: how many further moves may follow the first one.
         """
         label, split = pair
         held = {at for at, _ in self._moves}

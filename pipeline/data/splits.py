@@ -71,14 +71,14 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Return two lists: the split of each item, and lines for the user.
+    """Draw a split for each item without one. Return the split of every item, and lines that tell the user about it.
 
-    `given` holds the names of the splits that the data set gives. If `takes_val_from_train` is true for them, items
-    without a split get train or val. If it is false, such items get train, val or test.
+    `given` holds the names of the splits that the data set gives. If `takes_val_from_train(given, fractions)` is true,
+    items without a split get train or val. If it is false, they get train, val or test.
 
     A split that was given stays, even if other items of the same group have another split. A split that was drawn
     earlier (see `Item.drawn`) may change, but only if at least one item has no split. The lines say how splits were
-    drawn, and count the groups and images in several splits.
+    drawn. They also warn of groups and of copies that lie in more than one split.
     """
     items = Items.of(items)
     if not (without := items.without_split).any():

@@ -10,10 +10,10 @@ Place = str | os.PathLike[str]
 
 
 def path_text(name: str, value: Any, what: str = "a path") -> str:
-    """Return `value`, the argument `name`, as text.
+    """Return the path `value` as text.
 
-    `what` describes a valid value, such as "the folder of a run". Raises OptionError if `value` is neither text nor a
-    path object, is empty, or holds a NUL. The message has `name` and `what`.
+    Raises OptionError if `value` is empty, holds a NUL, or is not text or a path object. For the message, `name` is the
+    name of the argument, and `what` describes a valid value, such as "the folder of a run".
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):

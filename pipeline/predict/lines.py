@@ -58,7 +58,7 @@ class _Lines:
 
 
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
-    """Return the paths that earlier commands wrote. Remove an unfinished last line, and write a missing header.
+    """Return the paths in the lines of `file`. Remove an unfinished last line, and write the header if it is missing.
 
     Raises DataError if a line does not match `form`.
     """

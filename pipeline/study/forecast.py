@@ -113,9 +113,8 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the expected errors, float64 [M], for M numbers of training images.
 
-        `errors`, [B, M], has the errors of the B replicates. Made-up predictions raise these errors, by `_raised` on
-        average; see `_added`. So the result is the median over the replicates, minus `_raised`, clipped to the possible
-        errors.
+        `errors`, [B, M], has the errors of the B replicates. The result is their median, minus the bias `_raised`. It
+        is clipped to the possible errors.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -177,16 +176,16 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of made-up predictions that the bootstrap adds to val: 0 if the metric is the loss, else two.
+        """The number of predictions that the bootstrap adds to val: one right and one wrong; none for the loss.
 
-        Made-up predictions make the replicates differ from each other even if all predictions on val are right. The
-        loss needs no made-up predictions, because losses differ from image to image.
+        With them, replicates differ from each other even if all predictions on val are right. The loss does not need
+        them, because losses differ from image to image.
         """
         return 0 if self._curve.metric == "loss" else 2
 
     @property
     def _raised(self) -> float:
-        """The amount that made-up predictions add to the error at the largest size, on average; see `_added`."""
+        """The bias of a replicate's error: how much too large it is on average, because of the predictions `_added`."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 

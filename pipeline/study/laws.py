@@ -38,7 +38,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fit_log_linear(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit error = a - b log(n) with b >= 0 to each of B curves. The columns of the result, [B, 2], are `a` and `b`."""
+    """Fit the line `a - b log(n)`, with b >= 0, to each of B curves. The columns of the result, [B, 2], are a and b."""
     a, slope = _line(np.log(images), errors)
     return np.stack([np.where(slope < 0, a, errors.mean(axis=1)), np.maximum(-slope, 0)], axis=1)
 

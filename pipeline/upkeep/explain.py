@@ -1,4 +1,4 @@
-"""`store explain`: count images with the requested features, and show how other features in the store differ."""
+"""`store explain`: count the images with the requested features, and name settings in which other features differ."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
