@@ -92,8 +92,8 @@ class FeatureConfig:
     def images(self) -> ImageConfig:
         """Return the settings that decide how a file becomes pixels.
 
-        Before the call, replace three values by what they stand for: 0 in `image_size`, `folder` in `bits`, and `auto`
-        in `resize`. An OptionError is raised for 0 and for `folder`, but not for `auto`.
+        The caller must first replace three values that stand for others: 0 in `image_size`, `folder` in `bits`, and
+        `auto` in `resize`. If 0 or `folder` is left, an OptionError is raised. If `auto` is left, it is not noticed.
         """
         return ImageConfig(self.image_size, cast(Resize, self.resize), self.truncated, self.bits)
 

@@ -43,10 +43,10 @@ def cpu_count() -> int:
 
 
 def cores_of_groups(groups: str, root: Path) -> float:
-    """Return how much processor time the control groups of a process allow, in cores. Without a limit, return infinity.
+    """Return how many cores the control groups of a process let it use. Without a limit, return infinity.
 
-    The result may be a fraction. It is the smallest limit of these groups and of the groups that contain them. For
-    example, a container or a service is a control group. A file that can't be understood raises a ValueError.
+    For example, a container or a service is a control group. The result may be a fraction. It is the smallest limit of
+    the process's groups and of the groups that contain them. A file that can't be understood raises a ValueError.
 
     Args:
         groups: the content of `/proc/self/cgroup`, a line `number:controllers:path` per hierarchy.
@@ -126,7 +126,7 @@ def keras_alone() -> None:
 
 
 class _Skipping(MetaPathFinder):
-    """Lets imports of the libraries in `_SKIPPED` fail in one thread, as if these were not installed."""
+    """Makes imports of the libraries in `_SKIPPED` fail in one thread, as if the libraries were not installed."""
 
     def __init__(self) -> None:
         self.thread: int | None = threading.get_ident()

@@ -89,17 +89,16 @@ def extract_features(
 ) -> Extracted:
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
-    If the caller extracts a set of images part by part, and `images` are one part, `part` must be true. If `part` is
-    false, and another process extracts some of the same images, this process writes smaller shards; see
-    `ShardWriter.keep_shards_small`.
-
-    One forward pass serves all cuts. `freeze` returns the frozen backbone with the cuts of `stores`. It is called only
-    if features are missing. Images that have all their features are not read. Processes that fill one store at the same
-    time share the work.
+    One forward pass serves all cuts. Images that have all their features are not read. Processes that fill one store at
+    the same time share the work. They then write smaller shards, unless `part` is true.
 
     A StoreError is raised for features that are not finite, and for a store whose folder is gone or can't be written
     to. A disk without room for the missing features raises an OSError. The loss of access to remote images raises a
     DataError. Shards that were written before an error are kept.
+
+    Args:
+        freeze: returns the frozen backbone with the cuts of `stores`. It is called only if features are missing.
+        part: whether the caller extracts many images part by part, and `images` are one part.
     """
     every = Images.of(images)
     first = first_positions(every.digests)
@@ -273,11 +272,10 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions of this process as done.
+        """Return a function that marks portions as done: those that this process has claimed so far.
 
-        These are the portions that this process claimed before it claimed the portion with the number `before`. If
-        `before` is None, they are all portions that this process has claimed. A portion is left out if an earlier
-        call of `_finished` has returned a function for it.
+        If `before` is given, the portion with this number and all portions claimed after it are left out. Portions of
+        an earlier call of `_finished` are always left out.
         """
         names = []
         while self._taken and self._taken[0] != before:

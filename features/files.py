@@ -117,14 +117,13 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """If the code in the context raises an OSError that names one of `made`, raise one that names `path` instead.
+    """In an OSError that the context raises, replace a path of `made` by `path`, which the user asked for.
 
-    `path` is what the user asked for. `made` are paths that the code makes on the way, such as a temporary path. The
-    new error has the type of the old one, with two exceptions:
+    `made` are paths that the code makes on the way, such as a temporary path. In two cases, the type of the error
+    changes, too:
 
-    - If a file lies where `path` needs a folder, the new error is a NotADirectoryError.
-    - If nothing can be made in a folder that exists, such as `/proc`, Python may raise a FileNotFoundError. The new
-      error is then a PermissionError.
+    - NotADirectoryError: a file lies where `path` needs a folder.
+    - PermissionError: nothing can be made in a folder that exists, such as `/proc`.
     """
     try:
         yield

@@ -48,11 +48,11 @@ class _Signals:
         raise error
 
     def _raise_again(self, ignored: Any) -> None:
-        """Send a signal again, after `_AGAIN_SECONDS`, if Python ignored the error that its handler raised.
+        """Send a signal again if Python ignored the error that a handler raised for this signal.
 
-        Python ignores an error in a callback of a weak reference, and a signal may come while such a callback runs.
-        This method is set as `sys.unraisablehook`, so Python calls it for each ignored error. Other errors are passed
-        on to the earlier hook.
+        This method is `sys.unraisablehook`: Python calls it for each error that Python ignores. An example is an error
+        in a callback of a weak reference, as a signal may come while the callback runs. The signal is sent after
+        `_AGAIN_SECONDS`. All other errors are passed on to the earlier hook.
         """
         here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
@@ -80,17 +80,17 @@ _signals = _Signals()
 def stop_at_signals() -> None:
     """From now on, raise a `KeyboardInterrupt` at SIGINT, and a `TerminatedError` at SIGTERM.
 
-    A second SIGTERM ends the process at once. SIGTERM ends forked child processes without an error. A signal that has
-    another handler than Python's default keeps its handler. Outside the main thread, this function does nothing.
+    A second SIGTERM ends the process at once. In a forked child process, the first SIGTERM does. If something else has
+    set a handler for a signal, this handler stays. Outside the main thread, this function does nothing.
     """
     if threading.current_thread() is threading.main_thread():
         _signals.handle()
 
 
 def command_ended() -> None:
-    """Record that the command is over. From now on, `_Signals._raise_again` sends no signals.
+    """Record that the command is over. From now on, no signal is sent a second time; see `_Signals._raise_again`.
 
-    A signal could now interrupt the functions of `atexit`.
+    Such a signal could interrupt the functions of `atexit`.
     """
     _signals.in_command = False
 
@@ -99,9 +99,8 @@ def command_ended() -> None:
 def one_line_at_signals() -> Iterator[None]:
     """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
 
-    In the context, a command is loaded and run. Interrupts while it is loaded are handled here. Later interrupts are
-    handled by the command itself, which then calls `command_ended`. After this call, all errors leave the context
-    unchanged.
+    A command is loaded and run in the context. It handles interrupts itself while it runs, and then calls
+    `command_ended`. After that, all errors leave the context unchanged.
     """
     stop_at_signals()
     try:
@@ -135,12 +134,13 @@ def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
 
 @contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """When the context ends, restore the handlers of SIGTERM that the code in the context has replaced.
+    """When the context ends, restore the handlers of SIGTERM that Ray replaced or removed in the context.
 
-    `ray.init` replaces the handlers of SIGTERM in Python and in C. With Ray's handlers, the process would print a stack
-    at SIGTERM, and abort within 3 seconds, whether or not it has removed its unfinished files. `ray.shutdown` removes
-    the handler in C. Ray's handler in Python calls `sys.exit`. If it does so while the context is open, the earlier
-    handlers are restored, and then the signal is sent again. The context may be opened in any thread.
+    `ray.init` replaces the handlers in Python and in C, and `ray.shutdown` removes the handler in C. With Ray's
+    handlers, the process would abort within 3 seconds of SIGTERM, perhaps before it has removed its unfinished files.
+
+    If Ray's handler ends the context by `sys.exit`, the signal is sent again after the handlers are restored. The
+    context may be opened in any thread.
     """
     handler = signal.getsignal(signal.SIGTERM)
     library = ctypes.CDLL(None) if os.name == "posix" else None

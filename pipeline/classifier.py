@@ -154,10 +154,10 @@ def freeze_in_parts(run: Run, network: Network) -> FrozenClassifier:
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
-    """Freeze the layers of `backbone` below index `from_layer`, and make all other layers trainable.
+    """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
 
-    There is one exception: if `thaw_batchnorm` is false, the scale, shift and moving statistics of all batch
-    normalisation stay frozen. In any case, the dropout layers of `backbone` get the rate 0.
+    If `thaw_batchnorm` is false, all batch normalisation is frozen: scale, shift and moving statistics. All dropout
+    layers of `backbone` get the rate 0.
     """
     # Statistics of small batches from another domain would spoil the network (keras.io, "Transfer learning &
     # fine-tuning").

@@ -156,8 +156,8 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
     """Return the parameter `<prefix>_<field>`: the command-line option for a `field` of the dataclass `config`.
 
-    If `given` is true, the command also has a parameter with the field's name, which sets the field. Then the option is
-    hidden, and its default is None.
+    `given` tells whether the command has another parameter for the same field. If so, the option is hidden, and its
+    default is None.
     """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
@@ -184,12 +184,12 @@ def _flag(field: Field[Any]) -> str:
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
     """Turn `values`, which come from Typer, into the arguments of a command.
 
-    `configs` maps the name of each argument that is a dataclass to this dataclass. `values` has an item for each field
-    of the dataclass: the item `extraction_store` for the field `store` of the argument `extraction`. These items become
-    one instance of the dataclass. All other items stay as they are.
+    Some arguments are dataclasses. `configs` maps the names of these arguments to the dataclasses. `values` has an item
+    for each of their fields: `extraction_store` for the field `store` of the argument `extraction`. The items of a
+    dataclass become one instance of it. All other items stay.
 
-    One of the other items may have the name of a field, such as a path that the user gives without a flag. The field
-    then gets the value of this item. Raises OptionError if the user also gave the field's option, with another path.
+    If `values` also has an item `store`, a path that the user gave without a flag, the field `store` gets this path.
+    Raises OptionError if the user also gave `--store`, with another path. All fields work in this way.
     """
     arguments = dict(values)
     for name, config in configs.items():
@@ -230,8 +230,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
     """Set the backbone, weights and rescaling in `arguments` to the values that earlier commands used with the store.
 
-    Options that the user gave stay unchanged. `needed` says whether the command reads the weights. For the rules, see
-    `with_used_weights`.
+    Options that the user gave stay unchanged. For the rules, and for `needed`, see `with_used_weights`.
     """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():

@@ -56,9 +56,11 @@ def ending(error: BaseException, kept: str) -> Ending:
 def _came_after_interrupt(error: BaseException) -> bool:
     """Return whether `error` is a new error after an interrupt, for example because finished work could not be saved.
 
-    The interrupt is then the context of `error`. The result is false if `error` is the interrupt, or if a library
-    raised `error` in place of the interrupt. In the latter case, the interrupt is the cause of `error`, or its
-    suppressed context (`from None`), or it has no link to `error`.
+    The result is false if `error` is the interrupt, or if a library raised `error` in place of the interrupt.
+
+    - A new error has the interrupt as its context.
+    - An error in place of the interrupt has the interrupt as its cause or as its suppressed context (`from None`), or
+      has no link to the interrupt.
     """
     cause, context = error.__cause__, error.__context__
     if isinstance(error, KeyboardInterrupt):

@@ -75,9 +75,9 @@ def _finish(stores: Stores, seconds: float) -> None:
 class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
-    The early extraction uses `--bits 16`. The early extraction ends when the scan meets an image that gets other pixels
-    with the user's `--bits`. All features that were extracted until then stay in the store. Images that can't be
-    decoded are left to `extract_all`, which tries them again.
+    Images are decoded with `--bits 16`. Once the scan has met an image that gets other pixels with the user's `--bits`,
+    no more features are extracted. The features in the store stay there. Images that can't be decoded are left to
+    `extract_all`, which tries them again.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:

@@ -256,8 +256,8 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    Two rules change `bits` first. The value `folder` becomes a number; see `bits_by_folder`. Then a number or `auto`
-    becomes 16 if 16 gives the scanned images the same pixels; see `bits_that_matter`.
+    `config.bits` may be changed first. The value `folder` becomes a number; see `bits_by_folder`. Then any value
+    becomes 16 if this changes no pixels of the scanned images; see `bits_that_matter`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)

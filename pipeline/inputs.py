@@ -133,9 +133,9 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces to larger pieces. The rows of a joined piece take at least `buffer_bytes`.
+    """Join consecutive pieces until their rows take at least `buffer_bytes`. The last joined piece may be smaller.
 
-    Only the last joined piece may be smaller. For what a piece is, see `_shuffled`.
+    A piece is a pair of arrays: positions and rows; see `_shuffled`.
     """
     held: list[_Piece] = []
     size = 0
@@ -188,7 +188,7 @@ def require_unchanged_files(examples: Sequence[Example]) -> None:
 
 
 def _columns(examples: Sequence[Example], images: ImageConfig) -> tuple[Any, ...]:
-    """Return the columns of a dataset for `decoded_dataset`. The last column has the labels, int64 [N]."""
+    """Return the columns that `file_columns` makes for the N examples, and then their labels, int64 [N]."""
     return *file_columns(Examples.of(examples).images, images), _labels(examples)
 
 

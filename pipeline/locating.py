@@ -85,13 +85,12 @@ def located_networks(
 ) -> tuple[FeatureConfig, list[Network]]:
     """Load the networks of `run`, with weights that have the same digest as the run's weights.
 
-    `settings` are the run's settings, or other settings that need the same weights. If `places` names weights, only
-    these weights are tried. If `places` names none, all weights that `_candidates` yields are tried in order. For
-    `extraction` and `known`, see `load_networks`.
+    `settings` are the run's settings, or other settings that need the same weights. For `extraction` and `known`, see
+    `load_networks`. If `places` names weights, only these weights are tried. If not, weights are tried in the order of
+    `_candidates`.
 
-    Returns a pair. The first element is `settings` with the weights that were found. The second element is the list of
-    networks. If no weights have the digest of the run's weights, the error about the first weights is raised: a
-    RunError, WeightsError or OptionError.
+    Returns a copy of `settings` with the weights that were found, and the networks. If all weights that were tried
+    fail, the error about the first of them is raised: a RunError, WeightsError or OptionError.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -117,9 +116,11 @@ def _candidates(
 ) -> Iterator[tuple[str, FeatureConfig]]:
     """Yield weights that may be the weights of a run, the likeliest first.
 
-    `own` are the run's settings, or other settings that need the same weights. `digest` is the digest of the run's
-    weights. Each item is a pair: a text that names the weights, in the form that `_with_files` takes, and a copy of
-    `own` with these weights.
+    Each item is a pair: a text that names the weights, and a copy of `own` with these weights.
+
+    Args:
+        own: the run's settings, or other settings that need the same weights.
+        digest: the digest of the run's weights.
 
     If `places` names weights, only these weights are yielded. If `places` names none, the weights come from these
     sources, in this order:

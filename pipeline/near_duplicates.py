@@ -26,12 +26,12 @@ class Likeness:
 
 
 def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity: float = SIMILARITY) -> list[Likeness]:
-    """Find the images of val and test that have a near-duplicate in an earlier split.
+    """Find the images of val that have a near-duplicate in train, and those of test that have one in train or val.
 
-    The splits are ordered train, val, test. Two images are near-duplicates if their whitened features have a cosine of
-    at least `similarity`, and their pixels agree; see `agreeing`. If an image has several near-duplicates,
-    only the one whose pixels agree most is returned. The result is sorted by cosine, the highest first. Images that
-    have no features are left out. Pairs of equal files are also left out. Raises StoreError if a shard is damaged.
+    Two images are near-duplicates if their whitened features have a cosine of at least `similarity`, and their pixels
+    agree; see `agreeing`. Equal files do not count. Each image is returned once, with the near-duplicate whose pixels
+    agree most. The result is sorted by cosine, the highest first. Images without features are left out. Raises
+    StoreError if a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]

@@ -74,7 +74,10 @@ class FusedAdam:
 def fused(
     optimizer: keras.optimizers.Optimizer, weights: Sequence[keras.Variable]
 ) -> FusedAdam | keras.optimizers.Optimizer:
-    """Return a `FusedAdam` for `weights` if `optimizer` is Adam or AdamW. Else build and return `optimizer`."""
+    """Return a `FusedAdam` for `weights` if `optimizer` is Adam or AdamW.
+
+    Otherwise, build `optimizer` for `weights`, and return it.
+    """
     if isinstance(optimizer, keras.optimizers.Adam):
         return FusedAdam(optimizer, [weight.value for weight in weights])
     optimizer.build(weights)

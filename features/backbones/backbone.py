@@ -101,11 +101,10 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return the indices, ascending, of the frozen operations whose outputs are needed to compute `cuts`.
+        """Return the ascending indices of the frozen operations from whose outputs the top computes `cuts`.
 
-        The frozen operations are operation 0, which is the input, and all operations with indices below `from_layer`.
-        The other operations form the top. A cut at a frozen operation needs only the output of this operation. A cut in
-        the top needs all outputs of frozen operations that the top reads to compute the cut.
+        The operations from index `from_layer` on form the top. All operations below, and operation 0 in any case, are
+        frozen. If a cut is the output of a frozen operation, this operation is in the result, too.
 
         Raises OptionError if `graph.read_graph` returns None, for example because the network uses a layer twice.
         """

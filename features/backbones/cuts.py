@@ -97,13 +97,12 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    - Without `--cut`, there is one set per backbone: the backbone's last cut. If there are several backbones, one more
-      set holds the last cuts of all backbones.
-    - If no value of `--cut` contains `all`, each value gives a set: the cuts that the value names; see `chosen_cuts`.
-      If the value has a name without a backbone (`mixed8`, not `backbone/mixed8`), further cuts are added to the set:
-      the last cut of each backbone in which the value names no cut.
-    - If a value of `--cut` contains `all`, each cut that any value names is a set of its own. Only in this case may
-      the search join sets.
+    A value of `--cut` stands for the cuts that it names; see `chosen_cuts`. If it has a name without a backbone
+    (`mixed8`, not `backbone/mixed8`), it also stands for the last cut of each backbone in which it names no cut.
+
+    - Without `--cut`, the last cut of each backbone is a set. With several backbones, these cuts together are one more.
+    - If a value contains `all`, each cut of each value is a set. Only in this case may the search join sets.
+    - In all other cases, each value is a set.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -159,10 +158,10 @@ def chosen_weights(config: FeatureConfig) -> dict[str, str]:
     """Return the weights of each backbone: `imagenet`, `random`, or the path of a weights file.
 
     `config.weights` is one value for all backbones, or one value per backbone, joined by `+`. The path of an existing
-    weights file may contain a `+`. If there is not exactly one way to split `config.weights`, an OptionError is raised.
+    weights file may contain a `+`. Raises OptionError if there is not exactly one way to split `config.weights`.
 
-    A backbone that is a `.keras` file holds its own weights. If there are other backbones, too, `config.weights` has
-    values for the other backbones only. The result then gives each `.keras` file the value `imagenet`, a placeholder.
+    A `.keras` file holds its own weights. If only some backbones are `.keras` files, `config.weights` has values for
+    the other backbones only, and each `.keras` file gets the placeholder `imagenet`.
     """
     every, text = chosen_backbones(config), config.weights
     names = [name for name in every if not is_own(name)] or every  # a `.keras` file holds its own weights

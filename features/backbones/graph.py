@@ -135,14 +135,13 @@ def cut_indices(
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
     """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
 
-    `stable` says whether all layers have the same names in every process. If it is false, a name that Keras made up is
-    not stable: its number may differ between processes.
+    `stable` says whether all layers have the same names in every process. If `stable` is true, a block has the name of
+    its last layer. If it is false, the first rule that applies decides. For made-up names, see `_is_numbered`.
 
-    If the name of a block's last layer is stable, it is the name of the block. For any other block, the first rule that
-    applies decides:
-
-    - If the block is the last block, and ends with an activation, the name is `TOP`.
-    - If the last two stable names in the block have a common start, such as `block5`, the name is this start.
+    - If the name of the block's last layer is not made up, it is the name of the block.
+    - If the block is the last of the network, and ends with an activation, the name is `TOP`.
+    - If the last two names in the block that are not made up have a common start, the name is this start, such as
+      `block5`.
     - In all other cases, the name is `block` and the number of the block, from 1.
 
     If an earlier block has the same name, `_` and the index of the block's end are added to the name.
@@ -171,7 +170,7 @@ def last_stage(model: keras.Model) -> int:
     resolution. The first of them reduces the resolution and belongs to the stage before. The others are the last stage.
     In InceptionV3, the first is `mixed8`, and the last stage consists of the two blocks after `mixed8`.
 
-    There are four exceptions:
+    Four cases differ:
 
     - Only the last block has the lowest resolution: this block is the last stage.
     - Most blocks, and at least three, have the lowest resolution: the last quarter of all blocks is the last stage.
@@ -179,7 +178,7 @@ def last_stage(model: keras.Model) -> int:
       resolution.
     - `read_graph` returns None: the last stage begins at the last operation with a kernel.
 
-    The last stage always includes the last operation with a kernel.
+    In all cases, the last stage begins at the last operation with a kernel, or before it.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)
@@ -256,10 +255,10 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """Return the indices of the operations that end a stage, for a network without branches.
+    """Return the index of the last operation of each stage except the last stage, for a network without branches.
 
-    A stage consists of the operations at one resolution. A pooling belongs to the stage before it. The end of the last
-    stage is left out. `single` holds the indices of the operations that can end a block; see `block_ends`.
+    A stage consists of the operations at one resolution, and of the pooling that ends this resolution. `single` holds
+    the indices of the operations that can end a block; see `block_ends`.
     """
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:

@@ -30,10 +30,10 @@ class OwnNetwork:
 
 
 def load_own(file: Path) -> OwnNetwork:
-    """Load a functional or Sequential Keras model that maps images, [B, H, W, 3], to features.
+    """Load a functional or Sequential Keras model that computes features of images, [B, H, W, 3].
 
-    The model's output is a map [B, H, W, D], tokens [B, N, D] or vectors [B, D]. Keras's safe mode refuses layers that
-    would run code: Lambda layers, and classes that are not part of Keras.
+    The features are a map [B, H, W, D], tokens [B, N, D] or vectors [B, D]. Keras's safe mode refuses a file with
+    layers that would run code: Lambda layers, and classes that are not part of Keras.
 
     Raises OptionError if the model has another form. Raises WeightsError if the file is damaged or refused. For a model
     with a fixed image size, WeightsError is also raised if the output for an image depends on the rest of its batch.

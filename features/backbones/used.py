@@ -104,19 +104,17 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set. A backbone, weights or rescaling that the user set stays.
-    The backbone is changed only if `given` has none of `backbone`, `weights`, `rescale` and `cut`. If `config` names
-    several backbones, nothing is changed. A line on the console says which options are changed. `needed` says whether
-    the command reads the weights.
+    `given` names the fields of `config` that the user set. A backbone, weights or rescaling that the user set stays. If
+    `config` names several backbones, nothing is changed. A line on the console says which options are changed. `needed`
+    says whether the command reads the weights.
 
-    If the user set the weights, or the backbone is a `.keras` file, only the rescaling may be changed; see
-    `_with_used_rescaling`. Otherwise, the first of these rules that applies decides:
-
-    - The ImageNet weights, which are the default, stay if they are on this machine or were used with `store`.
-    - If exactly one entry of `used.json` for the backbone can be used, its weights and rescaling are taken; see
-      `_with_only`.
-    - If several entries can be used, and `needed` is true, an OptionError lists these entries.
-    - If no rule above applies, the ImageNet weights stay.
+    - The backbone is changed only if `given` has none of `backbone`, `weights`, `rescale` and `cut`; see
+      `_with_used_backbone`.
+    - If the user set the weights, or the backbone is a `.keras` file, the weights stay, and the rescaling may be
+      changed; see `_with_used_rescaling`.
+    - In any other case, the weights of `config` are ImageNet's. They stay if they are on this machine, or were used
+      with `store`. If not, `_with_only` looks for other weights, and changes weights and rescaling. If it finds several
+      weights, and `needed` is true, an OptionError is raised.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -135,13 +133,12 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """Return `config` with the only backbone that was used with `store`, in place of the default backbone.
+    """Return `config`, in which the backbone that was used with `store` may replace the default backbone.
 
-    `config` must have the default backbone. The default backbone stays in these cases:
+    `config` must have the default backbone. The default backbone is replaced only if both conditions are true:
 
-    - The weights of the default backbone are on this machine.
-    - The default backbone was used with `store`.
-    - No backbone, or more than one backbone, was used with `store`.
+    - The weights of the default backbone are not on this machine.
+    - Exactly one backbone was used with `store`, and this is not the default backbone.
 
     If `store` was used, but not with the default backbone, a line on the console says which backbone is taken.
     """
@@ -158,14 +155,13 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """Return `config` with the weights and the rescaling of the only entry of `known` that can be used.
+    """If exactly one entry of `known` can be used, return `config` with the entry's weights and rescaling.
 
-    An entry can be used if its file still has the same bytes; see `Used.is_at_hand`. `needed` says whether the command
-    reads the weights. `rescaled` says whether the user set the rescaling of `config`. If so, this rescaling stays.
+    `rescaled` says whether the user set the rescaling of `config`. If so, this rescaling stays. `needed` says whether
+    the command reads the weights. An entry can be used if its file still has the same bytes; see `Used.is_at_hand`.
 
-    - If no entry can be used, a line on the console says so, and `config` is returned unchanged.
-    - If several entries can be used, and `needed` is true, an OptionError is raised.
-    - If several entries can be used, and `needed` is false, `config` is returned unchanged.
+    If no entry can be used, a line on the console says so, and `config` is returned unchanged. If several entries can
+    be used, `needed` decides: if true, an OptionError is raised; if false, `config` is returned unchanged.
     """
     options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())

@@ -72,7 +72,7 @@ def build_backbone(
 
 
 def is_known(name: str, weights: str, rescale: str, image_size: int, weights_seed: int, known: KnownBackbones) -> bool:
-    """Return whether the facts of a network are in `known`, so that `build_backbone` need not build the network."""
+    """Return whether `known` has the facts of a network. With them, `build_backbone` need not build the network."""
     source = backbone_source(*_settings(name, weights, rescale, image_size, weights_seed))
     return known.recall(source) is not None
 
@@ -125,9 +125,10 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 
 
 def _facts_without(name: str, size: int, digest: str, known: KnownBackbones | None) -> BackboneFacts:
-    """Return the facts of a network whose weights are not read.
+    """Return the facts of a network whose weights are not read. `digest` is the digest of these weights.
 
-    If `known` lacks the shapes for images of `size` pixels, the facts have the shapes for the network's default size.
+    The shapes in the facts are for images of `size` pixels if `known` has such shapes. Otherwise, they are for the
+    network's default size.
     """
     shapes = known.recall_shapes(name, size) if known else None
     usual = outline(name).cuts

@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If no slot is usable (`count` is 0), raise a HeadstartError: after a refusal at once, else after a minute."""
+        """If `count`, the number of usable slots, is 0, raise a HeadstartError after a refusal, or after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -153,8 +153,8 @@ class Crew:
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
         """Wait at most `timeout` seconds for answers. For each ended job, yield (member, key of the job, result).
 
-        Jobs of an earlier task are left out. If a member dies or is refused, yield (member, None, None). If a member's
-        step has ended, begin its next step; see `Member`. An error is raised, unless the member's node is to blame.
+        Jobs of an earlier task are left out. If a member dies or is refused, yield (member, None, None). Members that
+        have ended a step begin the next; see `Member`. Errors of workers are raised, unless the node is to blame.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}
         calls |= {call: member for member in self.members.values() for call in member.jobs}

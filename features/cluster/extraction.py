@@ -69,8 +69,8 @@ class Cluster:
     def prepare(self) -> None:
         """Wait until a worker has built the networks, and has saved their facts in the store; see `FactsTask`.
 
-        The wait ends after two minutes, without the time for connecting to the cluster. It ends at once if no worker
-        has this task (see `cluster`), or if the worker fails.
+        The wait begins after connecting to the cluster, and ends after two minutes, or when the worker fails. If no
+        worker has this task, there is no wait; see `cluster`.
         """
         self.begun().prepared(_PREPARED_SECONDS)
 
@@ -148,12 +148,12 @@ def cluster(
 
     If `config` names no cluster, yield None. Workers start at once, while the caller goes on.
 
-    A worker on this machine builds the networks of `features`, and saves their facts in the store (see `FactsTask`), if
-    all of these conditions are met:
+    A worker on this machine, if there is one, builds the networks of `features`. It saves their facts in the store; see
+    `FactsTask`. This is done only if all of these conditions are met:
 
     - `features` and `extraction` are given.
     - `features.weights` is a single value, without a `+`.
-    - This process should wait for these facts: `may_build_here(features, extraction)` returns false.
+    - `may_build_here(features, extraction)` returns false: this process should wait for the facts.
     """
     if not config.ray:
         yield None
@@ -234,8 +234,8 @@ def _extracted(
 def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
     """Return the work of each node, by the node's name. `work` has the work of each worker.
 
-    The workers of a node run at the same time. So the speed of a node is the sum of its workers' speeds. The seconds
-    of a node are its images, divided by this speed.
+    The workers of a node run at the same time, so their speeds are added. A node with n images gets the seconds that n
+    images take at this total speed.
     """
     nodes: dict[str, NodeWork] = {}
     for name in sorted({member.name for member in work}):

@@ -136,7 +136,7 @@ class Given:
 
 
 class ExtractionJob:
-    """The job that extracts features. A worker can get its next unit while a unit is being extracted."""
+    """The job that extracts features. A worker can get its next unit while it extracts the unit before."""
 
     def __init__(self, task: ExtractionTask, before: Job | None = None) -> None:
         self._network: Network
@@ -189,11 +189,12 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return the features of one or two images as a dict, so that workers can be compared.
+        """Return a dict with the features of one or two images, so that workers can be compared.
 
-        The features of an image at all cuts are joined to one array, float32 [F]. The key "" has the features of an
-        image with random pixels, which are the same in all workers. If an image of the task's sample can be decoded,
-        the digest of the first such image is a second key, with the features of this image.
+        A value has the features of one image at all cuts, joined to float32 [F]. The keys are:
+
+        - "": an image of random pixels, the same pixels in all workers.
+        - a digest: the first image of the task's sample that can be decoded. Without such an image, this key is absent.
         """
         from headstart.features.images.batches import decoded_batches
 
@@ -247,9 +248,9 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """Return `network` with the built Keras model of the first network in `others` that has the same backbone.
+    """Return `network`, with a Keras model that is already built if possible.
 
-    If no network in `others` has the same backbone, return `network` unchanged.
+    The model is taken from the first network in `others` that has the same backbone as `network`.
     """
     own = network.backbone
     for other in (one.backbone for one in others):

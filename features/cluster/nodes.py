@@ -51,7 +51,7 @@ def alive(nodes: Sequence[dict[str, Any]], here: str, config: ClusterConfig) -> 
 
 
 def why_alone(config: ClusterConfig, started: bool) -> str:
-    """Return the message that no node can have a worker. `started` tells whether the cluster had a worker before."""
+    """Return a message: no node has room for a worker. `started` tells whether the cluster had a worker before."""
     lacking = f"has the CPUs for a worker (--ray-cpus {config.ray_cpus}, --ray-gpus {config.ray_gpus:g})"
     return f"--ray {config.ray}: {'all nodes with workers died, and no other' if started else 'no node'} {lacking}"
 
@@ -70,11 +70,10 @@ class Reference:
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
         """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
 
-        For each worker with a GPU that is building its network, `building` has the seconds since the build began.
+        `building` has a number for each worker with a GPU that is building its network: the seconds since it began.
 
-        A worker waits only if it has a GPU, and if the task finds the batch size by trials. Then one worker with a GPU
-        makes the trials. The others wait until a batch size for a GPU is known, or until each number in `building` is
-        over 120.
+        If the task finds the batch size by trials, one worker with a GPU makes the trials. The others with a GPU wait
+        until a batch size for a GPU is known, or until all numbers in `building` are over 120. No other worker waits.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
@@ -84,8 +83,9 @@ class Reference:
         """Describe how the features in `built` differ from the first worker's features.
 
         `built` comes from a worker on the node `name`. The first call stores `built` as the first worker's features,
-        and returns "". A later call returns "" if all bits are equal. Each call adds the batch size in `built` to
-        `batch_sizes`, unless a batch size for the same kind of device is known.
+        and returns "". A later call returns "" if the features of the images that both workers have are equal. Each
+        call adds the batch size in `built` to `batch_sizes`, unless it is 0, or one for the same kind of device is
+        known.
         """
         if built.batch_size:
             self.batch_sizes.setdefault(built.kind, built.batch_size)

@@ -72,9 +72,9 @@ def require_seen(sample: Sequence[tuple[str, tuple[int, int]]]) -> None:
 
 
 def drawn(files: Sequence[str]) -> list[tuple[str, tuple[int, int]]]:
-    """Return at most five of `files`, evenly spaced, as a sample for `require_seen`. `files` are absolute paths.
+    """Return a sample of `files` for `require_seen`: a pair of path and `size_and_time` for each of at most five files.
 
-    The sample holds a pair for each file: its path and its `size_and_time`.
+    `files` are absolute paths.
     """
     return [(path, size_and_time(path)) for path in files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]]
 

@@ -41,17 +41,16 @@ class Sharing:
     """Shares the items 0 to `count` - 1 among the members of a crew, in units. The crew must have a task.
 
     Args:
-        items: takes the positions of items, and whether the items were sent before; returns the items in the form in
-            which they are sent to a worker.
+        items: takes positions, and whether the items at these positions were sent to a worker before; returns what is
+            sent to the worker.
         advance: is called with the number of items that were just finished.
-        unread: takes the positions and the result of a unit; returns the positions that the worker could not read.
-            Another node, if there is one, gets the items at these positions as a second try.
+        unread: takes the positions and the result of a unit; returns the positions of items that the worker could not
+            read. If there is another node, it gets these items as a second try.
         blind: takes the positions and the result of a unit; returns why the worker's node must be refused, or "" if the
             result is good. `blind` is not called for a second try.
         worked: is called with a member and a result, for each result of each member.
-        tried: takes the positions and the result of a unit; returns the number of items that cost the worker time. By
-            default, all items of the unit count. A worker's speed is measured only on units in which at least half of
-            the items cost time.
+        tried: takes the positions and the result of a unit; returns the number of items that cost the worker time, by
+            default all. If this is less than half of a unit, the unit is not used to measure the worker's speed.
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.
@@ -148,9 +147,9 @@ class Sharing:
         return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
 
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
-        """Process an answer of `member`: the result of a unit. Yield the unit if it is done.
+        """Process the result that `member` sent for `unit`. If `unit` is now done, yield it with its result.
 
-        For a member that died or was refused, `unit` and `result` are None. All units of this member are taken back.
+        If the member died or was refused, `unit` and `result` are None, and all units of the member are taken back.
         """
         if unit is None or result is None:
             self._lost(member)

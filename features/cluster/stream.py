@@ -159,7 +159,7 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early. If it has not come yet, it ends when it comes. Features extracted so far are written."""
+        """End a unit early. A unit that has not come yet ends when it comes. Features extracted so far are written."""
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -206,11 +206,10 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield their numbers in the stream, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers in it, int64 [n].
 
         At most 64 numbers are yielded at a time. Images that have features are left out. The iterator ends as soon as
-        no unit is in the queue. If the iterator waited for the next unit, the last images would wait, too: they are
-        decoded only when they fill a batch, or when the iterator ends.
+        no unit is in the queue, because only its end makes the decoder finish a batch that is not full.
         """
         try:
             while unit:
@@ -264,9 +263,9 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count images as done, each in its unit: all uncounted images whose number in the stream is below `after`.
+        """Count images as done: all images with numbers in the stream below `after` that are not counted yet.
 
-        An image whose number is in `extracted` counts as extracted. Any other image counts as undecoded.
+        Each image is counted in its unit: as extracted if its number is in `extracted`, and as undecoded otherwise.
         """
         done = set(extracted.tolist())
         for number in range(self._passed, after):
@@ -279,9 +278,10 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Remove each unit from `_begun` whose last image has a number below `after` in the stream.
+        """Remove the finished units from `_begun`, and return a function that ends them.
 
-        Return a function that ends these units. The `ShardWriter` calls this function when their features are on disk.
+        A unit is finished if its last image has a number below `after` in the stream. The `ShardWriter` calls the
+        returned function when the features of these units are on disk.
         """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:

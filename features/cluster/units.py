@@ -41,8 +41,8 @@ class Units(Generic[Worker]):
     a pause. If a worker takes longer for its unit than an idle worker would need, the idle worker gets the same unit.
     So a slow worker does not delay the end.
 
-    When three workers have died with a unit of several images, the unit is halved. A half of several images is halved
-    at the next death. When three workers have died with a unit of one image, the image is given up.
+    When three workers have died with a unit of several images, the unit is halved. If another worker dies with a half,
+    the half is halved again. When three workers have died with a unit of one image, the image is given up.
 
     `place` always means the node of a worker.
     """
@@ -87,13 +87,9 @@ class Units(Generic[Worker]):
         - if `worker` has no unit: the unit of a slow worker. A worker is slow if it has had a unit for longer than
           `worker` would need for the same unit. Both workers then have this unit.
 
-        `worker` may have one unit already, and get a second one. There are three rules for this:
-
-        - If another worker has the first unit, too, there is no second unit.
-        - If another worker has died with the first unit, there is no second unit.
-        - A unit with which another worker has died can't be the second unit.
-
-        So if `worker` dies, too, it is clear which unit was the cause.
+        If `worker` has one unit already, it gets a second one only if no other worker has the first unit, and no worker
+        has died with either unit. So when a unit is given out after a death, and `worker` dies, too, the cause is
+        clear.
 
         Args:
             now: the present time in seconds, on a clock that never goes back.
@@ -156,13 +152,10 @@ class Units(Generic[Worker]):
         return others
 
     def die(self, worker: Worker, place: Hashable = None) -> bool:
-        """Record that `worker` has died. Return whether another worker had already died with one of its units.
+        """Record that `worker` has died. Return whether an earlier death hit one of its units.
 
-        `place` is the node of `worker`. What happens to a unit of `worker` depends on other workers:
-
-        - If another worker still has the unit, the unit stays with this other worker.
-        - Else, if three workers have died with the unit, it is halved or given up, as `Units` says.
-        - Else, the unit is given out again.
+        `place` is the node of `worker`. A unit that another worker still has stays with that worker. Any other unit is
+        given out again or, if three workers have died with it, halved or given up as `Units` says.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

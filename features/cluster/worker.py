@@ -89,17 +89,17 @@ class Job(Protocol):
         """Return how many images of the unit with the number `unit` are done."""
 
     def stop(self, unit: int) -> None:
-        """End the unit with the number `unit` early. If the job has not got it yet, it ends when it comes."""
+        """End the unit with the number `unit` early, even if the job gets this unit only after this call."""
 
     def share(self, unit: int) -> None:
         """Take note that, from now on, another worker also has the unit with the number `unit`."""
 
     def close(self) -> None:
-        """End this job's threads. This job gets no more units. The next job may still take over this job's network."""
+        """End this job's threads, after its last unit. The next job may still take over this job's network."""
 
 
 class Worker:
-    """The process that does one task after the other. For each task, it has a job.
+    """A process on a node, which does the driver's tasks. For each task, it makes a job, which does the work.
 
     The driver calls `hello` once. For each task, the driver calls `meet` and `build`, and then `do_unit` for each unit.
     While a unit is being done, other threads may call `tell`, `stop`, `share`, and `do_unit` for the next unit.
@@ -135,10 +135,10 @@ class Worker:
             return job.meet()
 
     def prepare(self, task: Task) -> Any:
-        """Do a task that has no units: make its job, and return the result of the job's method `meet`.
+        """Make the job of a task that has no units. Return the result of the job's method `meet`.
 
-        The worker may do another task at the same time. The job may build networks for a later task: the next task
-        whose `takes_network` is true gets the job as `before`; see `Task.job`.
+        The worker may do another task at the same time. If the job builds networks, the next task whose
+        `takes_network` is true can take them over; see `Task.job`.
         """
         self._starting.join()
         with self._preparing:
@@ -160,7 +160,7 @@ class Worker:
         return self._present.tell(unit)
 
     def stop(self, unit: int) -> None:
-        """End the unit with the number `unit` early. If the job has not got it yet, it ends when it comes."""
+        """End the unit with the number `unit` early, even if the job gets this unit only after this call."""
         self._present.stop(unit)
 
     def share(self, unit: int) -> None:

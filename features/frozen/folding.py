@@ -80,13 +80,16 @@ def _convolutions_with_batchnorm(model: keras.Model) -> list[tuple[keras.Layer, 
 
 
 def _is_plain(convolution: keras.Layer) -> bool:
-    """Return whether `convolution` has no activation, and only kernels and bias as weights. LoRA adds other weights."""
+    """Return whether `convolution` has no activation, and no weights except kernels and a bias.
+
+    LoRA, for example, adds other weights.
+    """
     count = (2 if isinstance(convolution, keras.layers.SeparableConv2D) else 1) + convolution.use_bias
     return convolution.activation is keras.activations.linear and len(convolution.weights) == count
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Return kernels and bias that make `convolution` alone give the output of both layers at inference.
+    """Return kernels and bias with which `convolution` alone does what it and then `batchnorm` do at inference.
 
     The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), computed in float64.
     """

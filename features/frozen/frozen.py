@@ -36,11 +36,10 @@ _SMALLEST_BATCH, _LARGEST_BATCH = 48, 1536  # on a GPU
 class FrozenBackbone:
     """The fast form of a backbone. A call maps pixels, uint8 [b, H, W, 3], to float32 features for each of `cuts`.
 
-    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time. The features of
-    an image do not depend on the other images in the batch.
+    Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time.
 
-    A slot is an index in the batch. Images are put only into slots that give equal features for equal images. The
-    other slots get zeros. So the features of an image do not depend on its slot. For an exception, see `_equal_slots`.
+    The features of an image do not depend on the other images in the batch. A slot is an index in the batch. If at
+    least half of the slots give the same image equal features, only these slots are used; see `_equal_slots`.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -73,9 +72,9 @@ class FrozenBackbone:
     ) -> Iterator[tuple[np.ndarray, dict[Cut, np.ndarray]]]:
         """Run the network on each (positions, pixels) of `batches`. Yield (positions, features) in the same order.
 
-        For pixels and features, see `__call__`. Positions are handed on unchanged. All of `passes` run at the same
-        time, each on a different batch. If `batches` raises an error, or the caller stops, results that were not yet
-        yielded are lost.
+        For pixels and features, see `__call__`. Positions are yielded as they came. Several batches are processed at
+        the same time: one by each of `self.passes`. If `batches` raises an error, or the caller stops, results that
+        were not yet yielded are lost.
         """
         running: deque[tuple[np.ndarray, Future[dict[Cut, np.ndarray]]]] = deque()
         with ThreadPoolExecutor(len(self.passes)) as pool:

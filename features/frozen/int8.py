@@ -56,10 +56,9 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
-    """Load an 8-bit form of `backbone` from the store at `root`.
+    """Load the 8-bit form of `backbone` that made the features of a fingerprint, from the store at `root`.
 
-    `wanted` is the field `calibration` of a fingerprint. The 8-bit form with this calibration is loaded, because it
-    made the features of the fingerprint. If there is none, an OptionError is raised.
+    `wanted` is the field `calibration` of the fingerprint. Raises OptionError if no 8-bit form has this calibration.
     """
     for folder in (root / "int8").glob(f"{backbone.title}-*"):
         if calibration(folder) == wanted:
@@ -134,14 +133,14 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compare the features of `reduced` with the features of `plain`, for the same images at the same cuts.
+    """Compare the features of n images by `plain` with the features of the same images by `reduced`.
 
-    `pixels`, uint8 [n, size, size, 3], has the images. Returns a dict from the name of each cut to two figures. For
-    fewer than 3 images, the dict is empty.
+    `pixels`, uint8 [n, size, size, 3], has the images. Returns a dict from the name of each cut to two figures. If n is
+    below 3, the dict is empty. The figures are:
 
-    - `relative_error`: p and r are the features of an image by `plain` and by `reduced`. The figure is the mean over
-      the images of norm(p - r) / norm(p).
-    - `neighbours_kept`: the fraction of images whose nearest neighbour among the images is the same by both networks.
+    - `relative_error`: the mean of norm(p - r) / norm(p) over the images. p and r are an image's features by `plain`
+      and by `reduced`.
+    - `neighbours_kept`: the fraction of images that have the same nearest neighbour by both networks.
     """
     if len(pixels) < 3:  # of two images, each is always the other's neighbour
         return {}

@@ -68,10 +68,10 @@ class KeptNetwork:
     def write(self, model: Any) -> None:
         """Write the converted network `model` to the store. A failure, such as a nearly full disk, is only printed.
 
-        Older networks in the store are removed first:
+        First, these networks are removed from the store:
 
-        - networks for another version of OpenVINO, or of headstart's code that makes fast forms
-        - networks with this network's name, except the latest seven
+        - all networks for another version of OpenVINO, or of headstart's code that makes fast forms
+        - all other networks of the same name, except the latest seven
         """
         if not self.root.is_dir():
             return

@@ -100,9 +100,11 @@ class Network:
     def freeze(self, keep: bool = False) -> FrozenBackbone:
         """Start TensorFlow, and return the network's fast form. To build this form takes seconds.
 
-        If the store has the form that OpenVINO reads, the form is loaded instead of built. With `keep`, a form that was
-        built for OpenVINO is written to the store; see `kept`. With int8, the 8-bit form must be in the store already;
-        `quantised` makes it. If it is missing or damaged, a StoreError is raised.
+        A form for OpenVINO is loaded from the store if it is there; see `kept`. If it is not, it is built, and with
+        `keep`, it is written to the store.
+
+        An 8-bit form is never built here. First call `quantised`, which writes it to the store. If it is missing or
+        damaged, a StoreError is raised.
         """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
@@ -155,14 +157,14 @@ def load_networks(
 ) -> list[Network]:
     """Load one network for each backbone that `config` names.
 
-    Raises OptionError if `config` asks for `tokens` other than `mean`, and no network yields tokens. For other errors,
-    see `chosen_cuts`, `resolve_precision` and `build_backbone`.
+    Raises OptionError if `config.tokens` is not `mean`, but no network yields tokens. For other errors, see
+    `chosen_cuts`, `resolve_precision` and `build_backbone`.
 
     Args:
-        known: facts about backbones. If it has the facts of a backbone, the Keras model is built at its first use.
-        digest_of: returns the digest of a backbone's weights. It takes three arguments: the name of the backbone, its
-            value of `--weights`, and the seed of random weights. With `digest_of`, no weights are read, and the
-            networks can only make fingerprints. `.keras` files are the exception: they are loaded as usual.
+        known: facts about backbones. The Keras model of a backbone with known facts is built only when it is needed.
+        digest_of: returns the digest of a backbone's weights from three arguments: the backbone's name, its value of
+            `--weights`, and the seed of random weights. If `digest_of` is given, only `.keras` files are read. All
+            other networks can then only make fingerprints.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     if digest_of is None:
@@ -193,14 +195,14 @@ def load_networks(
 
 
 def may_build_here(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether this process may load the networks of `config` itself, and need not wait for another process.
+    """Return whether this process should load the networks of `config` without waiting for a worker of a cluster.
 
-    A worker of a cluster can build the networks and save their facts in the store. With the facts, this process need
-    not build the networks. The result is true in each of these cases, because waiting for the worker would not help:
+    The worker would build the networks, and save their facts in the store. This process would then need only the facts.
+    Waiting for the worker is of no use in these cases, so the result is true:
 
     - The store has the facts already.
-    - The precision is `auto`, and the choice of a precision is not yet saved in the store. This process must then
-      measure the speed of float32 and bfloat16.
+    - The precision is `auto`, and the store has no choice of a precision yet. This process must then measure the speed
+      of float32 and bfloat16.
     - `extraction.rehash` is true. This process must then read the weights.
     - A network is a `.keras` file.
     """
@@ -254,10 +256,9 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists of keys, each with the key of every cut's fingerprint.
+    """Return the keys of the cuts' fingerprints as two lists: with `--bits 16`, and with the value `bits` instead.
 
-    The first list holds the keys for `--bits 16`. The second list holds the keys for `--bits` with the value `bits`.
-    The features of a data folder have the keys of the first list if both values of `--bits` give the same pixels for
-    all images in the folder. In all other cases, the features have the keys of the second list.
+    If both values give the same pixels for all images of a data folder, the folder's features have the first keys.
+    Otherwise, they have the second keys.
     """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

@@ -141,12 +141,14 @@ def decoded_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield batches of images: their positions in `images`, int64 [b], and their pixels, uint8 [b, size, size, 3].
 
-    b is at most `batch_size`. If `view` is given, pixels are augmented. An image that can't be decoded is left out; see
-    `why_undecodable`. Raises DataError if access to remote images is lost.
+    b is at most `batch_size`. An image that can't be decoded is left out; see `why_undecodable`. Raises DataError if
+    access to remote images is lost.
 
-    `portions` yields arrays of positions in `images`, int64 [n]. Only the images at these positions are taken, in the
-    order of the positions. Another thread asks for the next array while earlier images are decoded. The iteration over
-    `portions` must not raise an error. Without `portions`, all images are taken in their order.
+    Args:
+        view: if given, pixels are augmented.
+        portions: yields arrays of positions in `images`, int64 [n]. Only the images at these positions are taken, in
+            this order. If None, all images are taken in their order. Another thread iterates over `portions` while
+            images are decoded. The iteration must not raise an error.
     """
     if len(images) < 2 and portions is None:
         alone = [_decoded_alone(image, config, view) for image in images]
@@ -212,8 +214,8 @@ def _with_its_decoder(
 ) -> np.ndarray | None:
     """Decode `image` with the function `pixels`. Return its result as an array, or None if the image can't be decoded.
 
-    `data` holds the bytes of the image's file. `pixels` takes these bytes, a decoder and a reading; see `decode`. The
-    decoder of `image` is tried first, then Pillow. Raises MemoryError or ResourceExhaustedError if memory is short.
+    `data` holds the bytes of the image's file. `pixels` takes the first three arguments of `decode`. The decoder of
+    `image` is tried first, then Pillow. Raises MemoryError or ResourceExhaustedError if memory is short.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))

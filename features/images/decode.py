@@ -26,8 +26,10 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
     """Decode and resize one image, within a TensorFlow graph or outside. Return uint8 [size, size, 3], RGB, upright.
 
     Transparent images are laid over white. Only the first frame of an animation is used. Resizing is bilinear, and
-    antialiased if the longer side shrinks to less than half. If the decoder can't decode the bytes, a graph raises a
-    tf.errors.OpError. Outside a graph, Pillow may also raise an exception of almost any type.
+    antialiased if the longer side shrinks to less than half.
+
+    Raises a tf.errors.OpError if `data` can't be decoded. Outside a graph, Pillow may raise another error, of almost
+    any type.
 
     Args:
         data: scalar string, the bytes of a file in one of `opening.FORMATS`.
@@ -56,9 +58,9 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Return the decoder of an image, an index into `_DECODERS`.
 
-    The decoder of a JPEG divides both sides of the image by the same number: 1, 2, 4 or 8. This number depends on the
-    longer side if `config.resize` is `pad`, and on the shorter side for any other value. The number is the largest that
-    leaves that side at least `config.size` pixels. If that side is shorter than `config.size`, the number is 1.
+    A JPEG is decoded at 1/1, 1/2, 1/4 or 1/8 of its size. One side should keep at least `config.size` pixels: the
+    longer side if `config.resize` is `pad`, and the shorter side otherwise. The smallest size that allows this is
+    chosen. If no size allows it, the JPEG is decoded at 1/1.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)

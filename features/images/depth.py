@@ -97,10 +97,9 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return the number of samples, except alpha, of a pixel in the raw mode `raw_mode`.
+    """Return how many samples, except alpha, a pixel has in the raw mode `raw_mode`.
 
-    Only the raw modes in `_COLOURS` are known. Pillow drops the lower byte of their 16-bit samples. For any other raw
-    mode, return 0.
+    The result is 0 if `raw_mode` does not begin with a key of `_COLOURS`.
     """
     return next((count for beginning, count in _COLOURS.items() if raw_mode.startswith(beginning)), 0)
 
@@ -110,18 +109,16 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return the value of `--bits` as text, with a number in place of `folder`.
+    """Return `asked`, the value of `--bits`, with a number in place of `folder`.
 
-    `asked` is the value of `--bits`. `bits` holds one number for each image in the folder, as `used_bits` returns it.
-
-    If `asked` is `folder`, the result is the largest number in `bits`, or `16` if `bits` has no number except 0. Any
-    other `asked` is returned unchanged.
+    `bits` holds the numbers that `used_bits` returns for the images of the folder, each at least once. The number that
+    replaces `folder` is the largest of them, or 16 if none is above 0.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if a change of `--bits` from `asked` to 16 changes no pixels. If some pixels change, return `asked`.
+    """Return `16` if `--bits 16` gives all images the same pixels as `--bits` with the value `asked`, else `asked`.
 
     `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """

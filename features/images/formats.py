@@ -82,8 +82,8 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding
 def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Header | Fault]:
     """Return the header or fault of each page of a file. Only a TIFF can have more than one page.
 
-    If the whole file has a fault, the list holds only this fault. The whole file has a fault if its first page has one,
-    or if there are more than `MOST_PAGES` pages. If `inspect_bytes` returns None, the list is empty.
+    The list holds one fault if the first page has a fault, or if there are more than `MOST_PAGES` pages. If
+    `inspect_bytes` returns None, the list is empty.
     """
     first = inspect_bytes(data, name, max_pixels)
     if not isinstance(first, Header):
@@ -242,10 +242,10 @@ class _Watched(PageStream):
 
 
 def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
-    """Return the fault of an image whose header Pillow could not read. The image is a file, or a page of a TIFF.
+    """Return the fault of an image whose header Pillow could not read.
 
-    `data` holds the bytes of the file, and `format` is the file's format. For a page after the first, `first` is the
-    offset of the page's directory; see `open_image`.
+    `data` holds the bytes of the image's file, and `format` is the format of the file. For a later page of a TIFF,
+    `first` is the offset of the page's directory; see `open_image`.
     """
     watched = _Watched(without_texts(data), first)
     said = "can't be read"

@@ -1,7 +1,7 @@
 """The similarity of two images by the pixels of their thumbnails.
 
-The caller gives a background, such as the mean of similar images. The part of an image that the background explains
-does not count.
+A caller can give a background: a thumbnail, such as the mean of related images. The part of an image that the
+background explains does not count.
 """
 
 from collections.abc import Iterable

@@ -31,9 +31,8 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return how many bits the 16-bit samples of an image use according to these settings: 0, or 8 to 16.
+        """Return the bits in use of an image's 16-bit samples: `bits` if `self.bits` is `auto`, else `self.bits`.
 
-        `bits` is the number that the scan found; see `formats.Header`. If `bits` is 0, return 0. If `self.bits` is
-        `auto`, return `bits`. In any other case, return the number in `self.bits`.
+        `bits`, 0 or 8 to 16, is the number that the scan found; see `formats.Header`. If it is 0, return 0.
         """
         return bits if not bits or self.bits == "auto" else int(self.bits)

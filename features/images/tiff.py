@@ -69,10 +69,10 @@ class Page:
 
 
 class PageStream(io.BytesIO):
-    """A stream that reads from `data`, the bytes of a file. The bytes are not copied.
+    """A stream of `data`, the bytes of a file, which are not copied.
 
-    If `first` is given, `data` is a TIFF, and `first` is the offset of one of its directories. Then `read` returns
-    the bytes with a changed header: the chain of directories begins at `first`. `getvalue` returns `data` unchanged.
+    If `data` is a TIFF, `first` can be given: the offset of one of its directories. With `first`, the header that
+    `read` returns points at this directory. `getvalue` always returns `data` unchanged.
     """
 
     # Pillow gives libtiff the result of `getvalue` and the offset of the directory, so libtiff needs no changed header.
@@ -98,10 +98,10 @@ def count_pages(data: bytes) -> int:
 
 
 def at_page(data: bytes, page: int) -> bytes:
-    """Return the bytes of a file in which the page with the number `page` comes before all other pages.
+    """Return the image file `data`, changed so that the page with the number `page` comes first.
 
-    Pages count from 1. For page 1, the result is `data` itself, and `data` may have any format. For any other page,
-    `data` must be a TIFF, and the result is a changed copy of it. Raises ValueError if the page does not exist.
+    Pages count from 1. For page 1, `data` may have any format, and is returned unchanged. For any other page, `data`
+    must be a TIFF. Raises ValueError if the page does not exist.
     """
     if page == 1:
         return data
@@ -213,9 +213,9 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 
 
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
-    """Yield the directory at `offset` and the directories that follow it, each with its size in bytes.
+    """Yield a pair (size in bytes, directory) for the directory at `offset`, then for each that follows it.
 
-    The sizes add up to at most `left` bytes.
+    The iterator ends before the sizes add up to more than `left` bytes.
     """
     layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)

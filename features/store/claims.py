@@ -61,11 +61,9 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
-        If `again` is true, a portion that a process has just extracted is treated like any other portion.
-
         A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. A claim with an empty
         file is void after a minute. The answer is the first of these that applies:
-            DONE: a process has just extracted the portion, and `again` is false.
+            DONE: a process has just extracted the portion. If `again` is true, this answer is not given.
             BUSY: another process has a claim that is not void, or this process has called `release_all`.
             TAKEN_OVER: there was a void claim. This process should extract the portion.
             MINE: there was no claim. This process should extract the portion.
@@ -137,7 +135,7 @@ class Claims:
         remove_void_claims(self._folder.parent)
 
     def _claim(self, portion: str) -> Claim:
-        """Claim a portion, and return the answer; see `take`. A claim of another process is replaced if it is void."""
+        """Try to claim a portion. Return BUSY, TAKEN_OVER or MINE; see `take`. A void claim is replaced."""
         file, found = self._file(portion, "claimed"), Claim.MINE
         for _ in range(3):
             try:

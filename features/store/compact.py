@@ -44,8 +44,8 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store that has many shards, unless that disturbs another process.
 
-    A shard is small if it has at most half of `large` bytes. The store has many shards if it has more than
-    `MANY_SHARDS`. There is an exception: if `MANY_SHARDS` or more are not small, more than `MANY_SHARDS` must be small.
+    The store has many shards if it has more than `MANY_SHARDS` of them. If at least `MANY_SHARDS` shards have more than
+    half of `large` bytes, only the other shards are counted.
 
     Compaction ends early, or does not begin, in three cases:
 
@@ -107,8 +107,8 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
     """Remove the files of `shards`, and of all retired shards. If `shards` is empty, do nothing.
 
-    If there is a folder in place of a shard's file, the store no longer uses it, but it is not removed. Features that
-    were only in a removed shard must be extracted again.
+    Features that were only in `shards` must be extracted again. A folder that has the name of a shard is not removed,
+    but the store no longer uses this shard.
     """
     if shards:
         store.retire(shards)

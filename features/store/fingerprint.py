@@ -48,11 +48,7 @@ class Fingerprint:
         return f"{self.backbone}-{self.cut.replace(':', '-')}-{self.key[:12]}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that are not None, as JSON values.
-
-        Fields that only a later version of headstart knows are included. This version keeps them in the attribute
-        `later`.
-        """
+        """Return the fields that are not None, as JSON values. The entries of `later` count as fields."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "later"} | dict(self.later)
         found: dict[str, Any] = json.loads(json.dumps({k: v for k, v in values.items() if v is not None}))
         return found
@@ -80,10 +76,10 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Compare this fingerprint with another fingerprint, `there`. Return the fields that have different values.
+        """Return the fields in which this fingerprint and the fingerprint `there` differ, with both values.
 
-        The result maps the name of each of these fields to a dict with two keys: `asked` for the value in this
-        fingerprint, and `there` for the value in the other fingerprint. An absent field has the value None.
+        The result maps the name of each such field to a dict. The dict has the value in this fingerprint under the key
+        `asked`, and the value in the other fingerprint under the key `there`. An absent field has the value None.
         """
         asked, other = self.to_json(), there.to_json()
         return {

@@ -149,9 +149,9 @@ class Segment:
 
 
 def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Entries]:
-    """Yield the entries of all shards that are in use, in ascending order of digests, at most `at_once` at a time.
+    """Yield the entries of all shards in use, in ascending order of digests, at most `at_once` at a time.
 
-    In these entries, shards have new numbers: their positions in the names that `names_in_use` returns. Memory does not
+    The number of a shard in these entries is its position in the names that `names_in_use` returns. Memory does not
     grow with the number of entries. Raises StoreError if the entries of a segment are wrong.
     """
     starts = np.cumsum([0, *(segment.in_use.sum() for segment in segments)]).tolist()
@@ -189,8 +189,8 @@ class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
     A shard may be in several segments, but is in use in exactly one. A segment in memory takes 40 bytes per digest. New
-    shards make a new segment. The last two segments are merged as long as the second last is in memory, and at most
-    twice the size of the last. Because of this limit, large segments are seldom merged.
+    shards make a new segment. It is merged with the segment before it if that one is in memory and at most twice as
+    large. So large segments are seldom merged.
     """
 
     folder: Path  # of the shards
@@ -249,9 +249,9 @@ class Index:
     def slabs(self, digests: np.ndarray, rows: int, shuffled: np.random.Generator | None = None) -> Iterator[Slab]:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
-        Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. If `shuffled`
-        is None, shards are in the order of their names, and slabs in the order of their rows. Otherwise, shards are in
-        random order, and so are the slabs within each shard. `shuffled` draws these orders.
+        Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. All slabs of
+        a shard follow one another. `shuffled` draws the order of the shards, and of the slabs within each shard. If it
+        is None, shards are in the order of their names, and slabs in the order of their rows.
         """
         names = list(self.shards)
         shards, lines = self._located(digests)

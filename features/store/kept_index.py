@@ -2,13 +2,13 @@
 
 A process maps these files into memory. Then it reads digests only from shards that the kept index lacks.
 
-The index has several segments, each in its own folder. The files of a segment never change. New shards make a new
-segment. Short segments are merged: a new segment replaces them. Long segments are seldom replaced.
+The index consists of segments. New shards make a new segment. When segments are merged, a new segment replaces them.
+Each segment has its own folder. The files in this folder never change:
 
-STORE/<backbone>-<cut>-<fingerprint>/index-<hash of the names>/
+STORE/<backbone>-<cut>-<fingerprint>/index-<hash of the shards' names>/
     shards.json                             the name and the number of digests of each shard
-    digests.npy, shards.npy, rows.npy       the `Entries` of one `Segment`
-    replaced                                exists if this segment was replaced
+    digests.npy, shards.npy, rows.npy       the segment's entries; see `Entries`
+    replaced                                an empty file, added when the index no longer uses the segment
 """
 
 import hashlib
@@ -153,11 +153,11 @@ def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The caller merges all others.
 
     `segments` must be sorted by `size`, the largest first. A segment is worn if at least half of its digests are in
-    shards that are not in use. Worn segments do not stay.
+    shards that are not in use. A segment stays if all of these are true:
 
-    The segments that are not worn are checked in order. Each is compared with the rest: all worn segments, and the
-    unworn segments after it. If its size is more than twice the total size of the rest, it stays. Otherwise, it and all
-    segments after it do not stay.
+    - It is not worn.
+    - Its size is more than twice the total size of all worn segments and all later segments.
+    - All earlier segments that are not worn stay, too.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

@@ -30,8 +30,8 @@ def largest_shards(lengths: Mapping[str, int]) -> list[str]:
 def write_merged(path: Path, form: ShardFormat, digests: Mapping[Path, np.ndarray], rows_left_out: int) -> None:
     """Write the merged file to `path`. The file shows the shards in `digests` one after the other.
 
-    `digests` maps the path of each shard to its digests, `DIGEST` [n]. `rows_left_out` is the number of features in
-    shards that the file does not show.
+    `digests` maps the path of each shard to its digests, `DIGEST` [n]. The file does not show the other shards of the
+    store; `rows_left_out` is the number of features in these other shards.
 
     The file has two datasets: `features`, [N, *shape], and `digest`, [N], in hexadecimal. The attributes of the file
     are the fields of the fingerprint, `rows_left_out`, and a `note`, which warns that the file is useless without its

@@ -47,15 +47,15 @@ def portion_size(images: int) -> int:
 
 
 def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
-    """Cut `digests` into portions of successive digests. Then keep only the digests that are in `missing`.
+    """Cut `digests` into portions. Then drop the digests that are not in `missing`, and the portions without digests.
 
-    `digests` are hexadecimal, or an array of dtype `DIGEST`. They are all different, and there is at least one. The
-    digests in `missing` are hexadecimal. A portion without digests in `missing` is left out.
+    Args:
+        digests: hexadecimal, or an array of dtype `DIGEST`; all different, and at least one.
+        missing: hexadecimal.
 
-    A portion ends at each digest whose first b bits are 0, where 2^b is the result of `portion_size`, and at the last
-    digest. A portion is named after the digest at its end. So all processes with the same `digests` find the same
-    portions, even if their `missing` digests differ. If one process has a few more `digests` than another process, most
-    of their portions are still the same.
+    A portion ends at a digest that begins with b bits of 0, or at the last digest; 2^b is the result of `portion_size`.
+    The portion is named after this digest. So processes with the same `digests` find the same portions, whatever is
+    missing. If a few digests are added, most portions stay the same.
     """
     bits = int(np.log2(portion_size(len(digests))))
     raw = raw_digests(digests)

@@ -36,8 +36,8 @@ _AT_A_TIME = 1 << 16  # digests that are looked up
 def create_folder(folder: Path, root: Path | None = None) -> None:
     """Make the folder of a store if it is missing. Remove half-written files of killed processes from the folder.
 
-    Raises StoreError if `folder` can't be made or written to. If writing is not permitted, the message names the folder
-    `root`, which is `folder` by default. Other messages name `folder`.
+    Raises StoreError if `folder` can't be made or written to. If writing is not permitted, the message names `root`,
+    the value of `--store`. Without `root`, every message names `folder`.
     """
     try:
         with writable(root or folder):
@@ -76,7 +76,7 @@ class FeatureStore:
     def create(self) -> "FeatureStore":
         """Make the folder and its `fingerprint.json` if they are missing. Return the store itself.
 
-        The kept index of a large store is brought up to date. Errors: see `create_folder`.
+        If the store is large, `keep_index` brings its index on disk up to date. For errors, see `create_folder`.
         """
         create_folder(self.folder, self.root)
         remove_void_claims(self.folder)

@@ -80,8 +80,8 @@ class ShardWriter(Generic[Key]):
         """Prepare to collect the features of `digests`.
 
         Args:
-            expected: the number of images that all processes together will extract. The size of a shard is chosen by
-                this number or by the number of `digests` without features: the larger one counts. See `shard_size`.
+            expected: the number of images that all processes together will extract. The larger of two numbers decides
+                the size of a shard: `expected`, and the number of `digests` without features. See `shard_size`.
             part: whether `digests` are one of many parts of the images to extract. If so, `keep_shards_small` has no
                 effect.
         """
@@ -108,10 +108,9 @@ class ShardWriter(Generic[Key]):
         return next(iter(self._parts.values())).store.folder
 
     def keep_shards_small(self) -> None:
-        """Write small shards from now on, because other processes fill the stores, too.
+        """Write small shards from now on, so that this process loses few features if it is killed.
 
-        A killed process then loses few features. While the thread writes, extraction goes on, and its new features are
-        collected. Extraction waits for the thread only if these new features fill a large shard.
+        Call this method if other processes fill the stores, too.
         """
         self._keeps_small = True
 
@@ -184,10 +183,11 @@ class ShardWriter(Generic[Key]):
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards, in a thread. The thread calls `then` when the shards are on disk.
 
-        If the thread is still writing earlier features, this method usually returns at once, and the thread writes the
-        collected features next. There is one exception: if the collected features fill a large shard, this method
-        waits for the thread first. An error of the thread is raised here or by `wait`. After an error, `then` is not
-        called.
+        If the thread is still writing earlier features, it writes the collected features next. In this case, this
+        method returns at once, unless the collected features fill a large shard: then this method waits for the thread
+        first.
+
+        An error of the thread is raised here or by `wait`. After an error, `then` is not called.
         """
         with self._lock:
             self._since = time.monotonic()
@@ -215,9 +215,9 @@ class ShardWriter(Generic[Key]):
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
         """Write `shards`, and then call each function in `then`.
 
-        Features that were collected meanwhile are written next, as new shards, in two cases:
+        Then do the same with the features that were collected meanwhile, in two cases:
 
-        - `write` was called meanwhile. The functions that it got are called when the new shards are on disk.
+        - `write` was called meanwhile. The functions to call are the arguments of these calls of `write`.
         - `keep_shards_small` was called, and the features fill a small shard.
         """
         try:

@@ -125,10 +125,10 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return how much less accurate a network is at its deepest cut than at its best cut.
+    """Return the accuracy of a network's best candidate minus the accuracy of its deepest candidate.
 
-    A candidate is one cut of one network. `stores` has the store of each candidate, and `right` has the accuracy of
-    each candidate. `chosen` is the index of a candidate. The result is about the network of this candidate.
+    A candidate is one cut of one network. `chosen` is the index of any candidate of this network. `stores` and `right`
+    have the store and the accuracy of every candidate.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]

@@ -46,12 +46,11 @@ def find_candidates(
     """Find the candidates, and draw a sample of the train and val images in `scanned`.
 
     The candidates are the existing stores that can be judged (see `_stored`), and the networks that `--try` names. If
-    there are neither, the networks that `--backbone` names are tried. Each network that is tried extracts the features
-    of the sample.
+    there are neither, the candidates are the networks that `--backbone` names. With each network, the features of the
+    sample are extracted into a store.
 
-    Images that lack features in at least one store are left out of the sample. If the features of one store would need
-    too much memory, a smaller sample is drawn. Raises DataError if too many images can't be used. Extraction raises the
-    errors of `featured.cache_features`.
+    The sample holds only images that have features in all stores, and no more than memory has room for. Raises
+    DataError if too many images can't be used. For other errors, see `featured.cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -93,14 +92,12 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 
 
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
-    """Return the stores that can be judged, and lines of text about stores that are left out.
+    """Return the stores that can be judged, and a line of text for each store that has features of too few `examples`.
+
+    A store can be judged if the share of `examples` without features is at most `--max-rejects`, and at most a half.
 
     Three kinds of stores are left out without a line: stores of maps, stores of a view, and stores that have features
     of none of `examples`.
-
-    Any other store may lack the features of some of `examples`, such as images that can't be decoded. If it lacks at
-    most the share `--max-rejects` of them, and at most a half, the store can be judged. If it lacks more, the store is
-    left out, and gets a line.
     """
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []

@@ -142,10 +142,10 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> np.ndarray:
-    """Return, for each image, the most frequent class among its five nearest images in other folds: int64 [N].
+    """Predict the class of each image: the most frequent class of its five nearest images in other folds, int64 [N].
 
-    If several classes are equally frequent, the class whose images have the lowest sum of ranks is returned. The
-    nearest image has rank 1.
+    The nearest image has rank 1. Of equally frequent classes, the class whose images have the lowest sum of ranks is
+    predicted.
     """
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties

@@ -64,9 +64,13 @@ _FALLBACK = "cp437"
 
 
 def guess_encoding(names: Collection[bytes]) -> str:
-    """Return the encoding that decodes all `names`, and gives the most plausible words.
+    """Guess the encoding of `names`.
 
-    If UTF-8 decodes all `names`, return `utf-8`. If no encoding gives plausible words, return `cp437`.
+    The result is the first of these that applies:
+
+    - `utf-8`, if it decodes all names.
+    - The encoding that gives the most plausible words, among the encodings in `_CANDIDATES` that decode all names.
+    - `cp437`, if no encoding gives plausible words.
     """
     foreign = [name for name in names if not name.isascii()]
     if _all_decode(foreign, "utf-8"):
@@ -133,11 +137,9 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` says for each name whether a program for Windows wrote it. If so, the backslashes of the name become
-    slashes. If not, the name keeps its backslashes.
-
-    There is one exception. If no program for Windows wrote any of the names, and every name has a backslash but no
-    slash, all backslashes become slashes.
+    `windows` says for each name whether a program for Windows wrote it. The backslashes of such a name become slashes.
+    Any other name keeps its backslashes. But if no name is from Windows, and every name has a backslash but no slash,
+    all backslashes become slashes.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):

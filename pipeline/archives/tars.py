@@ -26,9 +26,9 @@ _DIGITS = re.compile(rb"\d{1000}")
 def tar_entries(file: Part, archive: str, stop: Event | None = None) -> list[Entry]:
     """List the content of the tar `file`, without its folders. `archive` is the name of the tar, for messages.
 
-    A hard link has the content of the earlier file to which it leads. Other links, and devices, have a fault. Raises
-    DataError if the tar is damaged or ends early, if its files exceed the limits (see `require_within_limits`), or if
-    another thread sets `stop`.
+    A hard link has the content of the earlier file to which it leads. Other links, and devices, have a `fault`, so they
+    are never read. Raises DataError if the tar is damaged or ends early, if its files exceed the limits (see
+    `require_within_limits`), or if another thread sets `stop`.
     """
     entries: list[Entry] = []
     packed, total = file.size, 0
@@ -101,7 +101,7 @@ class _HeaderFile:
         return header
 
     def held(self, start: int, size: int) -> bytes | None:
-        """Return the `size` bytes that begin at `start` if they are few and were read ahead. Otherwise, return None."""
+        """Return the `size` bytes at `start`. Return None if they were not all read ahead, or if `size` is large."""
         at = start - self._start
         return self._ahead[at : at + size] if size <= _SMALL_BYTES and 0 <= at <= len(self._ahead) - size else None
 

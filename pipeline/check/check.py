@@ -95,10 +95,10 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Search the stores whose key or folder name begins with `wanted`. Return the one with features of the most images.
+    """Return the store that has features of the most `digests`. If no store has any of them, return None.
 
-    `digests` are the digests of the images. In a tie, the store with the deeper cut is returned. If no store has
-    features of any image, return None. Raises OptionError if no key or folder name begins with `wanted`.
+    Only stores whose key or folder name begins with `wanted` are considered. In a tie, the store with the deeper cut is
+    returned. Raises OptionError if `wanted` is not empty, and fits no store.
     """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)

@@ -120,7 +120,7 @@ def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     Args:
         names: the names of the files in the folder.
         folders: the paths of the folder's subfolders.
-        ours: the paths of folders that headstart made. None of those below this folder may be missing.
+        ours: paths of folders that headstart made. All such subfolders of this folder must be among them.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

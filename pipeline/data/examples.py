@@ -283,10 +283,10 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return a reject for the file at `path`: either the file of `reject`, or a copy of that file.
+    """Return `reject` for the file at `path`, which is the file of `reject` or a copy of it.
 
-    The result has the reason of `reject`. If the reason is that the file of `reject` vanished or could not be read, a
-    copy may be good. In this case, the result for a copy also names the file of `reject`.
+    If the file of `reject` vanished or could not be read, a copy may be good. The result for a copy then names the
+    file of `reject`, and tells the user to repeat the command.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)

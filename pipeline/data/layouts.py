@@ -240,9 +240,9 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Return the tree below all wrappers. A wrapper has one subfolder, which has nearly all images and is no class.
+        """Go down while the only subfolder has nearly all images. Return the tree of the last folder.
 
-        If `in_split` is False, this subfolder is no folder of val or test, either.
+        Class folders are not entered. If `in_split` is False, folders of val or test are not entered, either.
         """
         while True:
             folders = images.folders
@@ -259,7 +259,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without mask folders. Raise a DataError if only an option could tell masks from a class."""
+        """Return `images` without mask folders. Raise a DataError if a folder may hold masks, but may be a class."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -277,7 +277,7 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder whose subfolders have the same names as its siblings. One sibling is too few."""
+        """Leave out a folder whose subfolders have the names of all folders beside it, if these are two or more."""
         folders = images.folders
         repeated = {
             name

@@ -218,10 +218,13 @@ def told_missed(where: str, pattern: str, missed: Sequence[str], total: int) -> 
 
 
 def perhaps_labels(names: Sequence[str]) -> set[str]:
-    """Return the labels that names such as `Abyssinian_100.jpg` may hold.
+    """Return the labels that names such as `Abyssinian_100.jpg` may hold: the text before the number.
 
-    Return an empty set if any name has another form, if all labels are equal, or if there are fewer than two names for
-    each label on average.
+    Return an empty set in these cases:
+
+    - A name has no label before a number.
+    - All labels are equal.
+    - There are fewer than two names per label on average.
     """
     matches = [_PERHAPS.match(name) for name in names]
     labels = {match["label"] for match in matches if match}

@@ -51,8 +51,8 @@ def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     If some files of a folder or of tars have a label, the files without a label are left out. If `labelled` is true,
     missing labels can raise a DataError; see `read_manifest` for manifests, and `read_names` for folders and tars.
 
-    Raises DataError if `data` is missing or of another kind, and OptionError if `config` does not fit the kind of
-    `data`. For other errors, see `read_manifest`, `read_names` and, for tars, `naming.tars_of` and `read_tars`.
+    Raises OptionError if `config` does not fit the kind of `data`. For other errors, see `require_data`,
+    `read_manifest`, `read_names` and, for tars, `naming.tars_of` and `read_tars`.
     """
     require_data(data)
     kind = naming.kind_of(data)
@@ -124,10 +124,10 @@ def read_names(
         empty: folders without files, relative to `where`.
         labelled: whether labels are needed.
 
-    A DataError of `read_layout` is raised if `labelled` is true or `config.label_from` is set. Otherwise, it is caught,
-    and the files get no labels and no splits. Also raises DataError if `labelled` is true and no file has a label, or
-    if `config.group` matches no path. Raises OptionError if `config.group` or `config.label_from` takes seconds on a
-    path.
+    If `read_layout` raises a DataError, but `labelled` is false and `config.label_from` is empty, no file gets a label
+    or a split. Any other DataError of `read_layout` is raised. Also raises DataError if `labelled` is true and no file
+    has a label, or if `config.group` matches no path. Raises OptionError if `config.group` or `config.label_from` takes
+    seconds on a path.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)

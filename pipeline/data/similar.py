@@ -55,9 +55,9 @@ class Pair:
 def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None = None) -> list[list[int]]:
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
-    Returns groups of positions in `images`, each in ascending order. An image is in a group if it is a near-duplicate
-    of any image of the group, by features and by pixels. A group has at least two different images, and all copies of
-    them. A copy is an image with equal bytes. Images that can't be decoded, and images of one colour, are in no group.
+    Returns the positions in `images` of each group, ascending. Each image of a group is a near-duplicate of at least
+    one other image of the group, by features and by pixels. A group has at least two different images, and all of their
+    copies (images with equal bytes). Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
         images: may contain copies.
@@ -85,7 +85,7 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None
 
 
 def _pairs_within(images: Sequence[ImageFile], features: Features, pixels: Pixels) -> list[Pair]:
-    """Find the near-duplicates among `images`. A pair can appear twice, once in each order.
+    """Return the pairs of near-duplicates among `images`. A pair can appear twice, once in each order.
 
     `features`, float [N, D], has a row for each image.
     """
@@ -151,13 +151,13 @@ def fit_whitening(features: np.ndarray) -> Pipeline:
 def nearest(
     directions: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]], own: np.ndarray | None = None
 ) -> Neighbours:
-    """Find, for each of n unit vectors, the other vectors with the highest cosines to it.
+    """For each of n unit vectors, find the `NEIGHBOURS` vectors in `others` with the highest cosines to it.
 
     Args:
         directions: the n unit vectors, float32 [n, K].
         others: the vectors to search, in blocks. A block is a pair: positions (int64 [m]) and vectors (float32 [m, K]).
-        own: int64 [n], the position of each of the n vectors among `others`. A vector is never its own neighbour. If
-            the n vectors are not among `others`, `own` is None.
+        own: int64 [n], the position in `others` of each of the n vectors, so that none is its own neighbour. None if
+            the n vectors are not in `others`.
     """
     best = np.full((len(directions), NEIGHBOURS), -np.inf, np.float32)
     like = np.zeros((len(directions), NEIGHBOURS), np.int64)
@@ -181,11 +181,11 @@ def agreeing(
     pixels: Pixels,
     advance: Callable[[int], None],
 ) -> list[Pair]:
-    """Return pairs of near-duplicates. A pair is an image of `images`, and a near neighbour with similar pixels.
+    """Find the near-duplicates in `others` of each image in `images`. Return a `Pair` for each of them.
 
-    `near` holds the neighbours of each image, as positions in `others`. A neighbour is compared only if it is one of
-    the first eight, and its cosine is at least `similarity`. Copies with equal bytes are left out. `advance` is called
-    with the number of images that were finished since the last call.
+    `near` holds the neighbours of each image, as positions in `others`. A neighbour is a near-duplicate if it is one of
+    the first eight, its cosine is at least `similarity`, and its pixels are similar. Copies with equal bytes are left
+    out. `advance` is called with the number of images that were finished since the last call.
     """
     found: list[Pair] = []
     for some in _blocks(len(images), _TOGETHER):
@@ -206,8 +206,8 @@ def _agreeing(
 ) -> Iterator[Pair]:
     """Yield a `Pair` for each near-duplicate of `image`; see `agreeing`.
 
-    `row` is the position of `image` in the argument `images` of `agreeing`. `around` holds the neighbours of `image`,
-    the nearest first. The row `row` of `near` has their positions and cosines, in the same order.
+    `around` holds the neighbours of `image`, the nearest first. Row `row` of `near` has their positions and cosines.
+    `row` becomes `Pair.image`.
     """
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
@@ -236,8 +236,8 @@ def _background(
 ) -> np.ndarray:
     """Return the mean thumbnail of the eight usable neighbours that look most like an image, float [SIDE, SIDE].
 
-    Three kinds of neighbours are not usable: the eight with the nearest features, those that may be copies, and those
-    without a thumbnail. If fewer than eight neighbours are usable, all of them are used. Without any, the mean is 0.
+    A neighbour is usable if it has a thumbnail, if it is not one of the first eight in `around`, and if its cosine is
+    so low that it can't be a copy. If fewer than eight are usable, all of these are used. If none is, the mean is 0.
 
     Args:
         plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.

@@ -65,7 +65,7 @@ class _Filling:
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
-        """Move a group with images of a class to a split without such images. Return whether that was possible.
+        """Move a group with a certain class to a split that lacks this class. Return whether that was possible.
 
         The move may leave the group's old split without one of the group's classes. If so, a second group with that
         class is moved to the old split (see `_needed`). This may need a third move, and so on. If no way is found,
@@ -101,10 +101,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return how much the splits' distance from `wanted` grows if the group at position `at` goes to `split`.
+        """Return by how many images the splits get further from `wanted` if the group at position `at` goes to `split`.
 
-        For a class in a split, the distance is the difference between its number of images and the wanted number. These
-        distances are added up over all classes and splits. If the sum becomes smaller, the result is negative.
+        The numbers of images that are missing or too many are added up over all classes and splits. If this sum
+        becomes smaller, the result is negative.
         """
         cost = 0
         for label, count in self._contents[at].items():

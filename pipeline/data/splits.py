@@ -19,10 +19,15 @@ _DRAWN = ("test", "val")  # in this order, each takes the lowest hashes that are
 
 
 def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, float]) -> list[str]:
-    """Return the split of each item. All images of a group get the same split; the last rule has the only exception.
+    """Return the split of each item: `train`, `val` or `test`. All images of a group get the same split.
 
-    Equal images are in the same group. An image without a group is a group of its own. These rules decide the split of
-    a group. A later rule takes precedence over an earlier one.
+    Args:
+        fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
+
+    Equal images are in the same group. An image without a group is a group of its own. If a group already has images in
+    test, those of its images that the data set gives to train (`Item.of_train`) count as a separate group.
+
+    These rules decide the split of a group. A later rule takes precedence over an earlier one.
 
     - Groups are ordered by a hash of `seed` and digest. In each class, the first groups get test, the next groups get
       val, and all other groups get train.
@@ -32,11 +37,6 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
       groups has a group in train first, then in val.
     - If images of a group already have a split, the group gets the most frequent of their splits. In a tie, test goes
       before val, and val before train.
-    - If a group already has images in test, those of its images that the data set gives to train (`Item.of_train`)
-      count as a separate group.
-
-    Args:
-        fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
     """
     items = Items.of(items)
     rank = _rank(items, seed)
@@ -135,7 +135,7 @@ def _rank(items: Items, seed: int) -> np.ndarray:
 
 
 def _assign_each(items: Items, rank: np.ndarray, fractions: Mapping[str, float]) -> list[str]:
-    """Assign splits as `assign` does, but much faster. No image may have a copy, a group or a split."""
+    """Assign splits as `assign` does, but much faster. Each item must be without a copy, a group and a split."""
     order = np.lexsort((rank, items.labels))
     labels, starts, counts = np.unique(items.labels[order], return_index=True, return_counts=True)
     sizes = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
@@ -159,9 +159,9 @@ class _Groups:
 
     @classmethod
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
-        """Put items with equal digests, and items with equal `Item.group`, into one group.
+        """Group the items. Items with equal digests, and items with equal `Item.group`, are in the same group.
 
-        If a group has items in test, its items that were given to train (`Item.of_train`) become a separate group.
+        If a group has items in test, its items with a true `Item.of_train` become a separate group.
         """
         grouped = ~items.groups.is_(None)
         roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
@@ -224,13 +224,13 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Return the split for a group: test if test needs the group, else val if val needs the group, else train.
+    """Choose the split for a group. Unless the choice is train, subtract the group's images from `wanted`.
 
     `content` maps each label to the number of images with this label in the group. `wanted` maps each pair (label,
     split) to the number of images with this label that the split still lacks.
 
-    A split needs a group if it lacks at least half of the group's images. If the result is test or val, the group's
-    images are subtracted from `wanted`.
+    The choice is test if test lacks at least half of the group's images, else val if val lacks at least half of them,
+    else train.
     """
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())

@@ -112,16 +112,16 @@ def is_chain(images: ImageTree) -> bool:
 
 
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
-    """Yield each folder that may hold masks of the images in the folders beside it.
+    """Find mask folders at all depths of the tree `images`. `above` is the path of `images`.
 
-    The tree `images` is searched at all depths; `above` is its path. Each result has three items: the path of the mask
-    folder, the tree of its parent, and whether the folder certainly holds masks.
+    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside it that has another
+    kind of name, and contains at least 90 % of its file names. In this comparison, suffixes of file names and ends such
+    as `_mask` are ignored.
 
-    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside the mask folder that
-    has another kind of name, and at least 90 % of the mask folder's file names. Suffixes of file names, and ends such
-    as `_mask`, are ignored. The mask folder certainly holds masks in three cases:
+    Yields three items for each mask folder: its path, the tree of its parent, and whether it certainly holds masks. It
+    certainly holds masks in three cases:
 
-    - A match has a name that could stand for any images, such as `images`; see `says_nothing`.
+    - A match has a name that says nothing about its images, such as `images`; see `says_nothing`.
     - There is only one match, and over 5 % of the mask folder's images are in subfolders.
     - There is only one match, and a file name in the mask folder is not a number.
     """
@@ -209,10 +209,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Return a list with a line about files that may be images, but were not recognised. Return [] if there are none.
+    """Return a list with one line: how many files without a suffix are left out. Return [] if there are none.
 
-    The line counts the files in subfolders where no file name has a suffix. `images` holds the positions of the
-    recognised images.
+    Only the files of subfolders in which no file has a suffix are counted. `images` holds the positions in `paths` of
+    the recognised images. If all files are recognised, the result is [].
     """
     if len(images) == len(paths):
         return []

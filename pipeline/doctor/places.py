@@ -35,7 +35,7 @@ def weights() -> dict[str, Any]:
     - `cached`: the names of the networks whose weights Keras has downloaded
     - `download`: the number of networks whose weights are still to be downloaded
     - `HEADSTART_WEIGHTS`: the value of the variable, or None
-    - `HEADSTART_WEIGHTS_exists`: whether all files in the value exist, or None if the value names no file
+    - `HEADSTART_WEIGHTS_exists`: whether all files that the value names exist, or None if it names no file
     """
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}

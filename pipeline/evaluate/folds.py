@@ -193,8 +193,8 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Fit logistic regression. Return the labels, int64 [n], that it predicts for the examples at the positions `part`.
 
-    `train` and `part` are positions in the examples of `method`. Logistic regression is fitted to the examples at
-    `train`. If the fit would take too long, all returned labels are -1.
+    `train` and `part` are positions in `method.labelled`. The examples at `train`, or a sample of them, are used for
+    the fit. If the fit would take too long even with a sample, all returned labels are -1.
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]

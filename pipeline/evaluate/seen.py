@@ -25,7 +25,7 @@ class Seen:
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
     def lines(self, split: str) -> list[str]:
-        """Return at most two warnings: one if there are copies, and one if there are near-duplicates.
+        """Return up to two warnings: about images that are in train, too, and about near-duplicates of train images.
 
         `split` is a phrase that names the scored images.
         """
@@ -41,8 +41,8 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: all examples of the data that `examples` come from, with features.
-        elsewhere: whether these data are other data than the run's own.
+        cached: all examples, with features, of the data that `examples` are part of.
+        elsewhere: whether these data are not the run's own data.
     """
     trained = run.digests("train")
     equal = [one.image.path for one in examples if one.image.digest in trained]

@@ -18,7 +18,7 @@ _LEAST, _MOST, _FRAME = 14, 30, 3  # least and most characters of a column, and 
 
 @dataclass(frozen=True)
 class Compared:
-    """The metrics and settings of a model of a run: the head, or the fine-tuned classifier."""
+    """One of the compared models: the head or the fine-tuned classifier of a run."""
 
     run: str
     model: str
@@ -79,10 +79,10 @@ def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, score
 
 
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
-    """Return three pieces of HTML: the test of the two best models, a chart of accuracies, a table of all metrics.
+    """Return three pieces of HTML: a paragraph about the two best models, a chart of accuracies, a table of metrics.
 
-    `test` compares the two best models. `scored` is a phrase that names the scored images. The table also shows the
-    settings in which the runs differ.
+    `test` is McNemar's test of the two best models, which the paragraph reports. `scored` is a phrase that names the
+    scored images. The table also shows the settings in which the runs differ.
     """
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]

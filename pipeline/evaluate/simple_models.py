@@ -17,11 +17,11 @@ _FOLDS, _FEWEST_FOLDS = 10, 3
 
 
 def simple_models_of(run: Run, cached: FeaturedExamples, examples: Sequence[Example]) -> SimpleModels:
-    """Score two simple models on `examples`.
+    """Score two simple models on `examples`, which are examples of `cached`.
 
     One model always predicts the largest class. The other is logistic regression, fitted to the run's training images.
-    If the store lacks features of training images, logistic regression is left out. `cached` holds the data from which
-    `examples` come. These may be other data than the run's own.
+    If the store lacks features of these images, logistic regression is left out. The data of `cached` may be other
+    data than the run's own.
     """
     class_names, scored = run.class_names(), cached.labelled(examples)
     labels = np.array([example.label for example in examples])

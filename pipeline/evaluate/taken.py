@@ -1,4 +1,4 @@
-"""Decide which examples `evaluate` scores, and under which names it keeps the result."""
+"""Choose the examples to score in `evaluate`, and the names under which the result is kept."""
 
 import hashlib
 import os
@@ -53,13 +53,14 @@ class Taken:
 
 
 def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> Taken:
-    """Take the examples of `split` from the data `cached`.
+    """Return the examples of `split`, which are to be scored.
 
     Args:
+        cached: all examples of `data`.
+        split: the name of a split, `all`, or `auto`. `auto` means `all` if `data` are not the run's own data and have
+            no splits. In all other cases, `auto` means `test`.
         data: the folder or list that the user named, or None for the run's own data. A folder or list counts as the
             run's own data if its training images include at least half of the run's training images.
-        split: the name of a split, or `all`, or `auto`. `auto` means `all` if the data are not the run's own and have
-            no splits. In all other cases, `auto` means `test`.
 
     Raises:
         DataError: there are no examples, or the data have a class that the run does not know.

@@ -38,11 +38,9 @@ def positive_class(run: Run, config: ThresholdConfig) -> str | None:
 
 
 def tell_positive(run: Run, config: ThresholdConfig, positive: str | None) -> None:
-    """Tell the user if the positive class of a new threshold is taken from the threshold that the run keeps.
+    """Print a line if a new threshold takes its positive class from the threshold that the run keeps.
 
-    `positive` is the result of `positive_class`. A line is printed only if all of these conditions are met:
-    - `config` sets a new threshold, but does not name the positive class.
-    - `positive` is the first class. The second class is the default, so it needs no line.
+    `positive` is the result of `positive_class`. If it is the second class, which is the default, no line is printed.
     """
     if config.flag and not config.positive and positive not in (None, run.class_names()[1]):
         told = f"`{positive}` is positive, as in the threshold that the run keeps; --positive names another"

@@ -43,13 +43,12 @@ def score_trust(
 
 
 def accuracy_at_coverage(chances: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """Return a dict for each share of the answers: the most probable 100, 90, 80 and 50 % of them.
+    """Return the accuracy on the most probable 100, 90, 80 and 50 % of the answers. Each share gives a dict.
 
     `chances` is float [N, C], and `labels` is int [N]. Each dict has three values:
     - `coverage`: the share, such as 0.9
     - `accuracy`: the accuracy on the answers in this share
-    - `probability`: the lowest probability in this share. With this probability as `--abstain`, `headstart predict`
-      marks all answers with a lower probability as unsure.
+    - `probability`: the lowest probability of an answer in this share
     """
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     order = np.argsort(-confidence, kind="stable")

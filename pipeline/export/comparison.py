@@ -121,7 +121,7 @@ class Comparison:
 
 
 def compare(run: np.ndarray, measured: Measured, labels: np.ndarray, second_above: float | None) -> Comparison:
-    """Compare an export with its run on N images.
+    """Compare the answers of an export with those of its run. Both have answered the same N images.
 
     Args:
         run: the probabilities of the run, float64 [N, C].

@@ -74,9 +74,9 @@ def measure(folder: Path, asked: Asked) -> Measured:
 
 
 def measured(folder: Path) -> Measured:
-    """Run an export in this process, and return its answers. The file `ASKED` in `folder` names the export.
+    """Run the export that the file `ASKED` in `folder` names, in this process. Return the export's answers.
 
-    The result also tells how far the pixels that `preprocess.py` makes differ from headstart's own pixels.
+    The result also has the differences between the pixels that `preprocess.py` makes and headstart's own pixels.
     """
     asked = Asked(**json.loads((folder / ASKED).read_text()))
     module = importlib.import_module(f"headstart.pipeline.export.formats.{MODULES[asked.format]}")

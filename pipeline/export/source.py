@@ -146,14 +146,9 @@ class Source:
 def load_source(run: Run, choice: Choice, places: NetworkPlaces) -> Source:
     """Load the model `choice` of `run` in float32, whatever the precision of the run's features.
 
-    If all of the following are true, the fine-tuned classifier is loaded in place of the head:
-    - `choice` is the head, and the user did not ask for the head by name.
-    - Fine-tuning has changed nothing; see `Choice.alike`.
-    - The network of the head can't be loaded.
-    - `places` names no weights.
-
-    Raises RunError if the head needs several networks that differ in the size or the resizing of their images. For
-    other errors, see `located_networks`.
+    If the network of the head can't be loaded, the fine-tuned classifier may be loaded in place of the head; see
+    `without_network`. Raises RunError if the head needs several networks that differ in the size or the resizing of
+    their images. For other errors, see `located_networks`.
     """
     networks: Sequence[Network] = ()
     if choice.model == "head":

@@ -198,7 +198,7 @@ class _Keeper:
         self.built.model.stop_training = course.stops(self.config.patience)
 
     def _examples(self) -> Sequence[Example]:
-        """Return the examples whose files each epoch reads. There are none if the model takes cached maps."""
+        """Return the examples of train and val, or [] if the model takes cached maps and reads no image files."""
         cached = self.built.cached
         return [*cached.of("train"), *cached.of("val")] if self.built.map_cut is None else []
 
@@ -211,12 +211,13 @@ def _fit(
     offset: int,
     val_seconds: float | None,
 ) -> float:
-    """Train the epochs that are left, from the last finished epoch on. Return the speed in images per second.
+    """Train the epochs after the last finished epoch. Return the speed in images per second.
 
-    The expected duration is printed. If some epochs are finished, the duration is estimated from their mean duration.
-    If no epoch is finished, the duration is estimated from the first steps and from `val_seconds`, the seconds that
-    validation took. `offset` is the number of epochs that trained the head. In the curves, the epochs of fine-tuning
-    come after the epochs of the head.
+    `offset` is the number of epochs that trained the head. In the curves, the epochs of fine-tuning come after these.
+    `val_seconds` is the duration of a validation.
+
+    The expected duration of training is printed. It is estimated from the mean duration of the finished epochs. If no
+    epoch is finished, it is estimated from the first steps and `val_seconds`.
     """
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")

@@ -31,8 +31,8 @@ def forget_classifier(run: Run) -> None:
 def _rewrite(path: Path, drop_rows: bool) -> None:
     """Rewrite a CSV file without the predictions of the fine-tuned classifier. Only one row is in memory at a time.
 
-    Columns whose name begins with `finetuned:` are left out. For rows of the classifier, and for `drop_rows`, see
-    `_of_the_head`.
+    Columns whose name begins with `finetuned:` are left out. Rows of the classifier are left out if `drop_rows` is
+    true, and otherwise lose their prediction.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
@@ -47,11 +47,11 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
-    """Yield the rows without the predictions of the fine-tuned classifier.
+    """Yield `rows` without the predictions of the fine-tuned classifier. `header` has the names of the columns.
 
-    A row of the classifier has `finetuned` in the column `model`. With `drop_rows`, these rows are left out. Without
-    `drop_rows`, their cells in the columns `model`, `predicted` and `probability` become empty. All other rows are
-    yielded unchanged.
+    A row holds a prediction of the classifier if its column `model` is `finetuned`. If `drop_rows` is true, such a row
+    is left out. If not, its cells in the columns `model`, `predicted` and `probability` become empty. All other rows
+    are yielded unchanged.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

@@ -42,7 +42,7 @@ _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
 
 @dataclass(frozen=True)
 class Batches:
-    """The datasets for training, for validation, and for the reference of the calibration.
+    """The datasets of training images, of val images, and of the training images for the `Reference`.
 
     Each batch is a pair of inputs and labels. The inputs are maps if the model takes maps. Otherwise, they are pixels.
     """
@@ -125,11 +125,11 @@ class FinetuneModel:
     def batches(
         self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
     ) -> Batches:
-        """Return the batches for training, for validation, and for the reference of the calibration; see `Batches`.
+        """Return the datasets of training images, of val images, and of images for the reference; see `Batches`.
 
-        Each epoch has its own order of the training images. If the model takes maps, missing maps are extracted
-        first. `next_epoch` returns the number of the epoch that begins. If reading maps fails, the error is added to
-        `raised`; see `features_dataset`.
+        `next_epoch` returns the number of the epoch that begins. It decides the order of the training images. If the
+        model takes maps, missing maps are extracted first. Later errors in reading maps are added to `raised`; see
+        `features_dataset`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")

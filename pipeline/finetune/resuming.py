@@ -63,10 +63,11 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 
 
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
-    """Return two things: `config` with other values in place of `auto`, and the figure that decides the best epoch.
+    """Return a copy of `config` without the value `auto`, and the figure that decides the best epoch.
 
-    If `start` is None, a new fine-tuning begins, and the values are those of the run's head. Otherwise, the fine-tuning
-    that wrote `start` continues, and the values are those in `start`. Raises RunError if a value is unknown.
+    `start` is the content of `start.json` of the fine-tuning that continues. The values in `start` replace `auto`. If
+    `start` is None, a new fine-tuning begins, and the values of the run's head replace `auto`. Raises RunError if a
+    value is unknown.
     """
     then = {**EARLIER, **(start.settings if start else run.config()["head"])}
     asked = {name: getattr(config, name) for name in ("class_weight", "choose_by")}
@@ -82,12 +83,13 @@ def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[Fine
 
 
 def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], choose_by: ChooseBy) -> None:
-    """Raise RunError if `run` has a fine-tuning that a call of `finetune` with `settings` can't continue.
+    """Raise RunError if `finetune` with `settings` can't continue the fine-tuning of `run`.
 
-    `state` is the state of this fine-tuning. `choose_by` is the figure on val that decides the best epoch.
+    `state` is the state of this fine-tuning. `choose_by` is the figure on val that decides the best epoch. If `run` has
+    no fine-tuning, nothing is raised.
 
-    A finished fine-tuning can be continued only if `settings` asks for more epochs than were trained, and if the
-    patience in `settings` allows them.
+    A finished fine-tuning can be continued only if `settings` asks for more epochs than were trained, and if these
+    trained epochs do not exhaust the patience in `settings`.
     """
     start = state.start()
     if not start:
@@ -137,15 +139,13 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 
 
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
-    """Return `config` with the right `from_layer`, the first layer to train.
+    """Return `config` with the first layer to train, `from_layer`, that the fine-tuning began with.
 
-    There are three cases:
+    `start` tells how the fine-tuning began. If the fine-tuning begins with this call, `start` is None. If `start` is
+    None or has no `from_layer`, `config` is returned unchanged.
 
-    - `start` is None, because the call begins a new fine-tuning: `config` is returned as it is.
-    - `start` has a `from_layer`: a copy of `config` with this `from_layer` is returned.
-    - `start` has no `from_layer`, because an early version of headstart wrote `start`: `config` is returned as it is
-      if `config` has a `from_layer`, or if the backbone is `inception_v3`. In all other cases, RunError is raised,
-      because the layer that the early version chose is unknown.
+    Raises RunError if an early version of headstart chose the layer, so that the layer is unknown. In this case,
+    neither `start` nor `config` has a `from_layer`, and the backbone is not `inception_v3`.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

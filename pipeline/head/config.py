@@ -16,7 +16,7 @@ from headstart.pipeline.scoring.choosing import CHOICES, ChooseBy, canonical
 SMALLEST_BATCH, _LARGEST_BATCH, _STEPS_AN_EPOCH = 64, 512, 8
 Optimizer = Literal["adam", "adamw", "sgd", "rmsprop", "nadam", "adagrad", "lion"]
 MOST_EPOCHS = 100_000
-HEAD_VERSION = 3  # increase it if the same settings give another head: then older studies are refused
+HEAD_VERSION = 3  # increase it if the same settings give another head; see `pipeline/sweep/sound.py`
 _MOST_UNITS = 1 << 20  # of a layer
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 ClassWeight = Literal["none", "balanced"]
@@ -94,8 +94,8 @@ class HeadConfig:
     def for_examples(self, count: int) -> HeadConfig:
         """Return a copy in which a batch size or learning rate of 0 is replaced by a value for `count` examples.
 
-        The chosen learning rate is proportional to the square root of the batch size, because the standard deviation of
-        the gradient is proportional to the inverse of that square root (Krizhevsky 2014, arXiv:1404.5997).
+        The chosen learning rate grows with the square root of the batch size, because the standard deviation of the
+        gradient falls with this square root (Krizhevsky 2014, arXiv:1404.5997).
         """
         fitting = 1 << max(count // _STEPS_AN_EPOCH, 1).bit_length() - 1  # rounded down to a power of two
         batch_size = self.batch_size or min(max(fitting, SMALLEST_BATCH), _LARGEST_BATCH)

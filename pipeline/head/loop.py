@@ -162,7 +162,7 @@ def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[sli
 
 
 def on_val(row: Row) -> dict[str, float]:
-    """Return the figures on val in `row`, which holds the metrics of an epoch. Names lose the prefix `val_`."""
+    """Return those metrics in `row` that were measured on val. The prefix `val_` of their names is removed."""
     return {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
 
 

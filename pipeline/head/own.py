@@ -158,10 +158,10 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """While the context is open, let the user's code import modules beside the user's file. Yields None.
+        """Turn an error in the context into an OptionError with a one-line message.
 
-        An error in the context becomes an OptionError with a one-line message. In the message, `what` stands for the
-        code that failed, such as "the function".
+        `what` is the message's name for the code in the context, such as "the function". This code can import modules
+        that lie beside the user's file.
         """
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)

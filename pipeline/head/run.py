@@ -116,8 +116,8 @@ def train_run(
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
-        folded: figures from cross-validation of heads with the same settings as `head`. For the names of the figures,
-            see `val_figures`. With `folded`, `data` needs no val split. If `data` has no val split, the best epoch is
+        folded: figures from cross-validation of heads with the same settings as `head`, under the names that
+            `val_figures` uses. If they are given, `data` may lack a val split. If it lacks one, the best epoch is
             chosen on train, and `folded` is reported as the figures on val.
         origin: additional fields for the run's `config.json`.
     """
@@ -207,7 +207,7 @@ def _fit(
 
     - The best epoch is chosen on `train`.
     - No calibration is written.
-    - The figures in `folded` replace the figures on val in each row of the history, and in the curves.
+    - Each row of the history and of the curves has the figures in `folded` as its figures on val.
     """
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves

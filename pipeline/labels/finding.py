@@ -35,7 +35,7 @@ def require_cleanlab() -> None:
 
 
 def alike(examples: Sequence[Example], features: Features) -> list[list[int]]:
-    """Group copies and near-duplicates. Return the positions in `examples` of each group's images.
+    """Group copies and near-duplicates. Return a list for each group: its positions in `examples`.
 
     An image without copies and near-duplicates is a group by itself. `features` is float32 [N, D], with a row for each
     example.

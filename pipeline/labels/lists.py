@@ -27,9 +27,9 @@ _BOM = b"\xef\xbb\xbf"
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
-    `rows` are from the CSV file of labels, and `log` is written to `path`. A changed image gets another label, or is
-    removed from the list. Before the first change, the original list is copied to `kept_list(path)`. Before each
-    change, the new state of the list is added to `log`, and `log` is written.
+    `rows` come from the CSV file of labels. `path` is the file to which `log` is written. A changed image gets another
+    label, or is removed from the list. Before the first change, the original list is copied to `kept_list(path)`.
+    Before each change, the new state of the list is added to `log`, and `log` is written.
 
     Raises:
         OptionError: if `config.label_from` is set, because the labels are then parts of paths.
@@ -90,7 +90,7 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 def _original(path: Path, log: Log) -> bytes:
     """Return the content that the list had before the first change in `log`.
 
-    The content comes from the copy that `change_list` put beside the log. `path` is the path of the log. Raises
+    `path` is the path of the log. The content is read from a copy beside the log, which `change_list` made. Raises
     DataError if the copy is missing or damaged.
     """
     kept = kept_list(path)

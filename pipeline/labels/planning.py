@@ -120,9 +120,9 @@ def _require_reading(
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
     """Return the new path of the image of `row`, relative to `data`.
 
-    The path is free: no file has this path, and the path is not in `taken`, the paths of other moves. `reading` has the
-    splits and classes of all images, and `names` has their paths. Raises DataError if the path of the image does not
-    tell its class, or if no path is free.
+    `reading` has the splits and classes of all images, `names` has their paths, and `taken` has the new paths of other
+    images. The result is a path that is not in `taken`, and that no file has. Raises DataError if there is no such
+    path, or if the present path of the image does not tell its class.
     """
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)

@@ -94,15 +94,15 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return a record of the CSV file as a `Row`, or None if the record's action asks for no change.
+    """Return a record of the CSV file as a `Row`, or None if the record asks for no change.
 
-    `cells` maps each column to its value. Spaces around an action do not count. These are the cases:
+    `cells` maps each column to its value. Spaces around an action do not count. The action `suggested` stands for the
+    class in the column `suggested`. There are two cases of no change:
 
-    - The action is empty, or is the image's own label: no change.
-    - The action is `suggested`, and the column `suggested` names a class: this class replaces the action.
-    - The action is `suggested`, and the column `suggested` is empty: no change if the column `conflict` is filled. If
-      the column `conflict` is empty, a DataError is raised.
-    - Any other text: the `Row` has this text as its action.
+    - The action is empty, or is the image's own label.
+    - The action is `suggested`, the column `suggested` is empty, and the column `conflict` is filled.
+
+    Raises DataError if the action is `suggested`, and the columns `suggested` and `conflict` are both empty.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

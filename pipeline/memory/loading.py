@@ -56,10 +56,9 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 
 @contextmanager
 def full_disk_explained(otherwise: str) -> Iterator[None]:
-    """While the context is open, add advice to the error of a full disk, and raise the error again.
+    """While the context is open, add advice to the OSError of a full disk, and raise this error again.
 
-    The error is an OSError. The advice is to name a larger disk by --scratch, or to do what `otherwise` says, such as
-    `raise --memory`.
+    The advice is to name a larger disk by --scratch, or to do what `otherwise` says, such as `raise --memory`.
     """
     try:
         yield

@@ -107,10 +107,10 @@ class Answers:
 def load_answers(
     run: Run, choice: Choice, trust: Trust, places: NetworkPlaces, config: PredictConfig, seed: int, clock: Clock
 ) -> Answers:
-    """Load the model of `choice`, and count the seconds with `clock`.
+    """Load the model of `choice`. `clock` counts the time that this takes.
 
-    If the networks of the head can't be loaded, the fine-tuned classifier replaces the head in one case: both give the
-    same answers (see `Choice.alike`), and `places` names no weights. In all other cases, the error is raised.
+    If the networks of the head can't be loaded, the fine-tuned classifier is loaded instead, or the error is raised;
+    see `without_network`.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -187,7 +187,7 @@ class _Classifier:
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Split `rows`, the outputs for M images, into features [M, D] and logits [M, 1 or C].
 
-        Without a reference, D is 0. Raises RunError if the images of a reference do not have D features each.
+        Without a reference, D is 0. Raises RunError if the reference has another number of features than D.
         """
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
@@ -244,9 +244,9 @@ def _stores(network: Network, bits: str) -> list[FeatureStore]:
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return the features that are stored: a dict from positions in `images` to features, float32 [D].
+    """Return a dict from positions in `images` to the features that the stores hold already, float32 [D].
 
-    `stores_of` returns `network`'s stores for a value of `--bits`. The dict is empty if a store is missing or damaged.
+    `stores_of` maps a value of `--bits` to the stores of `network`. If a store is missing or damaged, return {}.
     """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):

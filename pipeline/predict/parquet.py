@@ -83,7 +83,7 @@ def _locked_parts(output: Path) -> Iterator[Path]:
 def _locked(output: Path, path: Path) -> ExitStack:
     """Make the file `path` and its folder, and lock the file. Closing the result unlocks the file.
 
-    `output` is the file that an error names; see `lock_output`.
+    For `output`, which an error names, see `lock_output`.
     """
     while True:
         path.parent.mkdir(exist_ok=True)

@@ -93,9 +93,9 @@ class Predicting:
     ) -> Iterator[Item]:
         """Classify the files in order. Yield each prediction or reject as soon as it is known.
 
-        An image or reject is left out if `is_done` returns True for its path. `advance` is called when images, rejects
-        or files that are no images are finished; its argument is their number. If nothing was predicted and nothing
-        was left out, a DataError is raised at the end.
+        An image or reject is left out if `is_done` returns True for its path. `advance` is called with numbers of
+        finished images and rejects. What is left out counts, too, and so do files that are no images. If nothing was
+        predicted and nothing was left out, a DataError is raised at the end.
         """
         with bytes_kept(None, ""):
             for done, others, piece in self.classify(is_done):

@@ -43,13 +43,13 @@ def find_files(
 
     With `recursive`, a folder also stands for the files in its subfolders. With `distinct`, a file that is found
     several times occurs once in the result. If `listed` is `-`, standard input is read. A path in the file `listed`
-    need not exist; a missing file is rejected later. If the file `listed` has URLs, raises the errors of
-    `require_access`.
+    need not exist; a missing file is rejected later.
 
     Raises:
-        DataError: one of `paths` does not exist, no file is found, or the file `listed` has a URL of an unknown kind or
-            is no list of paths (see `_paths_in`).
+        DataError: one of `paths` does not exist, no file is found, or `listed` has a URL of an unknown kind.
         OptionError: nothing is named, one of `paths` is a URL, or `listed` is not a file.
+
+    For errors about the format of `listed`, see `_paths_in`. For errors about the URLs in it, see `require_access`.
     """
     found = Sources()
     for path in paths:
@@ -85,10 +85,11 @@ def _read_list(listed: Path) -> Iterator[str]:
         yield from _paths_in(sys.stdin.buffer, "standard input")
         return
     try:
-        with listed.open("rb") as file:
-            yield from _paths_in(file, str(listed))
-    except (FileNotFoundError, IsADirectoryError) as error:
+        file = listed.open("rb")
+    except OSError as error:
         raise OptionError(f"--from {listed}: {error.strerror}; name a file with one path a line, or -") from error
+    with file:
+        yield from _paths_in(file, str(listed))
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:

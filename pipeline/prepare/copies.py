@@ -75,10 +75,10 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images` with changed groups (`Placement.group`), so that near-duplicates are in the same group.
+    """Return `images`, with near-duplicates in the same group (`Placement.group`).
 
-    Each element of `groups` holds the positions of some near-duplicates in `images`. If these near-duplicates were in
-    groups before, all images of these earlier groups are in the same group afterwards.
+    Each element of `groups` holds the positions in `images` of near-duplicates of each other. If they are in several
+    groups already, these groups are joined.
     """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
@@ -120,9 +120,9 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Return a list with one line: how many pairs have two different labels. If there is no such pair, return [].
+    """Return a list with one line: a warning about pairs with two different labels.
 
-    A pair is a dropped image, and the image that is kept in its place.
+    A pair is a dropped image, and the image that is kept in its place. If no pair has two labels, return [].
     """
     differing = [pair for pair in pairs if pair[0].label != pair[1].label]
     if not differing:

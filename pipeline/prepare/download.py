@@ -13,6 +13,7 @@ from pathlib import Path
 from headstart.features.errors import DataError, HeadstartError
 from headstart.features.files import flush_to_disk
 from headstart.features.terminal import console, progress
+from headstart.pipeline.archives.entries import DAMAGE, UNSUPPORTED, message_of
 
 _BLOCK = 1 << 20
 _TIMEOUT = 30.0  # seconds without a byte
@@ -37,8 +38,8 @@ def download_zip(url: str, file: Path) -> None:
     try:
         with zipfile.ZipFile(partial) as archive:
             damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
-        damaged = str(error)
+    except (*DAMAGE, *UNSUPPORTED) as error:
+        damaged = message_of(error)
     if damaged:
         partial.unlink()
         raise DataError(f"{url}: the download is damaged ({damaged}) and was deleted; run the same command again")

@@ -41,13 +41,11 @@ class Placement:
 def read_images(
     members: Sequence[SourceFile], read: Reading, max_pixels: int, listed: bool = False
 ) -> tuple[list[Placement], list[Reject], int]:
-    """Read each of `members` that has a label, once.
+    """Read each of `members` that has a label. Return the images, the rejects, and the number of other files.
 
-    `read` has the label, split and group of each member. If `listed` is true, the members are rows of a manifest.
-
-    Returns three things: the images, the rejects, and the number of other files. A file that is no image is a reject if
-    `listed` is true, and else it is one of the other files. A member whose name leads out of its archive is always a
-    reject, even without a label.
+    `read` has the label, split and group of each member. `listed` says whether the members are rows of a manifest. If
+    they are, a file that is no image is a reject. If not, it is one of the other files. A member whose name leads out
+    of its archive is always a reject, even without a label.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -85,8 +83,8 @@ def splits_there(data: Path) -> There:
 class Chosen(NamedTuple):
     """The split of each image of a source, and lines that say how the splits were chosen.
 
-    `moves` has an entry for each image of the data folder whose split changes. It maps the pair (digest, old split) to
-    the new split.
+    `moves` is about images that are in the data folder, and whose split changes. It maps the pair (digest, old split)
+    of such an image to its new split.
     """
 
     splits: list[str]
@@ -145,17 +143,16 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the split that an image already has in the data folder, or "" if it has no split that fits.
+    """Return the last split in `there` that the source allows for the image `one`, or "" if it allows none of them.
 
     Args:
-        one: the image.
+        one: an image of the source.
         there: a pair (split, path) for each copy of the image in the data folder.
         allowed: the splits that the source allows for the image or for one of its copies in the source.
         from_train: see `_splits_allowed`.
 
-    A split fits if the source allows it for the image itself; see `_splits_allowed`. If several splits in `there` fit,
-    the last one is returned. If none fits, every split in `there` must be in `allowed`. If one is not, a DataError is
-    raised.
+    Raises:
+        DataError: the result would be "", and a split in `there` is not in `allowed`.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
@@ -171,16 +168,15 @@ def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[
 def require_full_splits(
     source: Path, read: Reading, images: Sequence[Placement], splits: Sequence[str], config: PrepareConfig
 ) -> list[str]:
-    """Raise a DataError if a split that must be full is not full. A split is full if it has images of all classes.
+    """Raise a DataError if a split that must have all classes lacks images of a class.
 
-    Train must always be full. For val and test, there are two cases:
+    Train must have all classes. The source decides whether val and test must have them:
 
-    - If the source gives no splits, val must be full if `config.val` is over 0, and test if `config.test` is over 0.
-    - If the source gives splits, test need not be full. Val must be full if the source gives val. Val must also be full
-      if the source gives test and `config.val` is over 0.
+    - If the source gives no splits, val must have them if `config.val` is over 0, and test if `config.test` is over 0.
+    - If the source gives splits, test may lack classes. Val must have all if the source gives val, or if it gives test
+      and `config.val` is over 0.
 
-    If the source gives test, and classes have no images in test, returns a list with one line that names these classes.
-    In all other cases, returns [].
+    Returns a list of at most one line. If the source gives test, the line names the classes without images in test.
     """
     given = {split for split in read.splits if split}
     asked = {split for split in ("val", "test") if getattr(config, split)} if not given else given - {"test"}

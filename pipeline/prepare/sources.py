@@ -50,14 +50,14 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
     An archive is a zip or a tar. A tar may be compressed.
 
-    If `source` holds archives and no images, as in Kaggle's competitions, the files of these archives are yielded, each
-    below a folder named after its archive. An archive within these archives is not unpacked. Until the context ends,
-    unpacked data are kept in nameless temporary files on the disk of `data`. Prints the number of ignored files, and
-    how the names in archives were read.
+    If `source` holds archives and no images, as in Kaggle's competitions, each archive is replaced by a folder with
+    the archive's files. Archives inside these archives are not unpacked. Until the context ends, unpacked data are kept
+    in nameless temporary files on the disk of `data`. Prints the number of ignored files, and how the names in archives
+    were read.
 
     Raises:
-        DataError: a folder or archive can't be read, an archive has no files, or there are no images, but there is an
-            archive that is not unpacked.
+        DataError: a folder or archive can't be read, an archive has no files, or the files to yield have an archive
+            among them and no image.
         OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:
@@ -75,9 +75,9 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
 @contextmanager
 def samples_told(source: Path, members: Sequence[SourceFile]) -> Iterator[None]:
-    """If `members` are samples, replace each DataError that is raised while the context is open.
+    """While the context is open, replace a DataError by one about samples, if `members` are samples.
 
-    For samples, see `data.tars`. The new DataError says that `source` holds samples, and how to use them without
+    For samples, see `data.tars`. The new error says that `source` holds samples, and how to train on `source` without
     `prepare`.
     """
     try:

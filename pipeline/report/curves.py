@@ -77,8 +77,9 @@ def detection(evidence: Evidence) -> str:
     """Return charts of ROC and precision-recall curves, as HTML.
 
     With two classes, each model has a curve. With three to six classes, each class has a curve, which is drawn for the
-    model that `predict` uses. A class has no curve if none or all of the images are of this class. With more classes,
-    without predictions, or without any curve, the result is an empty string.
+    model that `predict` uses. A class has no curve if none or all of the images are of this class.
+
+    Return an empty string if there are more than six classes, no predictions, or no curves.
     """
     found = evidence.predictions
     if not found or len(found.class_names) > _MOST_CURVES:

@@ -149,13 +149,13 @@ class Evidence:
 def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
     """Collect the evidence for the run at `path`. If `split` has no predictions yet, `split` is evaluated first.
 
-    `places` may name data, a store or weights to use instead of the run's. If what should be used is missing, there are
-    two cases:
+    `places` may name data, a store or weights to use instead of the run's. If there is no run at `path`, a RunError is
+    raised.
 
-    - If `places` names nothing, the evidence comes from the run alone. The field `missing` lists what is missing.
-    - If `places` names anything, an error is raised, as in `evaluate`.
+    If the data, the store or the weights can't be used, there are two cases:
 
-    Raises RunError if there is no run at `path`.
+    - `places` is empty: the evidence comes from the run alone. The field `missing` lists what the evidence lacks.
+    - `places` names something: an error is raised, as in `evaluate`.
     """
     run, missing = Run.open(path), list[str]()
     try:

@@ -86,7 +86,7 @@ def origin_of_reference(run: Run, model: str) -> Path:
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return the model whose calibration and reference apply to `model`.
+    """Return the model whose calibration and reference `model` uses.
 
     This is `head` if no epoch of fine-tuning was better than the head, and otherwise `model` itself.
     """

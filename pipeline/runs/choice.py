@@ -95,10 +95,9 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Find out whether fine-tuning gained something on val. Return None if the loss of either model is missing.
+    """Compare the fine-tuned classifier with the head on val. Return None if the loss of either is missing.
 
-    The head and the fine-tuned classifier are compared by the figure that chose the best epoch. If either model lacks
-    this figure, the losses are compared instead.
+    They are compared by the figure that chose the best epoch. If either lacks this figure, their losses are compared.
     """
     found = run.metrics().get("finetune", {})
     before, after = found.get("before"), found.get("val")

@@ -26,9 +26,10 @@ def _clear_early_versions(path: Path) -> None:
     """Clean up beside `path` if an earlier version of headstart was killed there.
 
     Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. NAME is the
-    name of `path`, and PID is the process ID. If the process PID still exists, the run is left alone. If there is
-    nothing at `path`, the `.replaced` run that was moved last is put back there. All other `.partial` and `.replaced`
-    runs are removed.
+    name of `path`, and PID is the process ID.
+
+    These `.partial` and `.replaced` folders are removed, with two exceptions. A folder stays if the process PID still
+    exists. If there is nothing at `path`, the `.replaced` folder that was moved last is put back there.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

@@ -149,13 +149,12 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of `metrics.json` without fields that are null.
+        """Return the content of `metrics.json` without null fields. If there is no such file, return an empty dict.
 
-        Null fields are left out at three levels: at the top, in objects such as `head`, and in the objects `val` and
-        `before` inside these. The content of `evaluate` is returned as it is.
+        Null fields are left out at the top, in objects such as `head`, and in the `val` and `before` of these objects.
+        Only the object `evaluate` keeps its null fields.
 
-        If the run has no `metrics.json`, return an empty dict. Raises RunError if the file is damaged. Callers must not
-        change the result, which is kept for later calls.
+        Raises RunError if the file is damaged. Callers must not change the result, which is kept for later calls.
         """
         return self._read(self.metrics_file, self._metrics_of) if self.metrics_file.exists() else {}
 

@@ -54,8 +54,8 @@ class Calibration:
 def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
     """Return the calibration of a model. `logits` and `labels` are the model's logits and the true labels on val.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. `distance` becomes
-    `Calibration.distance`. An image at a larger distance from the training images is unlike them.
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. The result keeps `distance`; see
+    `Calibration.distance`.
     """
     temperature = fit_temperature(logits, labels)
     found = np.sort(probabilities(logits / temperature)[np.arange(len(labels)), labels])
@@ -111,20 +111,19 @@ def reliability(chances: np.ndarray, labels: np.ndarray) -> list[Bin]:
 def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
     """Return the expected calibration error, in [0, 1].
 
-    The examples are sorted into bins by `reliability`. The gap of a bin is the difference between its mean confidence
-    and its accuracy. The error is the mean gap, weighted by the number of examples in each bin. `chances` are
-    probabilities, float [N, C], and `labels` is int [N].
+    `chances` are probabilities, float [N, C], and `labels` is int [N]. The function `reliability` sorts the examples
+    into bins. The gap of a bin is the difference between its mean confidence and its accuracy. The error is the mean
+    gap, weighted by the number of examples in each bin.
     """
     bins = reliability(chances, labels)
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(labels)
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the mean `calibration_error` of a perfectly calibrated model. Chance alone causes this error.
+    """Return the mean `calibration_error` that chance alone would give a perfectly calibrated model.
 
-    `chances`, float [N, C], has the probabilities that the model gives. The confidence of a prediction is the
-    probability of the predicted class. The mean is over random draws, in which a prediction is right with a probability
-    equal to its confidence. In a draw, the fraction of right predictions differs by chance from the mean confidence.
+    `chances`, float [N, C], are the probabilities of the model. The mean is over random draws. In a draw, each
+    prediction is right with the probability that the model gives to the predicted class.
     """
     rng, confidence = np.random.default_rng(seed), chances.max(axis=1)
     at = np.minimum((confidence * BINS).astype(int), BINS - 1)

@@ -46,11 +46,11 @@ def require_trainable_folds(folds: Sequence[Fold], labels: np.ndarray, count: in
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw random rows from each stratum. Return the drawn rows, int64 [n], in ascending order.
+    """Draw about `most` of N rows, the same fraction of each stratum. Return these rows, int64 [n], ascending.
 
-    `strata`, int [N], has the stratum of each row. If N is at most `most`, all rows are drawn. If N is larger, the
-    fraction `most` / N of each stratum is drawn, but never fewer than two rows of a stratum (or its only row). With
-    many small strata, n may be larger than `most`.
+    `strata`, int [N], has the stratum of each row. If N is at most `most`, all rows are drawn. A stratum with two or
+    more rows gives at least two rows, and any other stratum gives its only row. So with many small strata, n may be
+    larger than `most`.
     """
     if len(strata) <= most:
         return np.arange(len(strata))

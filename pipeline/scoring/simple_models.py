@@ -82,12 +82,9 @@ class SimpleModels:
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
     """Choose the training images for a fit of logistic regression. Return their rows, int64 [n], in ascending order.
 
-    `count` is the number of training images, `width` is the number of features of an image, and `classes` is the number
-    of classes. A fit to at most M images is quick. M follows from `width` and `classes`. The choice depends on M:
-
-    - If `count` is at most M, all images are chosen.
-    - If `count` is larger than M, and M is at least ten times the number of classes, M random images are chosen.
-    - If `count` is larger than M, and M is less than ten times the number of classes, no image is chosen.
+    There are `count` training images with `width` features each, and `classes` classes. If all images are too many for
+    a quick fit, a random sample is chosen, as large as a quick fit allows. If this sample would have fewer than ten
+    images per class on average, no image is chosen.
     """
     logits = 1 if classes == 2 else classes
     most = min(_MOST_IMAGES, _MOST // (width * logits))

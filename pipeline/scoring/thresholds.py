@@ -25,7 +25,7 @@ class Threshold:
         return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
 
     def second_above(self, class_names: Sequence[str]) -> float:
-        """Return the probability of the second class above which the second class is predicted.
+        """Return the threshold as a probability of the second class. Above it, the second class is predicted.
 
         The positive class may be the first or the second of `class_names`.
         """
@@ -64,12 +64,12 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
     """Return a threshold, as high as possible, whose sensitivity on new images is at least `wanted` on average.
 
     The sensitivity is the fraction of the positive images with a probability over the threshold. The average is over
-    many val sets, so a threshold from a single val set may have a lower sensitivity.
+    many val sets: a threshold from a single val set may have a lower sensitivity.
 
-    The sensitivity on the images by which a threshold is chosen is usually higher than on new images. So the threshold
-    is a little lower than the given images need. The method is split conformal prediction (arXiv 2107.07511). If there
-    are fewer positive images than `enough` returns, `wanted` can't be guaranteed. In this case, all given positive
-    images have a probability over the threshold.
+    On new images, the sensitivity is usually lower than on the given images. So the threshold is a little lower than
+    the given images need. The method is split conformal prediction (arXiv 2107.07511). With fewer positive images than
+    `enough` returns, `wanted` can't be guaranteed. All given positive images then have a probability over the
+    threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].

@@ -41,7 +41,7 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the distance within which 99 % of the val images lie. For the distance, see `distances`.
+        """Return the distance from the sample that 99 % of the val images do not exceed; see `distances`.
 
         `features`, float32 [N, D], has the features of the val images.
         """
@@ -67,9 +67,9 @@ def _pools() -> Any:
 def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
     """Draw the sample of the training images for a reference. Return the rows of the sample, int64 [R], ascending.
 
-    Each class gives about equally many images, or all that it has. `labels`, int [N], has the labels of the training
-    images. `width`, the number of features of an image, limits R; see `Reference`. The same arguments give the same
-    rows.
+    `labels`, int [N], has the labels of the training images. `width`, the number of features of an image, limits R;
+    see `Reference`. The sample has about equally many images of each class. If a class has too few, the sample has all
+    of them. The same arguments give the same rows.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

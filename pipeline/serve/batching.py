@@ -26,19 +26,18 @@ class _Waiting(Generic[Given, Found]):
 class Batches(Generic[Given, Found]):
     """Collects images into batches, and runs the batches in threads.
 
-    A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
-
-    - At least two threads are free, or `passes` is 1 and the only thread is free.
-    - The batch no longer waits for further images. While an image is on its way (see `coming`), the batch waits until
-      20 * `wait` seconds after its first image came. While no image is on its way, the batch waits until `wait` seconds
-      after its last image came.
-
     Args:
         run: a function of two arguments: a list of at most `size` images, and the number of a thread in [0, `passes`).
             It returns a result for each image.
         size: the maximum number of images in a batch.
         passes: the number of threads. Each thread runs one batch at a time.
-        wait: seconds; see above.
+        wait: seconds; see below.
+
+    A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
+
+    - At least two threads are free, or `passes` is 1 and the only thread is free.
+    - Enough time has passed. If a further image is on its way (see `coming`), this is 20 * `wait` seconds since the
+      first image of the batch came. If no image is on its way, this is `wait` seconds since the last image came.
     """
 
     run: Callable[[Sequence[Given], int], Sequence[Found]]

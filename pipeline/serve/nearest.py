@@ -162,10 +162,9 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`.
+    """Return the data folder of `run`, or None if the folder can't be used.
 
-    If the folder can't be used, there are two cases. If `places` names the folder, a HeadstartError is raised. If
-    `places` names no data folder, the result is None.
+    If `places` names a folder that can't be used, a HeadstartError is raised.
     """
     try:
         return run_data(run, places)

@@ -14,16 +14,16 @@ _LEAST_SENT = 1 << 14  # bytes of an answer that a client must take within `_HEA
 class Connection(HttpToolsProtocol):
     """A connection with limits. Without limits, clients that send or read nothing could hold all connections.
 
-    The connection is closed in these cases:
+    In these cases, the client gets a JSON object with `error` if possible, and then the connection is closed:
 
     - The headers of a request do not arrive in time, or are too large.
-    - The client does not take the answer in time.
-    - A request comes before the previous request is answered. The connection is closed as soon as the previous request
-      is answered. The new request gets no answer.
     - `MOST_CONNECTIONS` other connections are open.
     - The bytes can't be read as a request.
 
-    If possible, the client first gets a JSON object with `error`, which says why.
+    In these cases, the connection is closed without such an object:
+
+    - A request is not answered in time, or the client does not take the answer in time.
+    - A request comes before the previous request is answered. Only the previous request is then answered.
     """
 
     _deadline: asyncio.TimerHandle | None = None
@@ -144,10 +144,9 @@ class Connection(HttpToolsProtocol):
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Stop reading requests, and send a last response.
 
-        The last response is the answer to the request in work, if this request has arrived whole, or if its answer has
-        begun. In all other cases, the last response is an error with the HTTP status `status`, the status text `phrase`
-        and the message `sentence`. After this error, the connection ends when the client closes it, or when the time
-        limit is over.
+        If the request in work has arrived whole, or if its answer has begun, the last response is this answer. In all
+        other cases, it is an error with the HTTP status `status`, the status text `phrase` and the message `sentence`.
+        After the error, the connection ends when the client closes it, or when the time limit is over.
         """
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):

@@ -33,21 +33,19 @@ class ClassGain:
 
 
 def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[str]) -> list[ClassGain]:
-    """Return the gain of each class. The list is sorted by the lower ends of the gains' intervals, from high to low.
+    """Return the gain of each class. The gains are sorted by the lower ends of their intervals, from high to low.
 
-    The gain of a class is the rise of its recall that is expected from twice as many training images. The gain is the
-    product of two numbers:
+    `train_labels`, int [N], are the labels of the training images.
 
-    - log(2) times the slope of the recall against the logarithm of the number of images. The slope is fitted to the
-      larger half of the curve's sizes.
-    - A factor of at most 1, because a constant slope may promise too much. The factor is the same for all classes: the
-      rise in accuracy that a fitted law predicts (see `kept_law`), divided by the rise in accuracy that a constant
-      slope predicts.
+    The gain of a class is the rise of its recall that is expected from twice as many training images. A line is fitted
+    to the recall against the logarithm of the number of images, for the larger half of the curve's sizes. The gain is
+    log(2) times the slope of this line, times a factor from 0 to 1.
+
+    The factor corrects for curves that flatten. It is the same for all classes: the rise in accuracy that a fitted law
+    predicts (see `kept_law`), divided by the rise in accuracy that a line predicts.
 
     The interval of a gain comes from two variances: the variance between the val images of the class, and the variance
     between the draws of training images. A gain and its interval are clipped to the range from 0 to 1 - recall.
-
-    `train_labels` is int [N].
     """
     from scipy.stats import t
 
@@ -69,10 +67,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return the expected rise of each score with twice as many training images, float64 [S, V].
+    """Return how much each score is expected to rise with twice as many training images, float64 [S, V].
 
-    There is a score for each subset and each val image: 1 if the prediction is right, and 0 if it is wrong. S is the
-    number of subsets of each size, and V is the number of val images. For the method, see `class_gains`.
+    A score is 1 if a prediction is right, and 0 if it is wrong. Each of the S subsets of a size gives a score to each
+    of the V val images. For the method, see `class_gains`.
     """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])

@@ -102,8 +102,8 @@ def _each(
 ) -> None:
     """Call `fit` in threads for each of `places`, and call `advance` with each result.
 
-    Each place stands for a training set. It is a pair of indices: of the size, and of the draw among the draws of this
-    size. After Ctrl-C or an error, the calls that have not begun are dropped.
+    Each place is a pair that stands for a training set: the index of a size, and the index of a draw of this size.
+    After Ctrl-C or an error, the calls that have not begun are dropped.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         try:

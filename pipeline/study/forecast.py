@@ -113,8 +113,8 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the expected errors, float64 [M], for M numbers of training images.
 
-        `errors`, [B, M], has the errors of the B replicates. The result is their median, minus the bias `_raised`. It
-        is clipped to the possible errors.
+        `errors`, [B, M], has the errors of the B replicates. The result is their median minus their bias `_raised`,
+        clipped to the range from 0 to 1. A loss is only clipped at 0.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -136,10 +136,10 @@ class Forecast:
         return round(images) if images <= _HORIZON * self._images[-1] else None
 
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
-        """Turn `errors`, [M], into figures with intervals.
+        """Return a figure and its interval for each of `errors`, [M].
 
-        `replicates`, [B, M], has the errors of the B replicates, from which the intervals are computed. An interval
-        that does not include its figure is widened.
+        The intervals are computed from `replicates`, [B, M], the errors of the B replicates. If an interval does not
+        include its figure, it is widened until it does.
         """
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
@@ -147,7 +147,10 @@ class Forecast:
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the errors (float64 [B, M]) that the laws of the B replicates give for the M numbers in `images`."""
+        """Return the errors, float64 [B, M], at the M numbers of training images in `images`.
+
+        Row b has the errors that the law of replicate b gives.
+        """
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
             errors[rows] = law.errors(parameters, images)
@@ -176,27 +179,27 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of predictions that the bootstrap adds to val: one right and one wrong; none for the loss.
+        """The number of predictions that the bootstrap adds to val: 2 (one right, one wrong), or 0 for the loss.
 
-        With them, replicates differ from each other even if all predictions on val are right. The loss does not need
-        them, because losses differ from image to image.
+        Because of these two, replicates differ even if all predictions on val are right. Losses differ from image to
+        image anyway.
         """
         return 0 if self._curve.metric == "loss" else 2
 
     @property
     def _raised(self) -> float:
-        """The bias of a replicate's error: how much too large it is on average, because of the predictions `_added`."""
+        """How much the made-up predictions (see `_added`) raise the errors of the replicates on average."""
         error = float(self._curve.errors[-1].mean())
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
-        """Fit both laws to each replicate, and keep the better one.
+        """Fit two laws to each replicate, and keep the law that better predicts the largest sizes.
 
-        Returns a list of groups of replicates. All replicates of a group have the same law. A group is a tuple:
+        Returns a list of tuples. Each tuple stands for n replicates with the same law:
 
         - the law
         - the indices of the replicates, int64 [n]
-        - the parameters of each replicate, float64 [n, P]
+        - the parameters of the law for each replicate, float64 [n, P]
         """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
@@ -221,12 +224,12 @@ def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return an estimate of A. A / n is the variance of the errors of heads trained on independent samples of n images.
+    """Return an estimate of A, where A / n is the variance of the errors of heads on independent samples of n images.
 
     `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
 
     All subsets are drawn from the same N images, where N is the last size. So the measured variance between subsets of
-    n images is too small by the factor 1 - n / N. The result is corrected for this factor. Only sizes under 0.8 N
+    n images is too small by the factor 1 - n / N, for which the estimate is corrected. Only sizes under 0.8 N
     (`_SUBSET`) are used. If there are none, the result is 0.
     """
     small = images < _SUBSET * images[-1]

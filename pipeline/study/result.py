@@ -85,11 +85,11 @@ class StudyResult:
             yield f"the chart is in {self.chart}"
 
     def table(self, short: bool = False) -> Table:
-        """Return a table with a row for each figure: the measured figures, the fitted figure, the expected figures.
+        """Return a table with a row for each measured figure, for the fitted figure, and for each expected figure.
 
-        Each row names the number of training images that the figure is for. The fitted figure is the law's figure for
-        the present number of images. If `short`, the table has only the first and last measured figures, the fitted
-        figure, and the first expected figure.
+        Each row begins with the number of training images that its figure is for. The fitted figure is the one that the
+        law gives for the present number of images. If `short`, the table has only the first and last measured figures,
+        the fitted figure, and the first expected figure.
         """
         title = f"heads on subsets of {self.images:,} training images, scored on {self.val_images:,} of val"
         table = Table("images", "", titled(self.metric), f"{LEVEL:.0%} interval".replace("%", " %"), title=title)
@@ -136,9 +136,8 @@ class StudyResult:
     def _reached(self, needed: Needed) -> str:
         """Return a sentence that tells how many images are needed to reach the target of `needed`.
 
-        - If all measured sizes reach the target, the sentence tells the smallest size.
-        - If the largest size misses the target, the sentence tells what the law predicts, or why it predicts nothing.
-        - Otherwise, the sentence tells the first size after the last size that misses the target.
+        If the largest measured size reaches the target, the sentence tells the smallest size from which on all sizes
+        reach it. Otherwise, the sentence tells what the law predicts, or why it predicts nothing.
         """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]

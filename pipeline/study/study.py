@@ -159,9 +159,8 @@ def _sample(examples: Examples, most: int, seed: int) -> Examples:
     """Return all `examples` if there are at most `most`. If there are more, return a random sample.
 
     The examples of a group are one unit, and so are the copies of an image; see `unit_names`. The class of a unit is
-    the class of its first example. The sample has at least one unit of each class, even if these units have more than
-    `most` examples together. If they have fewer, other units are added until there are `most` examples. Each class then
-    keeps about its share of the examples.
+    the class of its first example. The sample has at least one unit of each class. If these units need more than `most`
+    examples, the sample has more. If not, it has `most` examples, and each class keeps about its share.
     """
     if len(examples) <= most:
         return examples

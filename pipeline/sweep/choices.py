@@ -46,10 +46,10 @@ class Choice:
         return trial.suggest_float(name, low, high, log=self.log)
 
     def nearest(self, value: Any) -> Any:
-        """Return `value` if it is allowed. If `value` is not allowed, return the nearest allowed value.
+        """Return `value` if it is allowed, else the nearest allowed value.
 
-        If `between` is false, and `value` or an element of `self.values` is not a number, no value is nearest. The
-        first element of `self.values` is then returned in place of a value that is not allowed.
+        If `between` is false, and `value` or an element of `self.values` is not a number, the first of `self.values`
+        counts as the nearest.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])

@@ -77,10 +77,10 @@ def _short(settings: Mapping[str, Any]) -> str:
 
 @contextmanager
 def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
-    """Yield a function. Each call of the function shows the progress of a search of `most` trials.
+    """Yield a function that shows, at each call, how far a search of `most` trials has come.
 
-    On a terminal, the function draws a table of the best trials and `baselines`, with the speed and the time left.
-    Elsewhere, the function prints a line of progress at most every ten seconds.
+    On a terminal, it draws a table of `baselines` and the best trials. The line below the table has the speed and the
+    time left. Elsewhere, it prints this line alone, at most every ten seconds.
     """
     before, start, choose_by = len(study.finished()), time.monotonic(), study.space.choose_by
     next_line = start + _LINE_SECONDS

@@ -19,8 +19,8 @@ class Left:
     """Two counts for a worker that has ended or died.
 
     - `finished`: the number of trials that the worker finished.
-    - `deaths`: 0 if the worker did not die in a trial. If it did, the number of workers that have died so far in
-      trials of the same head, this worker included.
+    - `deaths`: if the worker died in a trial, the number of workers that have died with the same head, this worker
+      included. Otherwise, 0.
     """
 
     finished: int  # number of trials that the worker finished
@@ -109,10 +109,10 @@ class StudyOwner:
         return list(self._trials)
 
     def leave(self, worker: str, died: bool = False) -> Left:
-        """Close the study that was opened for `worker`, which has ended or died. Return the worker's counts.
+        """Stop serving `worker`, which has ended or died. Return the worker's counts.
 
         If the worker still has a trial, the trial goes back to the study; see `Study.give_back`. If `died` is true,
-        this trial may fail for good instead; see `Study.die`.
+        the trial may fail for good instead; see `Study.die`.
         """
         self._left.add(worker)
         trial, study = self._trials.pop(worker, None), self._studies.pop(worker, None)

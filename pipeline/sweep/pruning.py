@@ -16,15 +16,11 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """Return a pruner that compares the trials at each rung, and keeps the best third of them.
+    """Return a pruner that compares the trials after some epochs or folds, and keeps the best third of them.
 
-    `training_sizes` has the number of training examples of each fold. A rung is a number of folds if there are several
-    folds, and a number of epochs if there is only one:
-
-    - The first rung in folds is two.
-    - The first rung in epochs is one, or up to four if an epoch has few training examples.
-
-    Each further rung is three times the rung before.
+    `training_sizes` has the number of training examples of each fold. With several folds, trials are compared after 2,
+    6, 18 folds, and so on. With one fold, they are first compared after one epoch, or after up to four if there are few
+    training examples. They are compared again each time the number of epochs has tripled.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """

@@ -60,9 +60,9 @@ class CutChoice:
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """Return the cuts of a head. The function `choose` decides which.
+        """Let `choose` choose the cuts of a head, and return them.
 
-        `choose` takes the name of a parameter and its `Choice`, and returns the chosen value.
+        `choose` is a function that takes the name of a parameter and its `Choice`, and returns the chosen value.
         """
         if self.free:
             single = [cut for (cut,) in self.alternatives]

@@ -66,32 +66,32 @@ class Study:
                 "can't lock files, name a file on a local disk"
             ) from error
 
-    def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> None:
+    def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> Mapping[str, Any]:
         """Raise an OptionError if the study was made with other data or settings than `identity` describes.
 
-        `part` is the name under which the first call records `identity` in the study. Each later call compares
-        `identity` with the record. The error message tells the differences.
+        The first call records `identity` in the study, under the name `part`. Each later call compares `identity` with
+        this record, and returns it. The error message tells the differences.
         """
-        now = json.loads(json.dumps(identity))
+        now: dict[str, Any] = json.loads(json.dumps(identity))
         with self.locked():
-            then = self.optuna.user_attrs.get(part)
+            then: dict[str, Any] | None = self.optuna.user_attrs.get(part)
             if then is None:
                 if not self.optuna.get_trials(deepcopy=False):
                     for folder in self.logs.glob("trial-*"):  # curves of a study that was deleted
                         remove_curves(folder)
                 self.optuna.set_user_attr(part, now)
-                return
+                return now
         if told := differences(then, now):
             raise OptionError(
                 f"--study {self.path}: was made with other data or settings: {told}; give another --study"
             )
+        return then
 
     def read_as(self, asked: DataConfig) -> DataConfig:
-        """Return the settings with which to read the study's data.
+        """Return the settings with which to read the study's data: `asked`, if `asked` differs from the defaults.
 
-        If a setting in `asked` is not the default, the result is `asked`. If all settings in `asked` are the default,
-        the result is what `keep_reading` recorded last. Without a record, the result is `asked` for a new study, and
-        the layout `v1` for a study that a version before 0.2 began.
+        If `asked` equals the defaults, the result is what `keep_reading` recorded last. Without a record, the result
+        is the defaults, with the layout `v1` if a version before 0.2 began the study.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -140,14 +140,14 @@ class Study:
             self._cut_off(self.optuna.trials[trial.number])
 
     def fail(self, trial: optuna.Trial) -> None:
-        """Mark a claimed trial as failed. It never runs again, because its head would fail in another process, too."""
+        """Mark a claimed trial as failed for good. Its head is not queued again, as it would fail elsewhere, too."""
         trial.set_user_attr(_FAULTY, True)
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Handle the death of the worker that ran `trial`. Return how many workers have died with this trial's head.
+        """Record the death of the worker that ran `trial`. Return how many workers have died with the same head.
 
-        If the number is below `MOST_DEATHS`, the trial goes back to the study. If not, it fails for good; see `fail`.
+        If the number is below `MOST_DEATHS`, give the trial back to the study. Otherwise, the trial fails; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)
@@ -159,10 +159,10 @@ class Study:
         return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark an interrupted trial as failed, so that its head is tried again.
+        """Mark a trial that its process no longer runs as failed, and let a new trial try its head.
 
-        A trial is interrupted if its process has ended or has given the trial back. If the calling process is killed
-        during the call, the call can be repeated.
+        If the trial is not running, nothing happens. If the calling process is killed during the call, the call can be
+        repeated.
         """
         if trial.state != TrialState.RUNNING:
             return
@@ -254,7 +254,7 @@ class _Worker:
 
     @classmethod
     def ended(cls, study: Path, name: str) -> bool:
-        """Return whether the worker `name` of `study` has ended. If so, remove its file, which lies beside `study`."""
+        """Return whether the worker named `name` has ended. If so, remove its file, which lies beside `study`."""
         if name in cls._here:
             return False
         with suppress(FileNotFoundError), _beside(study, f"{name}.worker").open("r+") as file:

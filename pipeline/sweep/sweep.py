@@ -14,7 +14,7 @@ from headstart.features.backbones.cuts import Cut, require_averaged, restricted
 from headstart.features.cluster.config import ClusterConfig
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
-from headstart.features.frozen.network import Network, fingerprints_of
+from headstart.features.frozen.network import Network
 from headstart.features.paths import plain_path
 from headstart.features.terminal import console
 from headstart.pipeline.data.config import DataConfig
@@ -22,7 +22,7 @@ from headstart.pipeline.data.copies import tell_conflicts, unit_names
 from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.trainable import require_trainable
 from headstart.pipeline.featured import FeaturedExamples, ScanCheck, cache_features
-from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
+from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.run import HeadResult, train_run
 from headstart.pipeline.memory.limits import rows_in_memory
 from headstart.pipeline.runs import Run, example_digests, require_free
@@ -31,7 +31,7 @@ from headstart.pipeline.scoring.folds import Fold, draw_folds, rarest, require_t
 from headstart.pipeline.sweep.config import SweepConfig
 from headstart.pipeline.sweep.leaderboard import figures_of, ranked, winner
 from headstart.pipeline.sweep.result import SweepResult, describe_winner
-from headstart.pipeline.sweep.sound import BASELINES
+from headstart.pipeline.sweep.sound import BASELINES, identity_of, tell_earlier_heads
 from headstart.pipeline.sweep.space import CutChoice, Space, read_choices
 from headstart.pipeline.sweep.study import Study
 from optuna.trial import FixedTrial, FrozenTrial
@@ -157,18 +157,10 @@ def _cache(
     def require(scanned: Scan, networks: list[Network]) -> None:
         require_trainable(scanned.examples, scanned.class_names, data, needs_val=not config.folds)
         seen.update(example_digests(scanned.examples, scanned.class_names))
-        identity = {  # The test split is left out: no trial sees it, so it may change while a study is filled.
-            **{f"features at {name}": key for name, key in fingerprints_of(networks).items()},
-            **{"classes": seen["classes"], "examples of train": seen["train"], "examples of val": seen.get("val", "")},
-            **{"cuts to choose from": str(study.space.cuts), "--choose-by": config.choose_by},
-            **{f"space of {name}": str(choice) for name, choice in study.space.choices.items()},
-            "views": [features.views, features.augment] if features.views else 0,
-            **{"folds": config.folds, "sampler": config.sampler, "seed": seed, "version of heads": HEAD_VERSION},
-            **({"--head": f"{config.own.digest}:{config.own.function}"} if config.own else {}),
-        }
         if config.own:
             config.own.build(networks[0].backbone.shape(networks[0].cuts[0])[-1], len(scanned.class_names))
-        study.require_same(identity)
+        record = study.require_same(identity_of(study.space, config, features, networks, seen, seed))
+        tell_earlier_heads(study.path, record)
         study.keep_reading(reading)
 
     cached = cache_features(data, every, extraction, seed, require, reading, by_ray=by_ray)
@@ -185,8 +177,8 @@ def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ra
     """Return the features of train and val, with the folds in which heads are trained and validated.
 
     With `config.folds`, folds are drawn from train and val together. Otherwise, the only fold trains on train and
-    validates on val. Raises OptionError if trials should run on a cluster and the features are on disk. Raises
-    DataError if `_folds` does, or if heads are chosen by `auc` and a fold validates on only one class.
+    validates on val. Raises OptionError if trials should run on a cluster, but the features are on disk. Raises
+    DataError if `_folds` can't draw folds, or if `auc` chooses the heads and a drawn fold validates on one class alone.
     """
     from headstart.pipeline.sweep.trials import SearchData
 
@@ -241,9 +233,9 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
 
 
 def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
-    """Return the settings of the winning head, and its cuts.
+    """Return the settings with which to train the head of `winner` again, and the head's cuts.
 
-    The number of epochs is the best epoch of `winner` plus `more`, but at most the number in the settings of `winner`.
+    The number of epochs is the best epoch of `winner` plus `more`, but never above the number that `winner` had.
     """
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
@@ -252,10 +244,10 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winning trial `number` as the run `path`, unless `path` has a run that stays.
+    """Train the head of the trial `number`, the winner, as the run `path`, or keep a run of the study at `path`.
 
-    A run from a better trial of the study stays. A run from the same trial stays, too, except if `overwrite` is true
-    and the run is older than `began`, the start of this search in seconds since 1970.
+    A run of a better trial is kept. A run of the same trial is kept if `overwrite` is false, or if the run was made
+    after `began`, the start of this search in seconds since 1970. A run of a worse trial is always replaced.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
@@ -285,7 +277,7 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if the hash of classes, train or val is no longer the one in `then`."""
+    """Return a check that raises DataError if classes, train or val changed. `then` holds their earlier hashes."""
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = example_digests(scanned.examples, scanned.class_names)

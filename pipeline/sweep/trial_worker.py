@@ -65,14 +65,14 @@ class ServedStudy:
         return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
 
     def finished(self) -> Sized:
-        """Return an object whose length is the number of finished trials, as the last call of `claim` told it."""
+        """Return an object whose length is the number of finished trials at the last call of `claim`."""
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
-        """Give a claimed trial back to the study, unless `too_large` is true; see `Study.give_back`.
+        """Give a claimed trial back to the study; see `Study.give_back`. If `too_large` is true, do nothing.
 
-        `too_large` is true if the memory of this worker could not hold the trial. In this case, the driver counts the
-        worker as dead. The study's owner then decides what becomes of the trial; see `StudyOwner.leave`.
+        `too_large` is true if the memory of this worker could not hold the trial. The driver then counts the worker as
+        dead, and the study's owner deals with the trial; see `StudyOwner.leave`.
         """
         if not too_large:
             self._ask("give_back")

@@ -27,7 +27,7 @@ class Unused:
 
 @dataclass(frozen=True)
 class Garbage:
-    """The features of images that are in no data folder, by fingerprint, and whether these features were dropped."""
+    """The counts of `gc` for each fingerprint, and whether the features of images in no data folder were dropped."""
 
     fingerprints: list[Unused]
     done: bool
@@ -104,8 +104,8 @@ class Compaction:
 def compact_store(root: Path) -> Compaction:
     """Rewrite the small shards of the store at `root` as large ones.
 
-    Meanwhile, other processes can read features and add new features. Raises StoreError if `root` holds no features, or
-    if another process replaced the same shards meanwhile.
+    While this function runs, other processes can read and add features. Raises StoreError if `root` holds no features,
+    or if another process replaces the same shards.
     """
     folders = []
     for store in open_stores(root):

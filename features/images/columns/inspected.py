@@ -85,14 +85,14 @@ def inspect_images(
 ) -> Inspected:
     """Inspect files in parallel, each as `scan.inspect_image` does. The result can be sent to another process.
 
-    `memory` holds the images of earlier scans. If a file is unchanged, and `memory` has every page that `pages` asks
-    for, the file is not read, and its images are only compared with `max_pixels`. All other files are read. Their
-    images are saved to `memory` now and then, and after an error or an interruption.
+    Args:
+        memory: holds the images of earlier scans. If it has all pages of an unchanged file that `pages` asks for, the
+            file is not read, and its images are only compared with `max_pixels`. Images of files that are read are
+            saved to `memory` now and then, and after an error or an interruption.
+        turn: is called with the images of each group of files except the last. A group has about `TURN_BYTES`.
+        elsewhere: reads the files instead of this process, without turns, if at least `MANY_FILES` have to be read.
 
-    If at least `MANY_FILES` files have to be read, the function `elsewhere` reads them. In all other cases, this
-    process reads the files. If `turn` is given, the files are then read in groups of about `TURN_BYTES`. After each
-    group except the last, `turn` is called with the images of the group. If a path is a URL, `elsewhere` and `turn`
-    are not used.
+    If a path is a URL, `turn` and `elsewhere` are not used.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -154,8 +154,8 @@ def _inspected(
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Cut `unknown` into parts. Yield each part, and whether it is the last part.
 
-    `unknown` and the parts hold positions in `files`, int64 [n]. The files of each part except the last have about
-    `TURN_BYTES` together. Threads look up the sizes of the files shortly before the part is yielded.
+    `unknown` and the parts hold positions in `files`, int64 [n]. The files of a part have about `TURN_BYTES` together;
+    the last part may have less. Threads look up the sizes of the files shortly before the part is yielded.
     """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
@@ -256,9 +256,9 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images `known[rows]` of a scan memory. An image that is too large becomes a reject.
+        """Add the images `known[rows]`, which an earlier scan has seen. An image that is too large becomes a reject.
 
-        `rows` is int64 [n]. `of_row`, int64 [n], has the position of each image's file among all files. For
+        `rows` is int64 [n]. `of_row`, int64 [n], has the position of each of these images' files among all files. For
         `max_pixels`, see `why_too_large`.
         """
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]

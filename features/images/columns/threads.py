@@ -28,9 +28,8 @@ def in_threads(
     because `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are
     more of these threads.
 
-    At the end, `at_end` is called, and then this function waits for the threads. After an error or Ctrl-C, the same is
-    done before the error is raised. There is one exception: an error or Ctrl-C while the calling thread does the first
-    pieces is raised at once, and `at_end` is not called.
+    At the end, `at_end` is called, and then this function waits for the other threads. The same is done if an error or
+    Ctrl-C ends their work early. If the error or Ctrl-C comes during the first pieces, `at_end` is not called.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

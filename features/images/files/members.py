@@ -11,10 +11,10 @@ from headstart.features.images.files.paths import Member
 
 
 class OpenTars:
-    """The tars of some members that are read together. The `most` tars that were used last stay open.
+    """Reads members of tars. The `most` tars that were used last stay open until this object is deleted.
 
-    Several threads may use one `OpenTars`. Use it only for a short time, such as for one batch: if a tar is replaced
-    after its first use, the `OpenTars` does not notice this. The tars are closed when the `OpenTars` is deleted.
+    Several threads may use one `OpenTars`. Use it only for a short time, such as for one batch, because it does not
+    notice if a tar is replaced after its first use.
     """
 
     def __init__(self, most: int = 32) -> None:

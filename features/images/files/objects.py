@@ -144,10 +144,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Return the message for the user when a library has refused the settings of this machine.
+    """Return the message for a user whose settings are refused by a library.
 
-    The library reads URLs with `scheme`. It has raised `error` instead of reading `url`. The message names the
-    environment variables that may be wrong.
+    The library reads URLs with `scheme`, and has raised `error` for `url`. The message names the environment variables
+    that may be wrong.
     """
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"

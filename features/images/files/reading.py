@@ -90,14 +90,13 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Return the contents of N files, bytes [N]. `references`, bytes [N], names the files; see `reference_of`.
 
-    Local files are not read here, because TensorFlow reads them. Several threads read the other files, in order, until
-    the next file would bring the total size over `MOST_AHEAD_BYTES`. The caller must read the files that are left with
-    `read_alone`. The content of a file is:
-        b"" for a file that was not read.
-        `UNREAD` for a file that can't be read.
-        the bytes of any other file.
+    The content is `UNREAD` for a file that can't be read. It is b"" for two kinds of files, which are not read here:
 
-    A DataError is not raised here. The last DataError is kept, and `require_access_kept` raises it later.
+    - Local files, because TensorFlow reads them.
+    - The first file that would bring the total size over `MOST_AHEAD_BYTES`, and all files after it. The caller must
+      read them with `read_alone`.
+
+    No DataError is raised here. `require_access_kept` raises the last one later.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -112,9 +111,9 @@ def read_alone(reference: bytes) -> bytes:
 
 
 def why_unread() -> str:
-    """Return the path of the last file that `read_references` could not read, and the reason, as one text.
+    """Return the path of the last file that could not be read, and the reason, as one text.
 
-    Return "" if there was no such file since the last `forget_unread`.
+    Only `read_references` and `read_alone` count. Return "" if no file has failed since the last `forget_unread`.
     """
     return _failures[-1] if _failures else ""
 

@@ -80,8 +80,8 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 
     If `most` is a number, only the first `most` bytes are read, and `version` is returned unchanged.
 
-    If `most` is None, all bytes are read, from the disk if `fetched` kept them. If the object no longer has the size
-    in `version`, the server is asked for the new version, and the object is read again. The size in the returned
+    If `most` is None, all bytes are read, from the disk if `fetched` kept them. If the server sends more or
+    fewer bytes than the size in `version`, the object is read again, and gets a new version. The size in the returned
     version is the number of bytes, even if the server gave no size.
 
     Raises UnreadableError if the object can't be read, is too large, or changes while it is read. Raises DataError if
@@ -153,9 +153,10 @@ def require_credentials(urls: Sequence[str]) -> None:
 
 
 def _why_refused(urls: Sequence[str]) -> str:
-    """Return why the bucket or host of `urls` counts as unreadable; "" if it does not. See `require_access`.
+    """Return why a bucket or host counts as unreadable. If it does not count as unreadable, return "".
 
-    Raises DataError if credentials are missing.
+    `urls` are up to three objects of this bucket or host. For the rules, see `require_access`. Raises DataError if
+    credentials are missing.
     """
     for number, url in enumerate(urls, 1):
         try:
@@ -197,15 +198,14 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask` with the module that reads `url`, and return the result of `ask`.
+    """Call `ask` with the module that reads `url`, and return the result of `ask`. After some errors, call it again.
 
-    If `ask` raises a DataError or an UnreadableError, this error is raised unchanged. For any other error, the function
-    `fault_of` of the module decides:
+    A DataError or UnreadableError of `ask` is raised unchanged. Any other error is passed to `fault_of` of the module:
 
-    - It returns a reason: UnreadableError is raised at once.
-    - It raises the error again: the error is raised unchanged.
-    - It returns None: `ask` is called again, but at most `TRIES` times in total. The pauses between the calls grow, and
-      are of random length. If the last call has such an error, too, UnreadableError is raised.
+    - If `fault_of` returns a reason, an UnreadableError with this reason is raised.
+    - If `fault_of` raises the error again, so does this function.
+    - If `fault_of` returns None, `ask` is called again after a pause. The pauses have random lengths, and grow. After
+      `TRIES` calls in total, UnreadableError is raised.
     """
     reader = _reader_of(url)
     for number in range(TRIES):

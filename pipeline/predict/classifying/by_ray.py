@@ -242,8 +242,7 @@ def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[l
     `given` has a pair (path, name) for each file, in the order of `items`. The path of an item begins with the path of
     its file. In the result, the name of the file replaces this beginning.
 
-    If several pairs have the same path, each of them stands for an equal share of the items of this path. The first
-    share gets the name of the first pair, and so on.
+    Several files may have the same path. The items with this path are then divided equally among these files, in order.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

@@ -41,6 +41,7 @@ def test_folders_within_folders_and_lists(
     found = predict(run, [], PredictConfig(listed=Path("-")))
     assert [Path(item.path).name for item in found.predictions] == ["cat.0.jpg", "cat.1.jpg"]
     assert "--from" in headstart.error("predict", run, "--from", tmp_path / "absent", code=2)
+    assert "Not a directory" in headstart.error("predict", run, "--from", listed / "x", code=2)
     assert "--from" in headstart.error("predict", run, code=2)
 
 

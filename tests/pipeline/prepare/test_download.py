@@ -122,6 +122,18 @@ def test_damage_is_found_by_the_crc(server: Server, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_damage_that_stops_unpacking_is_told(server: Server, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.bin", bytes(5000))
+    content = bytearray(packed.getvalue())
+    content[30 + len("x.bin")] |= 0b111  # a block of a type that does not exist
+    server.content = bytes(content)
+    with pytest.raises(DataError, match=r"the download is damaged \(Error -3 .*invalid block type\) and was deleted"):
+        download_zip(server.url, tmp_path / "x.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="download it to"):
         download_zip("http://127.0.0.1:9/x.zip", tmp_path / "x.zip")

@@ -20,13 +20,13 @@ import optuna
 import pytest
 from headstart.features.backbones.cuts import Cut
 from headstart.features.cluster.config import ClusterConfig
-from headstart.features.config import FeatureConfig
+from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError, StoreError
 from headstart.pipeline.data.config import DataConfig
 from headstart.pipeline.data.examples import Examples
 from headstart.pipeline.evaluate.evaluate import evaluate
 from headstart.pipeline.featured import FeaturedExamples, cache_features
-from headstart.pipeline.head.config import HeadConfig
+from headstart.pipeline.head.config import HEAD_VERSION, HeadConfig
 from headstart.pipeline.labelled import LabelledFeatures
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.baselines import fit_baselines
@@ -308,6 +308,30 @@ def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, and longer than the header of one" * 100)
     with pytest.raises(StoreError, match=r"--study .*text"):
         Study(tmp_path / "text", space, "tpe", 0)
+
+
+def test_a_study_with_heads_of_an_earlier_version_goes_on_and_says_so(
+    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, capsys
+) -> None:
+    def search(trials: int) -> int:
+        config = SweepConfig(trials=trials, sampler="random")
+        return len(sweep(prepared, path, tmp_path / "run", small, extraction, config, overwrite=True).finished)
+
+    def record(version: int | None) -> None:
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{path}")
+        told = {name: value for name, value in study.user_attrs["identity"].items() if name != "version of heads"}
+        study.set_user_attr("identity", told | ({} if version is None else {"version of heads": version}))
+
+    path = tmp_path / "study.db"
+    search(2)
+    assert "earlier version" not in capsys.readouterr().err
+    for trials, version in ((3, HEAD_VERSION - 1), (4, None)):
+        record(version)
+        assert search(trials) == trials
+        assert "was begun by an earlier version of headstart" in capsys.readouterr().err
+    record(HEAD_VERSION + 1)
+    with pytest.raises(OptionError, match=f"version of heads was {HEAD_VERSION + 1}, is {HEAD_VERSION}"):
+        search(5)
 
 
 def test_baselines_are_those_of_scikit_learn() -> None:
