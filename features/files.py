@@ -117,13 +117,11 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """In an OSError that the context raises, replace a path of `made` by `path`, which the user asked for.
+    """Make an OSError of the context name `path`, which the user asked for, in place of one of the paths `made`.
 
-    `made` are paths that the code makes on the way, such as a temporary path. In two cases, the type of the error
-    changes, too:
-
-    - NotADirectoryError: a file lies where `path` needs a folder.
-    - PermissionError: nothing can be made in a folder that exists, such as `/proc`.
+    The code makes the paths `made` on the way to `path`, such as a temporary file. The error becomes a
+    NotADirectoryError if a file lies where `path` needs a folder. It becomes a PermissionError if the folder is one in
+    which nothing can be made, such as `/proc`.
     """
     try:
         yield

@@ -139,8 +139,8 @@ def sigterm_kept() -> Iterator[None]:
     `ray.init` replaces the handlers in Python and in C, and `ray.shutdown` removes the handler in C. With Ray's
     handlers, the process would abort within 3 seconds of SIGTERM, perhaps before it has removed its unfinished files.
 
-    If Ray's handler ends the context by `sys.exit`, the signal is sent again after the handlers are restored. The
-    context may be opened in any thread.
+    The context may be opened in any thread. If SIGTERM comes while it is open, Ray's handler may call `sys.exit`. The
+    signal is then sent again, to the restored handlers.
     """
     handler = signal.getsignal(signal.SIGTERM)
     library = ctypes.CDLL(None) if os.name == "posix" else None

@@ -256,9 +256,8 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return the keys of the cuts' fingerprints as two lists: with `--bits 16`, and with the value `bits` instead.
+    """Return the keys that features of a data folder may have: first the keys for `--bits 16`, then those for `bits`.
 
-    If both values give the same pixels for all images of a data folder, the folder's features have the first keys.
-    Otherwise, they have the second keys.
+    Each list has the key of every cut's fingerprint. Which list is right depends on the bits in use in the images.
     """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

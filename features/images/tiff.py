@@ -215,7 +215,7 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
     """Yield a pair (size in bytes, directory) for the directory at `offset`, then for each that follows it.
 
-    The iterator ends before the sizes add up to more than `left` bytes.
+    Stop when the directories would have more than `left` bytes together.
     """
     layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)

@@ -82,9 +82,9 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """Return the name of the shard that a marker marks as retired or as being removed.
+    """Return the name of the shard that belongs to the marker file `name`. If the file is no marker, return "".
 
-    `name` is the name of any file. If the file is no marker, return an empty string.
+    A marker says that its shard is retired, or is being removed.
     """
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

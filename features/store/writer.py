@@ -80,8 +80,8 @@ class ShardWriter(Generic[Key]):
         """Prepare to collect the features of `digests`.
 
         Args:
-            expected: the number of images that all processes together will extract. The larger of two numbers decides
-                the size of a shard: `expected`, and the number of `digests` without features. See `shard_size`.
+            expected: the number of images that all processes together will extract, if it is larger than the number of
+                `digests` without features. It decides the size of a shard; see `shard_size`.
             part: whether `digests` are one of many parts of the images to extract. If so, `keep_shards_small` has no
                 effect.
         """

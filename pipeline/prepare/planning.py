@@ -83,8 +83,7 @@ def splits_there(data: Path) -> There:
 class Chosen(NamedTuple):
     """The split of each image of a source, and lines that say how the splits were chosen.
 
-    `moves` is about images that are in the data folder, and whose split changes. It maps the pair (digest, old split)
-    of such an image to its new split.
+    `moves` maps a pair (digest, old split) to a new split, for each image in the data folder whose split changes.
     """
 
     splits: list[str]

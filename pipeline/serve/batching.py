@@ -118,10 +118,7 @@ class Batches(Generic[Given, Found]):
             return [self._waiting.popleft() for _ in range(min(self.size, len(self._waiting)))]
 
     def _seconds_left(self) -> float | None:
-        """Return the seconds until the next batch is due.
-
-        None means that no batch is due before an image comes or a thread becomes free.
-        """
+        """Return the seconds until the next batch is due, or None if it must wait for an image or for a free thread."""
         if not self._waiting:
             return None
         if len(self._waiting) >= self.size or self._closed:

@@ -162,9 +162,9 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`, or None if the folder can't be used.
+    """Return the data folder of `run`. Return None if the folder can't be used, and the user did not name it.
 
-    If `places` names a folder that can't be used, a HeadstartError is raised.
+    If the user named a folder (in `places`) that can't be used, a HeadstartError is raised.
     """
     try:
         return run_data(run, places)

@@ -74,8 +74,7 @@ def measure_curve(
     Args:
         units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
         sizes: the numbers of units in a subset, rising. The last size must be the number of all units.
-        seeds: the number of subsets of each size except the last. Only one subset has the last size: all of `train`.
-            One head is trained on each subset.
+        seeds: the number of subsets of each size, with a head for each. Of the last size, there is one subset alone.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows

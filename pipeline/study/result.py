@@ -136,8 +136,8 @@ class StudyResult:
     def _reached(self, needed: Needed) -> str:
         """Return a sentence that tells how many images are needed to reach the target of `needed`.
 
-        If the largest measured size reaches the target, the sentence tells the smallest size from which on all sizes
-        reach it. Otherwise, the sentence tells what the law predicts, or why it predicts nothing.
+        If the largest measured size reaches the target, the number is measured. Otherwise, the law predicts it, or the
+        sentence says why it can't.
         """
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]

@@ -19,8 +19,8 @@ def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePrun
     """Return a pruner that compares the trials after some epochs or folds, and keeps the best third of them.
 
     `training_sizes` has the number of training examples of each fold. With several folds, trials are compared after 2,
-    6, 18 folds, and so on. With one fold, they are first compared after one epoch, or after up to four if there are few
-    training examples. They are compared again each time the number of epochs has tripled.
+    6, 18 folds, and so on. With one fold, they are first compared after 1 to 4 epochs (1 if there are many training
+    examples), and again each time the number of epochs has tripled.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """

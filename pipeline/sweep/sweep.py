@@ -176,9 +176,9 @@ def _cache(
 def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> SearchData:
     """Return the features of train and val, with the folds in which heads are trained and validated.
 
-    With `config.folds`, folds are drawn from train and val together. Otherwise, the only fold trains on train and
-    validates on val. Raises OptionError if trials should run on a cluster, but the features are on disk. Raises
-    DataError if `_folds` can't draw folds, or if `auc` chooses the heads and a drawn fold validates on one class alone.
+    With `config.folds`, folds are drawn from train and val together. Otherwise, heads are trained on train and
+    validated on val. Raises OptionError if trials should run on a cluster, but the features are on disk. Raises
+    DataError if the folds can't be drawn, or if `auc` can't be computed in one of them.
     """
     from headstart.pipeline.sweep.trials import SearchData
 

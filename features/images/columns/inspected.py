@@ -86,11 +86,11 @@ def inspect_images(
     """Inspect files in parallel, each as `scan.inspect_image` does. The result can be sent to another process.
 
     Args:
-        memory: holds the images of earlier scans. If it has all pages of an unchanged file that `pages` asks for, the
-            file is not read, and its images are only compared with `max_pixels`. Images of files that are read are
-            saved to `memory` now and then, and after an error or an interruption.
+        memory: holds the images of earlier scans. An unchanged file is not read again if `memory` has all the pages
+            that are needed. Images of files that are read are saved to `memory` now and then, and after an error or an
+            interruption.
         turn: is called with the images of each group of files except the last. A group has about `TURN_BYTES`.
-        elsewhere: reads the files instead of this process, without turns, if at least `MANY_FILES` have to be read.
+        elsewhere: a function that reads the files, if at least `MANY_FILES` have to be read. `turn` is then not used.
 
     If a path is a URL, `turn` and `elsewhere` are not used.
     """

@@ -229,9 +229,9 @@ def _unread(items: Sequence[Item]) -> list[str]:
 
 
 def _file(path: str, files: Container[str]) -> str:
-    """Return the file in `files` that holds an image.
+    """Return the file in `files` that holds the image `path`.
 
-    `path` is the path of the image: `<file>#<number>` for a further page of a file, and `<file>` for any other image.
+    The path of an image is its file's path. From the second page of a file on, `#` and the number of the page follow.
     """
     return path if path in files else path.rpartition("#")[0]
 
