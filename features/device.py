@@ -45,8 +45,8 @@ def cpu_count() -> int:
 def cores_of_groups(groups: str, root: Path) -> float:
     """Return how many cores the control groups of a process let it use. Without a limit, return infinity.
 
-    For example, a container or a service is a control group. The result may be a fraction. It is the smallest limit of
-    the process's groups and of the groups that contain them. A file that can't be understood raises a ValueError.
+    A container, for example, is a control group. The result is the smallest limit of the process's groups and of the
+    groups around them. The result may be a fraction. A file that can't be understood raises a ValueError.
 
     Args:
         groups: the content of `/proc/self/cgroup`, a line `number:controllers:path` per hierarchy.

@@ -45,8 +45,8 @@ class HexDigests(Sequence[str]):
 def numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Give each of the n different digests in `raw` a number from 0 to n - 1. Return two arrays.
 
-    `raw` is an array [N] of dtype `DIGEST`. The first array that is returned holds, for each number, the position of
-    the first digest with this number, int64 [n]. The second array holds the number of each digest, int64 [N].
+    `raw` is an array [N] of dtype `DIGEST`. The first array, int64 [n], holds the position at which each different
+    digest first occurs in `raw`. The second array, int64 [N], holds the number of each digest in `raw`.
     """
     _, first, number = np.unique(_beginnings(raw), return_index=True, return_inverse=True)
     for start in range(0, len(raw), _AT_A_TIME):

@@ -90,15 +90,16 @@ def extract_features(
     """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
 
     One forward pass serves all cuts. Images that have all their features are not read. Processes that fill one store at
-    the same time share the work. They then write smaller shards, unless `part` is true.
-
-    A StoreError is raised for features that are not finite, and for a store whose folder is gone or can't be written
-    to. A disk without room for the missing features raises an OSError. The loss of access to remote images raises a
-    DataError. Shards that were written before an error are kept.
+    the same time share the work. Shards that were written before an error are kept.
 
     Args:
         freeze: returns the frozen backbone with the cuts of `stores`. It is called only if features are missing.
-        part: whether the caller extracts many images part by part, and `images` are one part.
+        part: whether `images` are one part of the images that the caller extracts.
+
+    Raises:
+        StoreError: features are not finite, or the folder of a store is gone or can't be written to.
+        OSError: the disk has no room for the missing features.
+        DataError: the access to remote images was lost.
     """
     every = Images.of(images)
     first = first_positions(every.digests)
@@ -219,11 +220,8 @@ class _Extraction:
     def _portions(self, again: bool) -> Iterator[np.ndarray]:
         """Claim the open portions. For each claimed portion, yield the positions of images without features, int64 [n].
 
-        At first, the portions are claimed in their order. Two things change when this process finds a portion that
-        another process extracts or has just extracted:
-
-        - The remaining portions are claimed in a random order, so that two processes seldom want the same portion.
-        - This process writes smaller shards; see `ShardWriter.keep_shards_small`.
+        The portions are claimed in their order. If another process turns out to extract some of them, the rest is
+        claimed in a random order, so that two processes seldom want the same portion. Shards then become smaller, too.
 
         For `again`, see `Claims.take`. An error ends the iteration, and `run` raises it later.
         """
@@ -272,10 +270,10 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks portions as done: those that this process has claimed so far.
+        """Return a function that marks as done the portions that this process has claimed so far.
 
-        If `before` is given, the portion with this number and all portions claimed after it are left out. Portions of
-        an earlier call of `_finished` are always left out.
+        Portions of an earlier call of `_finished` are left out. If `before` is given, the portion with this number and
+        all portions claimed after it are left out, too.
         """
         names = []
         while self._taken and self._taken[0] != before:

@@ -63,9 +63,8 @@ def _written_beside(path: Path) -> Iterator[Path]:
 def folder_written_atomically(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder to fill. On success, flush it to disk and rename it to `path`. On an error, remove it.
 
-    If `path` is a folder that is not empty, `replace` decides. Without `replace`, a FileExistsError is raised. With
-    `replace`, the old folder is moved away, and then the new folder is renamed. If the process is killed between the
-    two steps, `remove_left_over` puts the old folder back.
+    If `replace` is true, an old folder at `path` is replaced. If the process is killed meanwhile, `remove_left_over`
+    puts the old folder back. Raises FileExistsError if `path` is a folder that is not empty, and `replace` is false.
     """
     with scratch_folder(path.parent, path.name) as scratch:
         new, replaced = scratch / "new", scratch / _REPLACED
@@ -117,11 +116,11 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """Make an OSError of the context name `path`, which the user asked for, in place of one of the paths `made`.
+    """If an OSError of the context names one of the paths `made`, make it name `path`, which the user asked for.
 
-    The code makes the paths `made` on the way to `path`, such as a temporary file. The error becomes a
-    NotADirectoryError if a file lies where `path` needs a folder. It becomes a PermissionError if the folder is one in
-    which nothing can be made, such as `/proc`.
+    The code makes the paths `made` on the way to `path`, such as a temporary file. If a file lies where `path` needs a
+    folder, the error becomes a NotADirectoryError. If nothing can be made in the folder, such as `/proc`, the error
+    becomes a PermissionError.
     """
     try:
         yield
@@ -147,9 +146,8 @@ def _partial(path: Path) -> Path:
 def remove_left_over(folder: Path) -> list[Path]:
     """Remove half-written files and folders of ended processes from `folder`. Return the removed paths.
 
-    A file or folder that can't be removed, for example on a read-only disk, stays. An ended process may have moved a
-    folder away without putting a new folder in its place. In this case, the old folder is put back; see
-    `folder_written_atomically`.
+    A file or folder that can't be removed, for example on a read-only disk, stays. If a process ended while it replaced
+    a folder, the old folder is put back.
     """
     names = os.listdir(folder) if folder.is_dir() else []  # `glob` takes longer, which a large store would feel
     removed = [folder / name for name in names if name.startswith(".") and _writer_ended(folder / name)]

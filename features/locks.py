@@ -16,8 +16,8 @@ def lock(file: IO[Any], wait: bool = True) -> None:
     """Lock `file` until it is closed. The file must be open for writing.
 
     If the file is already locked, wait for the lock. If `wait` is false, raise a BlockingIOError instead of waiting. On
-    a disk without `flock`, the lock is a POSIX lock. A POSIX lock keeps out other processes, but not other code of this
-    process. On a disk with neither kind of lock, an OSError is raised.
+    a disk without `flock`, the lock keeps out other processes, but not other code of this process. On a disk without
+    any locks, an OSError is raised.
     """
     operation = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     try:
@@ -33,8 +33,7 @@ def folder_locked(folder: Path, wait: bool = True) -> Iterator[None]:
     """Lock `folder` while the context is open.
 
     The lock keeps out other processes of this host that call this function. The lock makes no file. If the folder is
-    already locked, wait for the lock. If `wait` is false, raise a BlockingIOError instead of waiting. On a disk without
-    locks, nothing is locked.
+    already locked, and `wait` is false, a BlockingIOError is raised. On a disk without locks, nothing is locked.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

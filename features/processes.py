@@ -18,11 +18,13 @@ def this_process() -> str:
 
 
 def has_ended(process: str) -> bool | None:
-    """Return whether a process has ended. `process` is the identity of the process; see `this_process`.
+    """Return whether a process has ended, or None if this host can't tell.
 
-    The result is None if `process` is no identity, or if this host can't tell. This host can't tell in two cases.
-    First, the process ran on another host. Second, a process with the same ID runs, but has another start time. It is
-    then either another process, or the same process after a change of the clock.
+    `process` is the identity of the process; see `this_process`. The result is None in three cases:
+
+    - `process` is no identity.
+    - The process ran on another host.
+    - A process with the same ID runs, but has another start time. A change of the clock may be the reason.
     """
     identity = re.fullmatch(PROCESS, process, re.DOTALL)
     if identity is None or identity["host"] != host():

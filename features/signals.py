@@ -50,9 +50,9 @@ class _Signals:
     def _raise_again(self, ignored: Any) -> None:
         """Send a signal again if Python ignored the error that a handler raised for this signal.
 
-        This method is `sys.unraisablehook`: Python calls it for each error that Python ignores. An example is an error
-        in a callback of a weak reference, as a signal may come while the callback runs. The signal is sent after
-        `_AGAIN_SECONDS`. All other errors are passed on to the earlier hook.
+        Python ignores the error, for example, if the signal comes during a callback of a weak reference. Python calls
+        this method, which is `sys.unraisablehook`, for each ignored error. All other errors are passed on to the
+        earlier hook.
         """
         here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
@@ -80,7 +80,7 @@ _signals = _Signals()
 def stop_at_signals() -> None:
     """From now on, raise a `KeyboardInterrupt` at SIGINT, and a `TerminatedError` at SIGTERM.
 
-    A second SIGTERM ends the process at once. In a forked child process, the first SIGTERM does. If something else has
+    A second SIGTERM ends the process at once. A forked child process ends at the first SIGTERM. If something else has
     set a handler for a signal, this handler stays. Outside the main thread, this function does nothing.
     """
     if threading.current_thread() is threading.main_thread():
@@ -99,8 +99,8 @@ def command_ended() -> None:
 def one_line_at_signals() -> Iterator[None]:
     """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
 
-    A command is loaded and run in the context. It handles interrupts itself while it runs, and then calls
-    `command_ended`. After that, all errors leave the context unchanged.
+    A command is loaded and run in the context. Once the command has called `command_ended`, all errors leave the
+    context unchanged.
     """
     stop_at_signals()
     try:
@@ -121,11 +121,9 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
     """Return the interrupt that may have caused `error`, or None if there was no interrupt.
 
-    A `KeyboardInterrupt` is returned as it is. For any other error, the result is the interrupt of the first signal
-    since `stop_at_signals` was called. If no signal came, the result is None.
-
-    Call this function where errors of libraries are handled. A library in C++ that calls Python may raise an error of
-    its own in place of the `KeyboardInterrupt`.
+    If `error` is a `KeyboardInterrupt`, `error` itself is returned. If not, the interrupt of the first signal since
+    `stop_at_signals` is returned. Call this function where errors of libraries are handled. A library in C++ may raise
+    an error of its own in place of a `KeyboardInterrupt`.
     """
     if isinstance(error, KeyboardInterrupt):
         return error
@@ -136,11 +134,10 @@ def asked_to_stop(error: BaseException) -> KeyboardInterrupt | None:
 def sigterm_kept() -> Iterator[None]:
     """When the context ends, restore the handlers of SIGTERM that Ray replaced or removed in the context.
 
-    `ray.init` replaces the handlers in Python and in C, and `ray.shutdown` removes the handler in C. With Ray's
-    handlers, the process would abort within 3 seconds of SIGTERM, perhaps before it has removed its unfinished files.
+    With Ray's handlers, SIGTERM could end the process before it has removed its unfinished files. If Ray calls
+    `sys.exit` because of a SIGTERM in the context, the signal is sent again, to the restored handlers.
 
-    The context may be opened in any thread. If SIGTERM comes while it is open, Ray's handler may call `sys.exit`. The
-    signal is then sent again, to the restored handlers.
+    The context may be opened in any thread.
     """
     handler = signal.getsignal(signal.SIGTERM)
     library = ctypes.CDLL(None) if os.name == "posix" else None

@@ -32,10 +32,9 @@ def build_classifier(backbone: Backbone, cuts: Sequence[Cut], head: keras.Model)
 def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: keras.Model) -> keras.Model:
     """Build the upper part of a classifier: the layers of `backbone` from index `from_layer`, and `head` above them.
 
-    `head` takes the features at `cuts`. The result takes the outputs of lower layers, float32 [B, H, W, D], and returns
-    logits. `backbone.crossing` lists the operations that make these outputs, and raises an OptionError if the network
-    uses a layer twice. The result shares its layers with `backbone` and `head`, so training the result also trains
-    `backbone` and `head`.
+    `head` takes the features at `cuts`. The result takes the outputs of the operations that `backbone.crossing` lists,
+    float32 [B, ...], and returns logits. Training the result also trains `backbone` and `head`. Raises OptionError if
+    the network uses a layer twice.
     """
     below = [backbone.model.operations[index] for index in backbone.crossing(from_layer, cuts)]
     tensors = [keras.Input(operation.output.shape[1:], name=operation.name) for operation in below]
@@ -76,8 +75,8 @@ def _joined(features: Sequence[Any]) -> Any:
 def take_apart(classifier: keras.Model, network: Network) -> tuple[Network, keras.Model]:
     """Take a fine-tuned `classifier` apart. Return two things: a network with the classifier's weights, and the head.
 
-    `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`. Only
-    the precision may differ: int8 becomes float32. Raises RunError if the classifier does not fit `network`.
+    `network` is the network of the run, before fine-tuning. The returned network has the settings of `network`, with
+    the precision float32 in place of int8. Raises RunError if the classifier does not fit `network`.
     """
     # The quantised form of `network` has the weights from before fine-tuning.
     precision = classifier_precision(network.config)

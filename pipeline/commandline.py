@@ -91,9 +91,8 @@ def command(
     """Return a decorator that makes a function a command of `app`. The command shows the result of the function.
 
     If the type of a parameter of the function is a dataclass, each field of the dataclass becomes an option. If
-    another parameter has the same name as a field, that parameter sets the field, and the field's option is hidden.
-    For example, the argument STORE of `store explain STORE` sets the field `store`. If `--store` is given, too, it must
-    be the same path. Every command gets `--json` and `--seed`.
+    another parameter has the same name as a field, that parameter sets the field. For example, the argument STORE of
+    `store explain STORE` sets the field `store`. Every command gets `--json` and `--seed`.
 
     Args:
         kept: printed after Ctrl-C, to say which work is not lost.
@@ -154,7 +153,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Return the parameter `<prefix>_<field>`: the command-line option for a `field` of the dataclass `config`.
+    """Return the parameter `<prefix>_<field>`, the command-line option for a `field` of the dataclass `config`.
 
     `given` tells whether the command has another parameter for the same field. If so, the option is hidden, and its
     default is None.
@@ -185,11 +184,11 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
     """Turn `values`, which come from Typer, into the arguments of a command.
 
     Some arguments are dataclasses. `configs` maps the names of these arguments to the dataclasses. `values` has an item
-    for each of their fields: `extraction_store` for the field `store` of the argument `extraction`. The items of a
-    dataclass become one instance of it. All other items stay.
+    for each of their fields. For example, the item `extraction_store` becomes the field `store` of the argument
+    `extraction`. All other items stay.
 
-    If `values` also has an item `store`, a path that the user gave without a flag, the field `store` gets this path.
-    Raises OptionError if the user also gave `--store`, with another path. All fields work in this way.
+    If `values` also has an item with the name of a field, such as `store`, this item sets the field. Raises OptionError
+    if the user also gave the option of the field, such as `--store`, with another path.
     """
     arguments = dict(values)
     for name, config in configs.items():

@@ -56,11 +56,8 @@ def ending(error: BaseException, kept: str) -> Ending:
 def _came_after_interrupt(error: BaseException) -> bool:
     """Return whether `error` is a new error after an interrupt, for example because finished work could not be saved.
 
-    The result is false if `error` is the interrupt, or if a library raised `error` in place of the interrupt.
-
-    - A new error has the interrupt as its context.
-    - An error in place of the interrupt has the interrupt as its cause or as its suppressed context (`from None`), or
-      has no link to the interrupt.
+    A new error has the interrupt as its context. The result is false if `error` is the interrupt, or if a library
+    raised `error` in place of the interrupt, for example by `raise error from interrupt` or `raise error from None`.
     """
     cause, context = error.__cause__, error.__context__
     if isinstance(error, KeyboardInterrupt):

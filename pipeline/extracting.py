@@ -32,8 +32,8 @@ Stores = dict[Cut, FeatureStore]
 class Extractor:
     """Extracts features with one network. The network's fast form is built once and kept for the next images.
 
-    With int8, the network's 8-bit form is made from some of `images`, if the store lacks it. Drop the extractor after
-    extraction. Otherwise the fast form takes memory while heads are trained.
+    With int8, the network's 8-bit form is made from some of `images`, if the store lacks it. The fast form takes memory
+    until the extractor is dropped.
     """
 
     def __init__(self, network: Network, images: Sequence[ImageFile], cluster: Cluster | None = None) -> None:
@@ -75,9 +75,8 @@ def _finish(stores: Stores, seconds: float) -> None:
 class Early:
     """Extracts features while the scan of a large data folder goes on, so that each file is read from disk only once.
 
-    Images are decoded with `--bits 16`. Once the scan has met an image that gets other pixels with the user's `--bits`,
-    no more features are extracted. The features in the store stay there. Images that can't be decoded are left to
-    `extract_all`, which tries them again.
+    Images are decoded with `--bits 16`. If the scan meets an image that gets other pixels with the user's `--bits`, no
+    more features are extracted. Images that can't be decoded are left to `extract_all`.
     """
 
     def __init__(self, config: FeatureConfig, extraction: ExtractionConfig) -> None:

@@ -223,8 +223,8 @@ def scan_with_store(
 ) -> Scan:
     """Scan `data`, and print how `data` were read. If the folder of the store is missing, it is made.
 
-    The store holds the scan memory of `data`. For `turn`, `elsewhere` and the errors, see `scan`. If the store's folder
-    has a subfolder `rejects.csv`, a DataError is raised.
+    The store remembers the files for later scans. For `turn` and `elsewhere`, see `scan`. Raises the errors of `scan`,
+    and DataError if the store has a folder `rejects.csv`.
     """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)
@@ -256,8 +256,8 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    `config.bits` may be changed first. The value `folder` becomes a number; see `bits_by_folder`. Then any value
-    becomes 16 if this changes no pixels of the scanned images; see `bits_that_matter`.
+    `config.bits` may be changed first. A number replaces `folder`; see `bits_by_folder`. If 16 gives the scanned images
+    the same pixels as the value, 16 replaces the value; see `bits_that_matter`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)

@@ -75,15 +75,15 @@ def features_dataset(
 ) -> tf.data.Dataset:
     """Make a dataset of batches (features [b, *shape] in the stored dtype, labels int64 [b]), read from disk.
 
-    The features need not fit in memory: memory use is about three times `buffer_bytes`. If all features fit into
-    `buffer_bytes`, the order of examples is the same as in `train_dataset`. If not, shards are read in random order,
-    and examples are shuffled within a buffer. The order then depends on `seed`, on the epoch's number and on the
-    shards. Raises StoreError if an example has no features.
+    Memory use is about three times `buffer_bytes`. If all features fit into `buffer_bytes`, the order of examples is
+    the same as in `train_dataset`. If not, shards are read in random order, and examples are shuffled within a buffer.
 
     Args:
         stores: stores with features of one shape, such as one store per view. Each epoch reads one store, in turn.
         next_epoch: called at the beginning of each epoch; returns the epoch's number.
         raised: a list to which errors in reading are added, such as the StoreError of a damaged shard; see `explained`.
+
+    Raises StoreError if an example has no features.
     """
     digests = Examples.of(examples).digests
     for store in stores:

@@ -54,14 +54,13 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the path of the store of `run`.
 
-    The first of these stores that applies is chosen:
+    The first store that is known is chosen, in this order:
 
-    - `places.store`, if it is given. This store is not checked, and need not exist.
-    - The store in the run's settings, if it has the run's features. Without this condition, a run from another machine
-      could decide which folder this machine writes to.
-    - The store in the environment variable HEADSTART_STORE, if the variable is set. This store is not checked.
+    - `places.store`
+    - the store in the run's settings, if it has the run's features
+    - the store in the environment variable HEADSTART_STORE
 
-    If none applies, a RunError is raised.
+    The first and the last store are not checked, and need not exist. If there is no store, a RunError is raised.
     """
     found = known_store(run, places)
     if found is None:
@@ -89,8 +88,8 @@ def located_networks(
     `load_networks`. If `places` names weights, only these weights are tried. If not, weights are tried in the order of
     `_candidates`.
 
-    Returns a copy of `settings` with the weights that were found, and the networks. If all weights that were tried
-    fail, the error about the first of them is raised: a RunError, WeightsError or OptionError.
+    Returns a copy of `settings` with the weights that were found, and the networks. If no weights can be used, a
+    RunError, WeightsError or OptionError is raised.
     """
     digest = run.config()["weights_digest"]
     failure: HeadstartError | None = None
@@ -153,7 +152,10 @@ def _gone_files(config: FeatureConfig) -> list[str]:
 
 
 def _holds(store: Path, run: Run) -> bool:
-    """Return whether `store` has a folder of features for each cut of `run`."""
+    """Return whether `store` has a folder of features for each cut of `run`.
+
+    Without this check, a run from another machine could decide which folder this machine writes to.
+    """
     keys = run.config()["fingerprints"].values()
     return all(any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys if key[:12].isalnum())
 

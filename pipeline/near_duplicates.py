@@ -29,9 +29,8 @@ def near_duplicates(examples: Sequence[Example], store: FeatureStore, similarity
     """Find the images of val that have a near-duplicate in train, and those of test that have one in train or val.
 
     Two images are near-duplicates if their whitened features have a cosine of at least `similarity`, and their pixels
-    agree; see `agreeing`. Equal files do not count. Each image is returned once, with the near-duplicate whose pixels
-    agree most. The result is sorted by cosine, the highest first. Images without features are left out. Raises
-    StoreError if a shard is damaged.
+    agree; see `agreeing`. Equal files and images without features do not count. Each image found is returned with the
+    near-duplicate whose pixels agree most. The highest cosine comes first. Raises StoreError if a shard is damaged.
     """
     lacking = set(store.missing([example.image.digest for example in examples]))
     seen = [example for example in examples if example.image.digest not in lacking]

@@ -20,8 +20,8 @@ class Nearest:
 class Neighbours:
     """Finds nearest neighbours by cosine distance among `features`, float32 [N, D], in memory or on disk.
 
-    `predict` searches for a few images at a time. For such a search, scikit-learn's `NearestNeighbors` takes 20 times
-    as long as this class, because `NearestNeighbors` scales all N features to unit length at each call.
+    For a few images at a time, scikit-learn's `NearestNeighbors` takes 20 times as long, because it scales all N
+    features to unit length at each call.
     """
 
     def __init__(self, features: Features) -> None:

@@ -87,9 +87,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of `variables`, which can't be used afterwards.
 
-    Without this call, the memory would never be freed. Keras's optimizers register a callback that TensorFlow never
-    drops (Keras 3.15, TensorFlow 2.21). The callback keeps the graph of the training step in memory, and the graph
-    keeps the variables.
+    Without this call, the memory would never be freed. TensorFlow never drops a callback of Keras's optimizers that
+    keeps the variables in memory (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

@@ -101,10 +101,10 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return the ascending indices of the frozen operations from whose outputs the top computes `cuts`.
+        """Return the indices, ascending, of the frozen operations from whose outputs the top computes `cuts`.
 
-        The operations from index `from_layer` on form the top. All operations below, and operation 0 in any case, are
-        frozen. If a cut is the output of a frozen operation, this operation is in the result, too.
+        The operations below index `from_layer` are frozen, and operation 0 is always frozen. All other operations form
+        the top. If a cut is the output of a frozen operation, the result has this operation.
 
         Raises OptionError if `graph.read_graph` returns None, for example because the network uses a layer twice.
         """
@@ -126,8 +126,8 @@ class Backbone:
         """Apply the network in inference mode to symbolic `pixels`, uint8 [B, H, W, 3].
 
         Return one float32 tensor per cut: [B, D], averaged over space, or [B, h, w, D] for a map. If the network yields
-        tokens, each image gets one vector. The field `tokens` decides which: `mean` is the mean of the image's tokens,
-        and `first` is the image's first token.
+        tokens, the tensor is [B, D], and holds the mean of each image's tokens, or the first token. The field `tokens`
+        decides which.
         """
         from headstart.features.tensorflow import keras
 

@@ -97,12 +97,12 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    A value of `--cut` stands for the cuts that it names; see `chosen_cuts`. If it has a name without a backbone
-    (`mixed8`, not `backbone/mixed8`), it also stands for the last cut of each backbone in which it names no cut.
-
     - Without `--cut`, the last cut of each backbone is a set. With several backbones, these cuts together are one more.
-    - If a value contains `all`, each cut of each value is a set. Only in this case may the search join sets.
-    - In all other cases, each value is a set.
+    - If a value of `--cut` contains `all`, each cut of each value is a set. Only in this case may the search join sets.
+    - In all other cases, the cuts of each value of `--cut` are a set.
+
+    If a name in a value has no backbone (`mixed8`, not `backbone/mixed8`), the value also stands for the last cut of
+    each backbone in which the value names no cut.
     """
     if not config.cut:
         cuts = chosen_cuts(config)

@@ -65,8 +65,7 @@ def require_weights_file(weights: str) -> None:
 class KnownBackbones:
     """The file `backbones.json` in the store `folder`. It holds the facts of backbones that were built before.
 
-    `folder` is never created. Damaged entries are ignored. With `forget`, `recall` always returns None. With
-    `read_only`, `save` does nothing.
+    `folder` is never created. If `forget` is true, `recall` returns None. If `read_only` is true, `save` does nothing.
     """
 
     def __init__(self, folder: Path, forget: bool = False, read_only: bool = False) -> None:
@@ -107,8 +106,7 @@ class KnownBackbones:
 
         - `read_only` is true, or the folder of the store does not exist.
         - The weights file is missing.
-        - The weights file was changed after this `KnownBackbones` was made, or at most two seconds before it was made.
-          In this case, `facts` may describe the file's earlier content.
+        - The weights file was changed after this `KnownBackbones` was made, or at most two seconds before.
         """
         state = source.state
         if self._read_only or state is None or not self._file.parent.is_dir():

@@ -116,8 +116,8 @@ def cut_indices(
 ) -> dict[str, int]:
     """Return a mapping from the name of each cut of `model` to the index of the cut's operation, lowest first.
 
-    The end of a block is a cut if its output is a map, [H, W, D]. The network's output is a cut whatever its shape. If
-    `read_graph` returns None, only the network's output is a cut.
+    The network's output is always a cut. The end of a block is a cut if its output is a map, [H, W, D]. If `read_graph`
+    returns None, only the network's output is a cut.
 
     Args:
         stable_names: whether all layers have the same names in every process, as in a model loaded from a file.
@@ -133,18 +133,19 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Return a mapping from the name of each block to the index of its end. The blocks end at `ends`.
+    """Return a dict from the name of each block to the index of its last operation. `ends` holds these indices.
 
-    `stable` says whether all layers have the same names in every process. If `stable` is true, a block has the name of
-    its last layer. If it is false, the first rule that applies decides. For made-up names, see `_is_numbered`.
+    If `stable` is true, all layers have the same names in every process. A block then has the name of its last layer.
 
-    - If the name of the block's last layer is not made up, it is the name of the block.
-    - If the block is the last of the network, and ends with an activation, the name is `TOP`.
-    - If the last two names in the block that are not made up have a common start, the name is this start, such as
-      `block5`.
-    - In all other cases, the name is `block` and the number of the block, from 1.
+    If `stable` is false, layers whose names Keras made up count as nameless; see `_is_numbered`. A block then has the
+    first of these names that exists:
 
-    If an earlier block has the same name, `_` and the index of the block's end are added to the name.
+    - The name of its last layer.
+    - `TOP`, if the block is the last of the network, and ends with an activation.
+    - The common start of the last two names in the block, such as `block5`.
+    - `block` and the number of the block, from 1.
+
+    If an earlier block has the same name, `_` and the index of the last operation are added.
     """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
@@ -166,19 +167,12 @@ def output_of(model: keras.Model, index: int) -> keras.KerasTensor:
 def last_stage(model: keras.Model) -> int:
     """Return the index of the first operation of the last stage.
 
-    The resolution of a block is the resolution of its output. Usually, a few blocks at the end have the lowest
-    resolution. The first of them reduces the resolution and belongs to the stage before. The others are the last stage.
-    In InceptionV3, the first is `mixed8`, and the last stage consists of the two blocks after `mixed8`.
+    Usually, the last stage consists of the blocks whose outputs have the lowest resolution, without the first of these
+    blocks. For example, the output of `mixed8` in InceptionV3 is the first with the lowest resolution. The last stage
+    consists of the two blocks after `mixed8`.
 
-    Four cases differ:
-
-    - Only the last block has the lowest resolution: this block is the last stage.
-    - Most blocks, and at least three, have the lowest resolution: the last quarter of all blocks is the last stage.
-    - The network is a single block: the last stage begins at the first operation whose output has the lowest
-      resolution.
-    - `read_graph` returns None: the last stage begins at the last operation with a kernel.
-
-    In all cases, the last stage begins at the last operation with a kernel, or before it.
+    If most blocks, and at least three, have the lowest resolution, the last stage is the last quarter of all blocks. If
+    `read_graph` returns None, the last stage begins at the last operation with a kernel.
     """
     graph = read_graph(model)
     last_kernel = max((index for index, one in enumerate(model.operations) if has_kernel(one)), default=1)

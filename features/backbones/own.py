@@ -32,11 +32,12 @@ class OwnNetwork:
 def load_own(file: Path) -> OwnNetwork:
     """Load a functional or Sequential Keras model that computes features of images, [B, H, W, 3].
 
-    The features are a map [B, H, W, D], tokens [B, N, D] or vectors [B, D]. Keras's safe mode refuses a file with
-    layers that would run code: Lambda layers, and classes that are not part of Keras.
+    The features are a map [B, H, W, D], tokens [B, N, D] or vectors [B, D].
 
-    Raises OptionError if the model has another form. Raises WeightsError if the file is damaged or refused. For a model
-    with a fixed image size, WeightsError is also raised if the output for an image depends on the rest of its batch.
+    Raises OptionError if the model has another form. Raises WeightsError in three cases:
+    - The file is missing or damaged.
+    - Layers would run code: Lambda layers, and classes that are not part of Keras.
+    - The model has a fixed image size, and its output for an image depends on the rest of the batch.
     """
     require_file(str(file), f"--backbone {file}")
     status = file.stat()
@@ -56,8 +57,8 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
     `size` is the side of the images in pixels. `name` is the network's name in errors.
 
-    Raises OptionError if the network can't take images of this size. If `model` has no fixed image size, also raises
-    WeightsError if the output for an image depends on the other images of its batch.
+    Raises OptionError if the network can't take images of this size. Raises WeightsError if `model` has no fixed image
+    size, and its output for an image depends on the other images of the batch.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 
@@ -84,9 +85,9 @@ def _functional(model: Any, shown: str) -> keras.Model:
 
     Raises OptionError in these cases:
 
+    - `model` has no graph, no weights, or more than one input or output.
     - The input is not square images, [B, H, W, 3], or has a fixed side that is not from 32 to 4096 pixels.
-    - The output is not a map, tokens or a vector, or does not consist of floating-point numbers.
-    - `model` has no weights.
+    - The output is not a map, tokens or a vector of floating-point numbers.
     """
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:

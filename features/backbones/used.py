@@ -57,11 +57,9 @@ class Used:
 def used_with(store: Path) -> list[Used]:
     """Return the entries of `used.json`: the backbones and weights that were used with `store`.
 
-    The entry that was added last comes last. If `used.json` can't be read, a line on the console says so, and the
-    result is empty.
+    The entry that was added last comes last. If `used.json` can't be read, a line is printed, and the result is empty.
 
-    Returned paths are absolute. A path may come from another machine. So call `Used.is_at_hand` before you use the file
-    at this path.
+    The paths are absolute, and may come from another machine. Call `Used.is_at_hand` before you use a path.
     """
     if (found := _read(_file(store))) is None:
         _tell_unreadable(_file(store))
@@ -104,17 +102,14 @@ def remember(store: Path, used: Sequence[Used]) -> None:
 def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str], needed: bool = True) -> FeatureConfig:
     """Return `config` with the backbone, weights and rescaling that were used with `store`, in place of the defaults.
 
-    `given` names the fields of `config` that the user set. A backbone, weights or rescaling that the user set stays. If
-    `config` names several backbones, nothing is changed. A line on the console says which options are changed. `needed`
-    says whether the command reads the weights.
+    `given` names the fields of `config` that the user set. `needed` says whether the command reads the weights. A line
+    on the console says which options are changed.
 
-    - The backbone is changed only if `given` has none of `backbone`, `weights`, `rescale` and `cut`; see
-      `_with_used_backbone`.
-    - If the user set the weights, or the backbone is a `.keras` file, the weights stay, and the rescaling may be
-      changed; see `_with_used_rescaling`.
-    - In any other case, the weights of `config` are ImageNet's. They stay if they are on this machine, or were used
-      with `store`. If not, `_with_only` looks for other weights, and changes weights and rescaling. If it finds several
-      weights, and `needed` is true, an OptionError is raised.
+    A backbone, weights or rescaling that the user set stays. If `config` names several backbones, nothing is changed.
+    If the user set the weights, the rescaling or a cut, the backbone stays. If the ImageNet weights are on this machine
+    or were used with `store`, they stay.
+
+    Raises OptionError if `needed` is true, the ImageNet weights are to be replaced, and several others can be used.
     """
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
@@ -135,12 +130,9 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
     """Return `config`, in which the backbone that was used with `store` may replace the default backbone.
 
-    `config` must have the default backbone. The default backbone is replaced only if both conditions are true:
-
-    - The weights of the default backbone are not on this machine.
-    - Exactly one backbone was used with `store`, and this is not the default backbone.
-
-    If `store` was used, but not with the default backbone, a line on the console says which backbone is taken.
+    `config` must have the default backbone. The default backbone is replaced if its weights are not on this machine,
+    and exactly one other backbone was used with `store`. If the default backbone was used with `store`, too, it stays.
+    If only others were used, a line on the console says which backbone is taken.
     """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:

@@ -127,8 +127,8 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 def _facts_without(name: str, size: int, digest: str, known: KnownBackbones | None) -> BackboneFacts:
     """Return the facts of a network whose weights are not read. `digest` is the digest of these weights.
 
-    The shapes in the facts are for images of `size` pixels if `known` has such shapes. Otherwise, they are for the
-    network's default size.
+    The shapes in the facts are for images of `size` pixels. If `known` lacks these shapes, they are for the network's
+    default size.
     """
     shapes = known.recall_shapes(name, size) if known else None
     usual = outline(name).cuts

@@ -75,8 +75,8 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
 
     At the end of the context, `end` is called with the result of `begin`, and the connection is closed.
 
-    If `address` is `local`, a thread does all this, because the cluster takes seconds to start. The yielded function
-    then waits until `begin` has returned. If the start or `begin` fails, the yielded function raises the error.
+    If `address` is `local`, a thread starts the cluster and calls `begin`. The yielded function then waits until
+    `begin` has returned. If the start or `begin` fails, the yielded function raises the error.
     """
     if address != "local" or importlib.util.find_spec("ray") is None:
         with connected(address):

@@ -153,7 +153,7 @@ class Crew:
     def answers(self, timeout: float) -> Iterator[tuple[Member, Any, Any]]:
         """Wait at most `timeout` seconds for answers. For each ended job, yield (member, key of the job, result).
 
-        Jobs of an earlier task are left out. If a member dies or is refused, yield (member, None, None). Members that
+        If a member dies or is refused, yield (member, None, None). Jobs of an earlier task are left out. Members that
         have ended a step begin the next; see `Member`. Errors of workers are raised, unless the node is to blame.
         """
         calls = {member.call: member for member in self.members.values() if member.call is not None}

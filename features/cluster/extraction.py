@@ -69,8 +69,8 @@ class Cluster:
     def prepare(self) -> None:
         """Wait until a worker has built the networks, and has saved their facts in the store; see `FactsTask`.
 
-        The wait begins after connecting to the cluster, and ends after two minutes, or when the worker fails. If no
-        worker has this task, there is no wait; see `cluster`.
+        If the worker fails, the wait ends without an error. After connecting, the wait takes at most two minutes. If no
+        worker has a `FactsTask`, there is no wait.
         """
         self.begun().prepared(_PREPARED_SECONDS)
 
@@ -148,12 +148,8 @@ def cluster(
 
     If `config` names no cluster, yield None. Workers start at once, while the caller goes on.
 
-    A worker on this machine, if there is one, builds the networks of `features`. It saves their facts in the store; see
-    `FactsTask`. This is done only if all of these conditions are met:
-
-    - `features` and `extraction` are given.
-    - `features.weights` is a single value, without a `+`.
-    - `may_build_here(features, extraction)` returns false: this process should wait for the facts.
+    If `features` and `extraction` are given, a worker on this machine may build the networks of `features`. The worker
+    then saves the networks' facts in the store; see `FactsTask`.
     """
     if not config.ray:
         yield None

@@ -68,12 +68,13 @@ class Reference:
         self._first: tuple[str, Built] | None = None
 
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
-        """Return whether a worker may build its network now. `on_gpu` tells whether the worker has a GPU.
+        """Return whether a worker may build its network now.
 
-        `building` has a number for each worker with a GPU that is building its network: the seconds since it began.
+        `on_gpu` tells whether the worker has a GPU. `building` has a number for each worker with a GPU that is building
+        its network: the seconds since it began.
 
         If the task finds the batch size by trials, one worker with a GPU makes the trials. The others with a GPU wait
-        until a batch size for a GPU is known, or until all numbers in `building` are over 120. No other worker waits.
+        for the result, or until all numbers in `building` are over 120. Workers without a GPU never wait.
         """
         known = any(kind != "CPU" for kind in self.batch_sizes)
         free = known or all(seconds > _PATIENT_SECONDS for seconds in building)
@@ -82,10 +83,9 @@ class Reference:
     def difference(self, name: str, built: Built) -> str:
         """Describe how the features in `built` differ from the first worker's features.
 
-        `built` comes from a worker on the node `name`. The first call stores `built` as the first worker's features,
-        and returns "". A later call returns "" if the features of the images that both workers have are equal. Each
-        call adds the batch size in `built` to `batch_sizes`, unless it is 0, or one for the same kind of device is
-        known.
+        `built` comes from a worker on the node `name`. The result is "" in the first call, and if the features are
+        equal. Only the images that both workers have are compared. The first batch size over 0 of each kind of device
+        is added to `batch_sizes`.
         """
         if built.batch_size:
             self.batch_sizes.setdefault(built.kind, built.batch_size)

@@ -130,10 +130,10 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return two things: a worker's result with the original paths, and the positions of the files it could not read.
+    """Replace the paths in a worker's result by the original paths.
 
-    The positions are indices in `files`, int64 [n], ascending. The returned result has no rejects for the files at
-    these positions.
+    Returns the new result, and the indices in `files` of the files that the worker could not read, int64 [n],
+    ascending. The new result has no rejects for the unread files.
 
     Args:
         files: the original paths of the inspected files.

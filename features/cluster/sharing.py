@@ -45,17 +45,17 @@ class Sharing:
             sent to the worker.
         advance: is called with the number of items that were just finished.
         unread: takes the positions and the result of a unit; returns the positions of items that the worker could not
-            read. If there is another node, it gets these items as a second try.
+            read. Another node, if there is one, gets a second try at them.
         blind: takes the positions and the result of a unit; returns why the worker's node must be refused, or "" if the
             result is good. `blind` is not called for a second try.
-        worked: is called with a member and a result, for each result of each member.
+        worked: is called with the member and the result, for each result.
         tried: takes the positions and the result of a unit; returns the number of items that cost the worker time, by
-            default all. If this is less than half of a unit, the unit is not used to measure the worker's speed.
+            default all. Units with few such items are not used to measure the worker's speed.
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.
-        window: each new unit begins at one of the first `window` items that `in_order` has not yielded yet. This limits
-            the number of results that `in_order` holds back. None means no limit.
+        window: each new unit begins at one of the first `window` items that `in_order` has not yielded yet. None means
+            no limit.
     """
 
     crew: Crew

@@ -99,9 +99,8 @@ class _Images(Sequence[ImageFile]):
 class UnitStream:
     """Extracts the features of units of images, one unit after the other, in a thread of its own.
 
-    Features that are in `stores` already are not extracted again. While the last images of a unit pass through the
-    network, the first images of the next unit are decoded. So there is no pause between units, if the next unit comes
-    in time. One `ShardWriter` writes the shards of all units.
+    Features that are in `stores` already are not extracted again. If the next unit comes in time, there is no pause
+    between two units. One `ShardWriter` writes the shards of all units.
     """
 
     def __init__(
@@ -206,10 +205,10 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield the images' numbers in it, int64 [n].
+        """Add the images of `unit`, then of later units, to the stream. Yield their numbers in the stream, int64 [n].
 
-        At most 64 numbers are yielded at a time. Images that have features are left out. The iterator ends as soon as
-        no unit is in the queue, because only its end makes the decoder finish a batch that is not full.
+        At most 64 numbers are yielded at a time. Images that have features are left out. If no unit is in the queue,
+        the iterator ends, so that the decoder finishes a batch that is not full.
         """
         try:
             while unit:
@@ -245,10 +244,10 @@ class UnitStream:
         return unit
 
     def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
-        """Collect `features`, which are the features of the images with these `numbers` in the stream.
+        """Collect `features`, the features of the images with these `numbers` in the stream.
 
-        If an image's file has changed since the scan, its features are left out. All collected features are written if
-        a unit is done, or if `ShardWriter.add` returns true.
+        If an image's file has changed since the scan, its features are left out. All collected features are written
+        when a unit is done, or when `ShardWriter.add` returns true.
         """
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
@@ -280,8 +279,8 @@ class UnitStream:
     def _ending(self, after: int) -> Callable[[], None]:
         """Remove the finished units from `_begun`, and return a function that ends them.
 
-        A unit is finished if its last image has a number below `after` in the stream. The `ShardWriter` calls the
-        returned function when the features of these units are on disk.
+        A unit is finished if its last image has a number below `after` in the stream. The returned function must be
+        called when the features of the finished units are on disk.
         """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:

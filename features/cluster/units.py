@@ -37,12 +37,11 @@ class Unit(Generic[Worker]):
 class Units(Generic[Worker]):
     """Divides the images 0 to `images` - 1 into units, gives the units to workers, and takes units back from workers.
 
-    A unit has at most `largest` images. A worker has at most two units. So the worker can begin the second unit without
-    a pause. If a worker takes longer for its unit than an idle worker would need, the idle worker gets the same unit.
-    So a slow worker does not delay the end.
+    A unit has at most `largest` images. A worker has at most two units. If a worker is slow, an idle worker gets the
+    same unit.
 
-    When three workers have died with a unit of several images, the unit is halved. If another worker dies with a half,
-    the half is halved again. When three workers have died with a unit of one image, the image is given up.
+    If three workers have died with a unit of several images, the unit is halved. If another worker dies with a half,
+    the half is halved again. If three workers have died with a unit of one image, the image is given up.
 
     `place` always means the node of a worker.
     """
@@ -88,8 +87,7 @@ class Units(Generic[Worker]):
           `worker` would need for the same unit. Both workers then have this unit.
 
         If `worker` has one unit already, it gets a second one only if no other worker has the first unit, and no worker
-        has died with either unit. So when a unit is given out after a death, and `worker` dies, too, the cause is
-        clear.
+        has died with either unit.
 
         Args:
             now: the present time in seconds, on a clock that never goes back.
@@ -142,7 +140,7 @@ class Units(Generic[Worker]):
         """Record that `worker` has finished `unit`. Return the other workers that have the same unit.
 
         `place` is the node of `worker`. `unread` holds the positions of the images that `worker` could not read. The
-        images at these positions become a new unit, which goes to another node.
+        unread images become a new unit for another node.
         """
         others = [other for other in unit.holders if other != worker]
         for holder in list(unit.holders):
@@ -154,8 +152,8 @@ class Units(Generic[Worker]):
     def die(self, worker: Worker, place: Hashable = None) -> bool:
         """Record that `worker` has died. Return whether an earlier death hit one of its units.
 
-        `place` is the node of `worker`. A unit that another worker still has stays with that worker. Any other unit is
-        given out again or, if three workers have died with it, halved or given up as `Units` says.
+        `place` is the node of `worker`. If another worker has a unit, too, that worker keeps the unit. If not, the unit
+        is given out again, halved or given up; see `Units`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

@@ -81,8 +81,8 @@ class Job(Protocol):
     def do_unit(self, unit: int, items: Any, backwards: bool) -> Any:
         """Do the unit with the number `unit`, and return its result.
 
-        `backwards` is true if another worker has the same unit, and begins with the first items. This worker may then
-        begin with the last items, so that the two meet in the middle.
+        If `backwards` is true, another worker already does the same unit, from its first item on. This worker may then
+        begin with the last item, so that the two meet in the middle.
         """
 
     def tell(self, unit: int) -> int:
@@ -135,10 +135,10 @@ class Worker:
             return job.meet()
 
     def prepare(self, task: Task) -> Any:
-        """Make the job of a task that has no units. Return the result of the job's method `meet`.
+        """Make the job of `task`, which has no units. Return the result of the job's method `meet`.
 
-        The worker may do another task at the same time. If the job builds networks, the next task whose
-        `takes_network` is true can take them over; see `Task.job`.
+        If the job builds networks, the next task whose `takes_network` is true can use these networks. The worker may
+        do another task at the same time.
         """
         self._starting.join()
         with self._preparing:

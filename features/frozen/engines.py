@@ -49,12 +49,8 @@ def engine(backbone: Backbone) -> Engine | None:
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
-    OpenVINO makes the features in two cases:
-
-    - `engine` is not None.
-    - The precision is float32, there is no GPU, and OpenVINO is installed.
-
-    If only OpenVINO is missing for the second case, a message says that float32 features take longer.
+    If `engine` is not None, OpenVINO makes the features. If `engine` is None, OpenVINO makes float32 features on a
+    machine that has OpenVINO and no GPU. If only OpenVINO is missing, a message is printed.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None

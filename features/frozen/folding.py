@@ -13,14 +13,12 @@ def fold_batchnorm(model: keras.Model, example: Any = None) -> keras.Model:
     """Copy `model` for inference, with batch normalisations folded into the convolutions before them.
 
     A normalisation is folded only if no other layer reads the output of the convolution. Layers keep their names and
-    indices. A folded normalisation becomes an identity layer. Dropout becomes an identity layer too, because
-    `training=True` would activate it. A convolution with a folded normalisation stores its weights in its compute
-    precision.
+    indices. Folded normalisations and all dropout layers become identity layers. A convolution with a folded
+    normalisation stores its weights in its compute precision.
 
-    In reduced precision, the rounding of the weights shifts the mean of each output channel by about the same amount on
-    every image. The biases are corrected for this shift (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift
-    is estimated on `example`, an input of `model`, [1, H, W, 3]. A plain grey image is good enough. In float32,
-    `example` is not used.
+    In reduced precision, rounded weights shift the mean of each output channel. The biases are corrected for this shift
+    (Nagel et al. 2019, arXiv:1906.04721, section 4.2). The shift is estimated on `example`, an input of `model`,
+    [1, H, W, 3], such as a plain grey image. In float32, `example` is not used.
     """
     folded = {layer.name: batchnorm for layer, batchnorm in _convolutions_with_batchnorm(model)}
     identities = {batchnorm.name for batchnorm in folded.values()}

@@ -38,8 +38,8 @@ class FrozenBackbone:
 
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time.
 
-    The features of an image do not depend on the other images in the batch. A slot is an index in the batch. If at
-    least half of the slots give the same image equal features, only these slots are used; see `_equal_slots`.
+    The features of an image do not depend on the other images in the batch. Some places of a batch may
+    stay empty, so that an image gets equal features at all other places, if possible; see `_equal_slots`.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -97,17 +97,13 @@ def freeze(
 ) -> FrozenBackbone:
     """Build the fast form of `backbone`. For a backbone with the precision int8, the form is in float32.
 
-    `engine` is the value of the field `engine` in the fingerprint of the features; see `engines.engine`. `keep` is a
-    place in a store. If OpenVINO runs the network, the converted network is written to this place.
+    Args:
+        batch_size: the batch size of the form. If 0, a batch size is chosen.
+        engine: the value of the field `engine` in the fingerprint of the features; see `engines.engine`.
+        keep: a place in a store. If OpenVINO runs the network, the converted network is written to this place.
 
-    If `batch_size` is 0, the batch size is chosen:
-
-    - OpenVINO: 8, or 4 for a large network.
-    - TensorFlow on a GPU: the fastest size, found by trials.
-    - TensorFlow on a CPU: `default_batch_size`.
-
-    If OpenVINO can't run a float32 network, TensorFlow runs this network with the same batch size. If OpenVINO can't
-    run a bfloat16 network, an OptionError is raised.
+    If OpenVINO can't run a float32 network, TensorFlow runs the network. Raises OptionError if OpenVINO can't run a
+    bfloat16 network.
     """
     folded = folded_backbone(backbone)
     if uses_openvino(backbone.precision, engine):
@@ -230,9 +226,8 @@ def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
     """Return the slots of a batch that yield the same bits for the same image, int64 [n], n <= `batch_size`.
 
-    A slot is an index in the batch. The last slots often differ from the others, because a matrix product may add up
-    numbers in another order for the last rows. If fewer than half of the slots agree, all slots are returned. Features
-    of different slots then differ by rounding errors.
+    A slot is an index in the batch. The outputs of the last slots often differ from the others by rounding errors. If
+    fewer than half of the slots agree, all slots are returned.
     """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
@@ -254,11 +249,8 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
     """Return the fastest batch size on a GPU. `seconds` returns the time of a forward pass with a given batch size.
 
-    The first batch size is 48. The batch size is doubled again and again, until one of three conditions is true:
-
-    - The batch size is 1536.
-    - A batch of twice the size does not fit into memory.
-    - Twice the size gives less than 10 % more images per second.
+    The search begins at 48 images. The size is doubled as long as the double size fits into memory, and gives at least
+    10 % more images per second. The largest size is 1536.
     """
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):

@@ -71,10 +71,9 @@ def quantise(
 ) -> None:
     """Write the 8-bit form of `backbone` to `folder`. Print how much int8 features differ from float32 features.
 
-    The ranges of activations are measured on at most 300 images. The features of up to 300 other images are compared.
-    Images are taken in the order of their digests, which is as good as random. If none of the images for the ranges can
-    be decoded, a DataError is raised. Without the extra `int8`, an OptionError is raised. If OpenVINO can't convert the
-    network, an OptionError is raised.
+    The ranges of activations are measured on at most 300 of `images`. The features of up to 300 others are compared.
+    Raises DataError if none of the images for the ranges can be decoded. Raises OptionError if the extra `int8` is not
+    installed, or if OpenVINO can't convert the network.
     """
     openvino, nncf = load_openvino(), _nncf()
     nncf.set_log_level(logging.ERROR)  # it would print its progress on standard output

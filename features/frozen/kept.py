@@ -45,8 +45,8 @@ class KeptNetwork:
     def of(cls, root: Path, name: str, fields: Mapping[str, Any]) -> "KeptNetwork":
         """Return the place of a network's fast form in the store at `root`.
 
-        `name` is the name of a backbone, or `classifier`. `fields` holds everything else that decides the fast form,
-        except the version of OpenVINO and `_VERSION`. This function adds these two versions.
+        `name` is the name of a backbone, or `classifier`. `fields` holds everything else that decides the fast form.
+        The version of OpenVINO and `_VERSION` are added to `fields`.
         """
         identity = {**fields, "kept_version": _VERSION, "openvino": version("openvino")}
         return cls(root, name, json.loads(json.dumps(identity)))  # JSON turns tuples into lists, as in `identity.json`

@@ -100,11 +100,11 @@ class Network:
     def freeze(self, keep: bool = False) -> FrozenBackbone:
         """Start TensorFlow, and return the network's fast form. To build this form takes seconds.
 
-        A form for OpenVINO is loaded from the store if it is there; see `kept`. If it is not, it is built, and with
-        `keep`, it is written to the store.
+        A form for OpenVINO is loaded from the store if possible. If `keep` is true, a new form for OpenVINO is written
+        to the store.
 
-        An 8-bit form is never built here. First call `quantised`, which writes it to the store. If it is missing or
-        damaged, a StoreError is raised.
+        An 8-bit form is only loaded, so call `quantised` first. Raises StoreError if the 8-bit form is missing or
+        damaged.
         """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
@@ -157,14 +157,14 @@ def load_networks(
 ) -> list[Network]:
     """Load one network for each backbone that `config` names.
 
-    Raises OptionError if `config.tokens` is not `mean`, but no network yields tokens. For other errors, see
-    `chosen_cuts`, `resolve_precision` and `build_backbone`.
-
     Args:
         known: facts about backbones. The Keras model of a backbone with known facts is built only when it is needed.
         digest_of: returns the digest of a backbone's weights from three arguments: the backbone's name, its value of
-            `--weights`, and the seed of random weights. If `digest_of` is given, only `.keras` files are read. All
-            other networks can then only make fingerprints.
+            `--weights`, and the seed of random weights. If `digest_of` is given, only `.keras` files are read, and all
+            other networks can only make fingerprints.
+
+    Raises OptionError if `config.tokens` is not `mean`, but no network yields tokens. For other errors, see
+    `chosen_cuts`, `resolve_precision` and `build_backbone`.
     """
     cuts, weights = chosen_cuts(config), chosen_weights(config)
     if digest_of is None:
@@ -195,15 +195,14 @@ def load_networks(
 
 
 def may_build_here(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
-    """Return whether this process should load the networks of `config` without waiting for a worker of a cluster.
+    """Return whether this process should load the networks of `config` now, and not wait for a worker of a cluster.
 
-    The worker would build the networks, and save their facts in the store. This process would then need only the facts.
-    Waiting for the worker is of no use in these cases, so the result is true:
+    A worker would save facts about the networks in the store, and this process would need only the facts. If waiting is
+    of no use, the result is true:
 
     - The store has the facts already.
-    - The precision is `auto`, and the store has no choice of a precision yet. This process must then measure the speed
-      of float32 and bfloat16.
-    - `extraction.rehash` is true. This process must then read the weights.
+    - The precision is `auto`, and the store has no choice of a precision yet.
+    - `extraction.rehash` is true.
     - A network is a `.keras` file.
     """
     untimed = config.precision == "auto" and stored_verdict(extraction.store) is None

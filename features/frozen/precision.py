@@ -37,8 +37,7 @@ def resolve_precision(precision: AskedPrecision, store: Path | None = None) -> P
     """Choose float32 or bfloat16 for `auto` by timing both. Return any other precision unchanged.
 
     If `store` is given, the choice is saved there. All later commands use the saved choice, also on other machines. If
-    several processes choose at the same moment, the choice that is saved first counts for all. If the file with the
-    choice is damaged, a StoreError is raised.
+    the file with the choice is damaged, a StoreError is raised.
     """
     if precision != "auto":
         return precision

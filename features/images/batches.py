@@ -40,12 +40,11 @@ def decoded_dataset(
     """Decode `files`, a `tf.data.Dataset`, on all cores. Return a `tf.data.Dataset` of batches in the same order.
 
     An element of `files` is a tuple (file, decoder, reading, ...) for one image; see `file_columns`. For each image,
-    `finish` is called with the pixels, uint8 [size, size, 3], and with all that follows `reading` in the tuple. A batch
-    has at most `batch_size` rows, and a column for each value that `finish` returns. By default, `finish` returns its
-    arguments.
+    `finish` gets the pixels, uint8 [size, size, 3], and all that follows `reading` in the tuple. By default, `finish`
+    returns its arguments. A batch has at most `batch_size` rows, and a column for each value that `finish` returns.
 
-    An image that TensorFlow can't decode is decoded by Pillow. If Pillow can't decode the image either, `skip` decides:
-    if `skip` is true, the image is left out; if `skip` is false, an error is raised.
+    An image that TensorFlow can't decode is decoded by Pillow. If Pillow can't decode the image either, an error is
+    raised. If `skip` is true, the image is left out instead.
     """
     silence_libjpeg()
     plain = _batch_loader(config, batch_size, finish, skip)

@@ -58,9 +58,9 @@ def decode(data: tf.Tensor, decoder: tf.Tensor | int, reading: tf.Tensor, config
 def decoder_of(image: ImageFile, config: ImageConfig) -> int:
     """Return the decoder of an image, an index into `_DECODERS`.
 
-    A JPEG is decoded at 1/1, 1/2, 1/4 or 1/8 of its size. One side should keep at least `config.size` pixels: the
-    longer side if `config.resize` is `pad`, and the shorter side otherwise. The smallest size that allows this is
-    chosen. If no size allows it, the JPEG is decoded at 1/1.
+    A JPEG is decoded at 1/1, 1/2, 1/4 or 1/8 of its size. The smallest size whose shorter side has at least
+    `config.size` pixels is chosen, or else 1/1. For example, a JPEG of 1000 x 500 pixels is decoded at 1/2 for the size
+    224. If `config.resize` is `pad`, the longer side counts.
     """
     if image.format == "JPEG":
         side = (max if config.resize == "pad" else min)(image.width, image.height)

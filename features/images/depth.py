@@ -22,12 +22,13 @@ _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L
 def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None) -> int:
     """Return how many bits the 16-bit samples of an opened image use: 0, or 8 to 16.
 
-    The result is 0 if the image has no 16-bit samples, or if its decoder scales samples to their full range. The result
-    is 16 if the image is black. In any other case, the result is the largest of three numbers: 8, the bit length of the
-    largest sample that is not alpha, and the number that the header of the file states, if any.
+    `data` holds the bytes of the file. For `first`, see `open_image`.
 
-    `data` holds the bytes of the file. For `first`, see `open_image`. If the pixels are damaged, Pillow may raise an
-    exception of almost any type.
+    An image uses 12 bits, for example, if its largest sample is 4000. Alpha does not count. If the header of the file
+    states more bits, the result is the number in the header. The result is 16 if the image is black. The result is 0 if
+    the image has no 16-bit samples, or if its decoder scales samples to their full range.
+
+    If the pixels are damaged, Pillow may raise an exception of almost any type.
     """
     raw_mode = _raw_mode(image)
     colours = _colours(raw_mode)
@@ -48,11 +49,9 @@ def used_bits(image: ImageFile.ImageFile, data: bytes, first: int | None = None)
 def eight_bits(data: bytes, bits: int) -> Image.Image:
     """Decode a file with 16-bit samples. Return an image with 8-bit samples.
 
-    `data` holds the bytes of the file, and `bits` is 8 to 16. A colour sample is shifted right by `bits` - 8 bits. If
-    the result is over 255, it becomes 255.
-
-    For alpha samples, b is the bit length of the largest alpha in the image, but at least `bits`. An alpha sample is
-    shifted right by b - 8 bits, so that it never exceeds 255.
+    `data` holds the bytes of the file, and `bits` is 8 to 16. A sample is shifted right by `bits` - 8 bits. A colour
+    over 255 then becomes 255. If the largest alpha has more than `bits` bits, alphas are shifted further, so that none
+    exceeds 255.
     """
     found, mode = _samples(data)
     scaled = np.minimum(found >> (bits - 8), 255).astype(np.uint8)
@@ -109,10 +108,10 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, the value of `--bits`, with a number in place of `folder`.
+    """Return `asked`, the value of `--bits`. If `asked` is `folder`, return a number instead, as a string.
 
-    `bits` holds the numbers that `used_bits` returns for the images of the folder, each at least once. The number that
-    replaces `folder` is the largest of them, or 16 if none is above 0.
+    `bits` holds the results of `used_bits` for the images of the folder. The number is the largest of `bits`, or 16 if
+    none is above 0.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 

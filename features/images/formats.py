@@ -63,8 +63,8 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding
 
     Return None if neither the suffix of `name` nor `data` shows that the file is an image.
 
-    For some files, the orientation and the bits in use are found only by decoding the pixels. If `decoding` is false,
-    no pixels are decoded. In the header, `orientation` is then 1, and `bits` is 0. `completed` finds the true values.
+    If `decoding` is false, no pixels are decoded. The fields `orientation` and `bits` of the header are then 1 and 0.
+    `completed` fills in the true values.
     """
     named = is_image(name, b"")
     format = _format_of(data)
@@ -82,8 +82,8 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding
 def inspect_pages(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> list[Header | Fault]:
     """Return the header or fault of each page of a file. Only a TIFF can have more than one page.
 
-    The list holds one fault if the first page has a fault, or if there are more than `MOST_PAGES` pages. If
-    `inspect_bytes` returns None, the list is empty.
+    If the first page has a fault, or if there are more than `MOST_PAGES` pages, the list holds one fault. If the file
+    is no image, the list is empty.
     """
     first = inspect_bytes(data, name, max_pixels)
     if not isinstance(first, Header):
@@ -122,9 +122,8 @@ def _header(
 ) -> Header | Fault:
     """Read the header of an image with Pillow. Return the header, or the fault that makes the image unusable.
 
-    If Pillow can't read the image, this function may raise an exception of almost any type.
-
     `pages` is the number of pages in the file. For `first`, see `open_image`; for `decoding`, see `inspect_bytes`.
+    Raises an exception of almost any type if Pillow can't read the image.
     """
     with open_image(data, format, first) as image:
         width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
@@ -184,10 +183,10 @@ def is_image(name: str | Path, prefix: bytes) -> bool:
 
 
 def _is_heic(data: bytes) -> bool:
-    """Return whether a file is HEIC, judged by its brands: names of four letters near its beginning.
+    """Return whether a file is HEIC, judged by its brands.
 
-    If the first brand is HEIC's own, the file is HEIC. If HEIC and AVIF share the first brand, the file is HEIC only if
-    a later brand is HEIC's own.
+    If the first brand is HEIC's own, such as `heic`, the file is HEIC. If the first brand is shared by HEIC and AVIF,
+    such as `mif1`, the file is HEIC only if a later brand is HEIC's own.
     """
     if data[4:8] != b"ftyp":
         return False

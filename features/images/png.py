@@ -12,11 +12,8 @@ _MOST_TEXT = 1 << 20  # bytes; Pillow refuses a file with a compressed text that
 def without_texts(data: bytes) -> bytes:
     """Return the bytes of a PNG file without its colour profiles, and without most of its texts.
 
-    Only one kind of text is kept: a text that may hold an EXIF orientation, and has at most 1 MiB, both packed and
-    unpacked. If `data` is no PNG file, it is returned unchanged.
-
-    Pillow would refuse an image whose texts are too long, or in which a compressed text or colour profile unpacks to
-    more than 1 MiB.
+    Pillow would refuse an image with very long texts or profiles. A text is kept if it may hold an EXIF orientation,
+    and has at most 1 MiB, both packed and unpacked. If `data` is no PNG file, `data` is returned unchanged.
     """
     if not data.startswith(_SIGNATURE):
         return data

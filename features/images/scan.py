@@ -44,8 +44,7 @@ class ImageFile:
     def is_unchanged(self) -> bool:
         """Return whether the file still has the size and modification time that the scan found.
 
-        An unchanged file is assumed to have the digest that the scan found. For a URL, the server is asked for the
-        version. If it gives no value that changes with the object, the file counts as changed.
+        For a URL, the server is asked for the object's version. If the server gives none, the file counts as changed.
         """
         try:
             known = self.mtime_ns != 0 or not is_url(self.file)
@@ -86,7 +85,7 @@ def inspect_image(
     """Read the digest and header of one file. Return a list with one image, or with a reject if the file is unusable.
 
     If `pages` is `all`, the list holds one image or reject for each page of a TIFF. If neither the name nor the content
-    of the file shows that the file is an image, the list is empty. But a URL that can't be read always gives a reject.
+    of the file shows that the file is an image, the list is empty. If a URL can't be read, the list holds a reject.
     Raises DataError if this machine lacks the credentials for a URL. For `tars`, see `content_elsewhere`.
     """
     path = str(path)

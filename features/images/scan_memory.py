@@ -60,11 +60,11 @@ class ScanMemory:
             self._more[self.images.files[row]][int(page[row])] = row
 
     def recall(self, files: Paths, pages: Pages = "first") -> tuple[np.ndarray, np.ndarray]:
-        """Find the images of `files` in this memory. Files that it lacks, or that have changed since, are left out.
+        """Find the images of `files` in this memory. Unknown and changed files are left out.
 
         Return two arrays, int64 [n]. The first array holds the row of each image in `self.images`. The second array
-        holds the position of the image's file in `files`, ascending. If `pages` is `all`, the images of a TIFF are all
-        its pages, in order. If the memory lacks one of the pages, the TIFF is left out.
+        holds the position of the image's file in `files`, ascending. If `pages` is `all`, each page of a TIFF is an
+        image. If the memory lacks a page of a TIFF, the TIFF is left out.
         """
         paths = list(self._relative(files))
         hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
@@ -182,10 +182,10 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield the path of each image's file: the path of the image, without the number of the page at its end.
+    """Yield the path of each image's file. For example, the file of the image `a.tif#2` is `a.tif`.
 
     `paths`, uint8 [bytes], holds the paths of N images (`ImageFile.path`), separated by zeros. `page`, [N], holds their
-    page numbers. The path of a first page has no number. Raises ValueError if there are not N paths.
+    page numbers, from 1. Raises ValueError if there are not N paths.
     """
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths

@@ -129,11 +129,9 @@ def list_pages(data: bytes) -> list[Page]:
 def is_camera_raw(data: bytes) -> bool:
     """Return whether a TIFF is camera raw.
 
-    A TIFF is camera raw if at least one of these is true:
-        the first image is a reduced copy. Other readers would take this copy for the photograph.
-        the file has the marks of CR2 or DNG.
-        one of the first 16 directories describes the data of a camera's sensor.
-        a sub-directory of the first directory describes the data of a camera's sensor.
+    A TIFF is camera raw if its first image is a reduced copy, if it has the marks of CR2 or DNG, or if a directory
+    describes the data of a camera's sensor. Only the first 16 directories and the sub-directories of the first
+    directory are searched.
     """
     chain = list(_directories(data, most=_MOST_OWN))
     if not chain:
@@ -168,10 +166,10 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield two things for each page of a TIFF: the position of its directory in the chain, and the directory itself.
+    """Yield a pair for each page of a TIFF: the position of its directory in the chain, and the directory.
 
-    Positions count from 0. If `sensors` is a list, the positions of directories that describe the data of a camera's
-    sensor are appended to `sensors`.
+    Positions count from 0. If `sensors` is a list, the positions of directories with the data of a camera's sensor are
+    appended to `sensors`.
     """
     count = 0
     for number, one in enumerate(_directories(data)):
@@ -198,8 +196,8 @@ def _head(data: bytes, first: int) -> bytes:
 def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
     """Yield the directories in the chain of a TIFF. Yield at most `most` directories, or all if `most` is None.
 
-    The chain ends before a damaged directory, and before a directory that was already yielded. The chain also ends if
-    its directories take more bytes than the file has, or more than `_MOST_BYTES`.
+    The chain ends before a damaged directory, and before a directory that was already yielded. The directories take at
+    most `_MOST_BYTES` bytes together.
     """
     layout = _layout(data)
     try:

@@ -61,8 +61,8 @@ class Claims:
     def take(self, portion: str, again: bool = False) -> Claim:
         """Try to claim a portion for this process. Return the answer.
 
-        A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. A claim with an empty
-        file is void after a minute. The answer is the first of these that applies:
+        A claim is void if its process has ended, or has not renewed the claim for `VOID_SECONDS`. The answer is the
+        first of these that applies:
             DONE: a process has just extracted the portion. If `again` is true, this answer is not given.
             BUSY: another process has a claim that is not void, or this process has called `release_all`.
             TAKEN_OVER: there was a void claim. This process should extract the portion.
@@ -167,8 +167,8 @@ class Claims:
     def _is_void(self, portion: str) -> bool:
         """Return whether the claim of another process on a portion is void; see `take`.
 
-        The time since a claim was renewed is measured in two ways, and the longer one counts. One is the age of the
-        file by the disk's clock. The other is the time for which this process has seen the file unchanged.
+        The age of a claim is measured by the disk's clock, and by the time for which this process has seen the file
+        unchanged. The larger age counts.
         """
         # The time of day on this host may differ from the disk's clock by more than `VOID_SECONDS`.
         claim = self._file(portion, "claimed")

@@ -42,15 +42,15 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 
 
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
-    """Compact a store that has many shards, unless that disturbs another process.
+    """Compact a store that has more than `MANY_SHARDS` shards, unless that disturbs another process.
 
-    The store has many shards if it has more than `MANY_SHARDS` of them. If at least `MANY_SHARDS` shards have more than
-    half of `large` bytes, only the other shards are counted.
+    A shard is large if it has more than half of `large` bytes. If at least `MANY_SHARDS` shards are large, only the
+    other shards are counted.
 
     Compaction ends early, or does not begin, in three cases:
 
     - Another process has a claim on the store.
-    - With the next new shard, the replaced shards would take more than half of the disk's free space.
+    - The replaced shards could take more than half of the disk's free space.
     - The time is over: one minute or a tenth of `extraction_seconds`, whichever is longer.
 
     A later call continues the compaction. If a shard is damaged or can't be written, a message is printed, and no error
@@ -107,8 +107,7 @@ def drop_unused(store: FeatureStore, used: Collection[str]) -> None:
 def drop_shards(store: FeatureStore, shards: Collection[Path]) -> None:
     """Remove the files of `shards`, and of all retired shards. If `shards` is empty, do nothing.
 
-    Features that were only in `shards` must be extracted again. A folder that has the name of a shard is not removed,
-    but the store no longer uses this shard.
+    Features that were only in `shards` must be extracted again.
     """
     if shards:
         store.retire(shards)
@@ -165,11 +164,11 @@ def _rewrite(
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: Collection[str] | None, rows: int
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
-    """Yield the content of `shards` in batches of up to `rows` rows. Only a batch of a single shard can have more rows.
+    """Yield the content of `shards` in batches of up to `rows` rows. A shard with more rows is a batch of its own.
 
-    Each batch has three parts: some of `shards`, the digests in these shards, and the features of these digests.
-    Digests are `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, digests that are not in `wanted`
-    are left out. Features are [n, *shape] in the stored dtype.
+    A batch has three parts: some of `shards`, the digests in these shards, and the features of these digests. Digests
+    are `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, only digests in `wanted` are yielded.
+    Features are [n, *shape] in the stored dtype.
     """
     sources: list[Path] = []
     digests: list[np.ndarray] = []

@@ -188,9 +188,7 @@ def names_in_use(segments: Sequence[Segment]) -> tuple[list[str], np.ndarray]:
 class Index:
     """The digests of some shards, with the shard and the row of each digest. An index is never changed.
 
-    A shard may be in several segments, but is in use in exactly one. A segment in memory takes 40 bytes per digest. New
-    shards make a new segment. It is merged with the segment before it if that one is in memory and at most twice as
-    large. So large segments are seldom merged.
+    A shard may be in several segments, but is in use in exactly one. A segment in memory takes 40 bytes per digest.
     """
 
     folder: Path  # of the shards
@@ -250,8 +248,8 @@ class Index:
         """Yield the slabs that hold `digests`, `DIGEST` [N]. A slab spans at most `rows` rows of one shard.
 
         Each digest must be in a shard. If a digest is in several shards, the first shard by name is used. All slabs of
-        a shard follow one another. `shuffled` draws the order of the shards, and of the slabs within each shard. If it
-        is None, shards are in the order of their names, and slabs in the order of their rows.
+        a shard follow one another. If `shuffled` is given, the shards, and the slabs of each shard, are in random
+        order. If `shuffled` is None, shards are sorted by name, and the slabs of a shard by row.
         """
         names = list(self.shards)
         shards, lines = self._located(digests)

@@ -50,8 +50,7 @@ def index_folders(entries: Iterable[str]) -> frozenset[str]:
 def read_kept_index(folder: Path, shards: Collection[str]) -> Index:
     """Return the kept index of the store in `folder`, limited to `shards`. The index may lack some or all of `shards`.
 
-    A segment of the index may be damaged, for example in a store from elsewhere. A damaged segment is ignored. Nothing
-    is lost, because the shards hold the same digests.
+    Damaged segments of the index are ignored.
     """
     for _ in range(_TRIES):
         places = _current(folder)
@@ -105,8 +104,8 @@ def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) 
 def keep_index(folder: Path, form: ShardFormat) -> None:
     """Bring the kept index of the store in `folder` up to date, if the store is large.
 
-    New shards are added only if there are many of them. Memory use does not grow with the number of digests. Nothing is
-    done if another process is updating the index, or if the folder can't be written to. Raises OSError if the disk is
+    New shards are added only if there are many. If another process is updating the index, or if the folder can't be
+    written to, nothing is done. Memory use does not grow with the number of digests. Raises OSError if the disk is
     full. Raises StoreError if a shard is damaged, or if a segment does not fit its shards.
     """
     if not os.access(folder, os.W_OK):  # else shards would be read in vain
@@ -153,11 +152,10 @@ def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
     """Return the segments that should stay as they are. The caller merges all others.
 
     `segments` must be sorted by `size`, the largest first. A segment is worn if at least half of its digests are in
-    shards that are not in use. A segment stays if all of these are true:
+    shards that are not in use. No worn segment stays.
 
-    - It is not worn.
-    - Its size is more than twice the total size of all worn segments and all later segments.
-    - All earlier segments that are not worn stay, too.
+    Another segment is small if its size is at most twice the total size of all worn and all later segments. The first
+    small segment and all later segments do not stay.
     """
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)

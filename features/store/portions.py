@@ -47,15 +47,15 @@ def portion_size(images: int) -> int:
 
 
 def cut_into_portions(digests: Sequence[str] | np.ndarray, missing: Collection[str]) -> Portions:
-    """Cut `digests` into portions. Then drop the digests that are not in `missing`, and the portions without digests.
+    """Cut `digests` into portions. Then drop digests that are not in `missing`, and portions that have become empty.
 
     Args:
         digests: hexadecimal, or an array of dtype `DIGEST`; all different, and at least one.
         missing: hexadecimal.
 
-    A portion ends at a digest that begins with b bits of 0, or at the last digest; 2^b is the result of `portion_size`.
-    The portion is named after this digest. So processes with the same `digests` find the same portions, whatever is
-    missing. If a few digests are added, most portions stay the same.
+    A portion ends at a digest that begins with enough bits of 0, or at the last digest. The portion is named after this
+    digest. So processes with the same `digests` find the same portions, whatever is missing. If a few digests are
+    added, most portions stay the same.
     """
     bits = int(np.log2(portion_size(len(digests))))
     raw = raw_digests(digests)

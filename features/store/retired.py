@@ -37,10 +37,10 @@ def in_use(entries: Collection[str]) -> list[str]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Put in use a `shard` that was just written. Return whether the shard is in use now.
+    """Put `shard`, which was just written, in use. Return whether the shard is in use now.
 
-    If an equal shard was retired earlier, its `.retired` marker is still there, and is removed. If another process
-    removed the shard meanwhile, return False. The caller must then write the shard again.
+    If an equal shard was retired earlier, its `.retired` marker is removed. If another process removed the shard
+    meanwhile, the result is False. The caller must then write the shard again.
     """
     try:
         shard.with_name(f"{shard.name}.retired").unlink()

@@ -36,8 +36,8 @@ _AT_A_TIME = 1 << 16  # digests that are looked up
 def create_folder(folder: Path, root: Path | None = None) -> None:
     """Make the folder of a store if it is missing. Remove half-written files of killed processes from the folder.
 
-    Raises StoreError if `folder` can't be made or written to. If writing is not permitted, the message names `root`,
-    the value of `--store`. Without `root`, every message names `folder`.
+    `root` is the value of `--store`, for messages; by default `folder`. Raises StoreError if `folder` can't be made or
+    written to.
     """
     try:
         with writable(root or folder):
@@ -281,8 +281,8 @@ class FeatureStore:
     def _refreshed(self) -> Index:
         """Return the index of the shards on disk.
 
-        The folder is listed at each call, because other processes write shards, too. If the kept index has changed, the
-        new kept index is mapped. Then the digests of shards that are not in the index are read.
+        The folder is listed at each call, because other processes write shards, too. Digests are read only from shards
+        that are not in the index yet.
         """
         entries = retired.entries_of(self.folder)
         while True:

@@ -65,9 +65,8 @@ class _Collected:
 class ShardWriter(Generic[Key]):
     """Collects features and writes them as shards. `stores` maps each cut to its store.
 
-    `add` collects features. It returns True if the number, size or age of the collected features has reached a limit.
-    The caller should then call `write`, so that a killed process loses few features. A thread writes the shards, so
-    that forward passes continue meanwhile.
+    `add` collects features. If `add` returns True, the caller should call `write`, so that a killed process loses few
+    features. A thread writes the shards.
     """
 
     def __init__(
@@ -80,10 +79,10 @@ class ShardWriter(Generic[Key]):
         """Prepare to collect the features of `digests`.
 
         Args:
-            expected: the number of images that all processes together will extract, if it is larger than the number of
-                `digests` without features. It decides the size of a shard; see `shard_size`.
-            part: whether `digests` are one of many parts of the images to extract. If so, `keep_shards_small` has no
-                effect.
+            expected: how many images all processes together will extract. This number decides the size of a shard; see
+                `shard_size`. If more of `digests` lack features, their number decides.
+            part: whether `digests` are one of many parts of the images to extract. If `part` is true,
+                `keep_shards_small` has no effect.
         """
         raw = raw_digests(digests)
         self._parts = {
@@ -118,8 +117,7 @@ class ShardWriter(Generic[Key]):
         """Return the digests that still lack features in one or more stores.
 
         A digest whose features were collected does not count as lacking, even if its features are not written yet.
-        The folders of the stores are not listed again. Features that other processes wrote after the last listing are
-        not seen.
+        Features that other processes wrote after the last listing of the stores are not seen.
         """
         return set().union(*(part.lacking for part in self._parts.values()))
 
@@ -183,9 +181,8 @@ class ShardWriter(Generic[Key]):
     def write(self, then: Callable[[], None] = lambda: None) -> None:
         """Write the collected features as shards, in a thread. The thread calls `then` when the shards are on disk.
 
-        If the thread is still writing earlier features, it writes the collected features next. In this case, this
-        method returns at once, unless the collected features fill a large shard: then this method waits for the thread
-        first.
+        This method does not wait until the features are on disk. If the thread is still writing earlier features, and
+        the collected features fill a large shard, this method waits until the earlier features are on disk.
 
         An error of the thread is raised here or by `wait`. After an error, `then` is not called.
         """
@@ -215,10 +212,8 @@ class ShardWriter(Generic[Key]):
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
         """Write `shards`, and then call each function in `then`.
 
-        Then do the same with the features that were collected meanwhile, in two cases:
-
-        - `write` was called meanwhile. The functions to call are the arguments of these calls of `write`.
-        - `keep_shards_small` was called, and the features fill a small shard.
+        If `write` was called meanwhile, write the features that were collected meanwhile, and call the functions that
+        were given to `write`. If `keep_shards_small` was called, also write features that fill a small shard.
         """
         try:
             while True:

@@ -44,18 +44,17 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    A candidate is a network at one cut. There are two kinds of networks: networks with features in the store, and
-    networks to try. With each network to try, the features of a sample of the images are extracted. All candidates are
-    judged on train and val, never on test.
-
-    Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
-    `config` names several backbones, or a cut that is a map. Extraction raises the errors of `featured.cache_features`.
+    The networks to try and the networks with features in the store are judged on train and val, never on test. With
+    each network to try, the features of a sample of the images are extracted.
 
     Args:
-        config: the settings of the networks to try. If `asked` names no network and the store has no candidates, the
-            backbone of `config` is tried.
+        config: the settings of the networks to try. If `asked` names no network and the store has no features of the
+            images, the backbone of `config` is tried.
         asked: the networks to try, and the size of the sample.
         seed: decides the sample, the folds and, if `data` has no split folders, the splits.
+
+    Raises DataError if no head can be trained on `data`, or if `data` has too few images. Raises OptionError if
+    `config` names several backbones, or a cut that is a map. For other errors, see `featured.cache_features`.
     """
     if len(chosen_backbones(config)) > 1:
         raise OptionError(f"--backbone {config.backbone}: networks are judged one by one; name each by --try")
@@ -127,8 +126,8 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
     """Return the accuracy of a network's best candidate minus the accuracy of its deepest candidate.
 
-    A candidate is one cut of one network. `chosen` is the index of any candidate of this network. `stores` and `right`
-    have the store and the accuracy of every candidate.
+    A candidate is one cut of one network. `stores` and `right` have the store and the accuracy of every candidate.
+    `chosen`, the index of a candidate, tells which network is meant.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]

@@ -142,12 +142,11 @@ def _named(network: str) -> str:
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
     """Return the settings for extracting features of the network `name` alone, at the cuts to try.
 
-    There are two cases:
+    If the network is a backbone of `config`, all settings come from `config`. If `config` has no cuts of this backbone,
+    `_cuts` chooses the cuts.
 
-    - The network is a backbone of `config`: all settings come from `config`; see `restricted`. If `config` has no cuts
-      of this backbone, `_cuts` chooses the cuts.
-    - The network is no backbone of `config`: the weights are ImageNet's, `rescale` and `tokens` have their defaults,
-      and `_cuts` chooses the cuts. All other settings come from `config`.
+    If the network is no backbone of `config`, the weights are ImageNet's, `rescale` and `tokens` have their defaults,
+    and `_cuts` chooses the cuts. All other settings come from `config`.
     """
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)

@@ -41,10 +41,9 @@ class Gain:
 def make_folds(examples: Sequence[Example], data: Path, seed: int = 0) -> list[Fold]:
     """Divide `examples` into folds, stratified by class. `data` is used only in error messages.
 
-    All copies of an image are in one fold, and all images of a group are in one fold. If each class has at least five
-    different images or groups, there are five folds. If not, the class with the fewest images or groups sets the number
-    of folds, but there are at least two. Raises DataError if a fold is empty, or if all images outside a fold are of
-    one class.
+    All copies of an image are in one fold, and all images of a group are in one fold. There are five folds. If a class
+    has only three different images or groups, for example, there are three folds. There are always at least two folds.
+    Raises DataError if a fold is empty, or if all images outside a fold are of one class.
     """
     labels, groups = np.array([one.label for one in examples]), unit_names(examples)
     count = max(min(_FOLDS, rarest(labels, groups)[1]), 2)
@@ -100,8 +99,8 @@ def held_out(
 def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> Gain:
     """Return how much the accuracy of a linear probe grows if the number of training images doubles.
 
-    For each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of
-    them. If any of these halves has images of only one class, the gain is 0, with an interval from -1 to 1.
+    In each fold, a probe that is fitted to all training images is compared with a probe that is fitted to half of them.
+    If any of these halves has only one class, the gain is 0, with an interval from -1 to 1.
     """
     halves = list[Fold]()
     for number, (train, held) in enumerate(folds):
@@ -142,10 +141,10 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> np.ndarray:
-    """Predict the class of each image: the most frequent class of its five nearest images in other folds, int64 [N].
+    """Predict the class of each image from its five nearest images in other folds. Return int64 [N].
 
-    The nearest image has rank 1. Of equally frequent classes, the class whose images have the lowest sum of ranks is
-    predicted.
+    The most frequent class of the five is predicted. If classes are equally frequent, the lowest sum of ranks decides.
+    The nearest image has rank 1.
     """
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties
@@ -178,7 +177,7 @@ def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: 
     Args:
         left: the left singular vectors of the features, [N, R].
         squares: the squared singular values of the features, [R].
-        target: the values that the model predicts, float [N]: 1 for images of a class, and 0 for the rest.
+        target: the values that the model predicts, float [N]; 1 for images of a class, and 0 for the rest.
         shape: the shape of the features, (N, D).
     """
     count, width = shape

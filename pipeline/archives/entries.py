@@ -74,8 +74,8 @@ class Entry:
 def message_of(error: Exception) -> str:
     """Return the message of an error, for the user.
 
-    The message of a `HeadstartError` is returned unchanged. Of any other message, only the first characters are
-    returned, in one line, because a library's message may quote bytes of the archive.
+    The message of a `HeadstartError` is returned unchanged. Any other message is shortened to one line, because a
+    library's message may quote bytes of the archive.
     """
     if isinstance(error, HeadstartError):
         return str(error)

@@ -137,9 +137,10 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` says for each name whether a program for Windows wrote it. The backslashes of such a name become slashes.
-    Any other name keeps its backslashes. But if no name is from Windows, and every name has a backslash but no slash,
-    all backslashes become slashes.
+    `windows` says for each name whether a program for Windows wrote it. Backslashes become slashes in two cases:
+
+    - A program for Windows wrote the name.
+    - No name is from Windows, and every name has a backslash but no slash.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):

@@ -115,9 +115,9 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Add `size` to the number of unpacked bytes of all archives. Raise a DataError if this sum is too large.
+        """Add `size` to the number of unpacked bytes of all archives.
 
-        Also raise a DataError if `files`, the number of files in one archive, is too large. For the limits, see
+        `files` is the number of files in one archive. Raises DataError if the sum or `files` is too large; see
         `require_within_limits`.
         """
         self._total += size
@@ -146,10 +146,10 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
-        """Append `blocks` to a temporary file without a name. Return the appended part of this file.
+        """Append `blocks`, the unpacked content of an archive, to a temporary file. Return the appended part.
 
-        `blocks` yields the unpacked content of an archive. The archive itself has `packed` bytes. Raises DataError if
-        the archive can't be unpacked, or if its content exceeds the limits.
+        `archive` names the archive in errors, and `packed` is its size in bytes. Raises DataError if the archive can't
+        be unpacked, or if its content exceeds the limits.
         """
         if self._room is None:
             self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115

@@ -115,9 +115,8 @@ def _cut_number(store: FeatureStore) -> int:
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
     """Decode the images that have no features in `stores`. Return a reject for each failure.
 
-    Of several copies, only one is decoded. A store is ignored if the rules of decoding have changed since its images
-    were decoded; see `PIXELS_VERSION`. A store is also ignored if its value of `truncated` differs from
-    `settings.truncated`.
+    Of several copies, only one is decoded. A store counts only if its images were decoded by the present rules (see
+    `PIXELS_VERSION`), and with the same value of `truncated` as in `settings`.
     """
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}

@@ -10,14 +10,12 @@ from headstart.pipeline.data.reading import read_data
 
 
 def label_problems(scanned: Scan, data: Path, config: DataConfig) -> list[str]:
-    """Find out why training will refuse the labels of `data`. Return the reason in a list, or [] if there is none.
+    """Return the reason why training will refuse the labels of `data`, in a list, or [] if there is none.
 
-    Images without labels are no problem in two cases:
+    `scanned` is the result of `scan` for `data`, with `labelled` false. Missing labels are no reason in two cases:
 
     - The layout is `none`.
     - No image has a label, and all images lie in one folder.
-
-    `scanned` is the result of `scan` for `data`, with `labelled` false.
     """
     without = [example.image.file for example in scanned.examples if example.label < 0]
     if not without or config.layout == "none" or (not scanned.class_names and _in_one_folder(scanned, data)):

@@ -120,7 +120,7 @@ def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
     Args:
         names: the names of the files in the folder.
         folders: the paths of the folder's subfolders.
-        ours: paths of folders that headstart made. All such subfolders of this folder must be among them.
+        ours: the paths of the subfolders that headstart made. Paths of other folders do no harm.
     """
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run

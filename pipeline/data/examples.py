@@ -283,10 +283,10 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return `reject` for the file at `path`, which is the file of `reject` or a copy of it.
+    """Return `reject` with the path `path`. The file at `path` has the same content as the file of `reject`.
 
-    If the file of `reject` vanished or could not be read, a copy may be good. The result for a copy then names the
-    file of `reject`, and tells the user to repeat the command.
+    If the file of `reject` could not be read, a copy of it may be good. The reject of the copy then tells the user to
+    repeat the command.
     """
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)

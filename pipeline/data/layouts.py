@@ -1,8 +1,7 @@
 """Find the splits and classes of a data set from the names of its folders and files.
 
-The functions are pure: their input is a list of names. Clear names are read as a person would read them, and lines of
-text describe the reading. Names with several possible readings raise a DataError. Its message says which options choose
-a reading.
+The functions take lists of names, and open no files. Lines of text tell the user how the names were read. If the names
+have several possible readings, a DataError names the options that choose a reading.
 """
 
 from collections import Counter

@@ -152,9 +152,8 @@ def matched(
 ) -> list[str | None]:
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
-    In the main thread of any system except Windows, `match` must return within about a second for each name. If it does
-    not, an OptionError is raised. The message names `option`. A pattern with nested repetitions, such as `(a+)+`, can
-    take longer than a second.
+    Raises OptionError if `match` takes more than about a second for a name. Nested repetitions, such as `(a+)+`, can
+    take so long. The message names `option`. On Windows, and outside the main thread, there is no time limit.
     """
     found: list[str | None] = []
     try:

@@ -124,10 +124,9 @@ def read_names(
         empty: folders without files, relative to `where`.
         labelled: whether labels are needed.
 
-    If `read_layout` raises a DataError, but `labelled` is false and `config.label_from` is empty, no file gets a label
-    or a split. Any other DataError of `read_layout` is raised. Also raises DataError if `labelled` is true and no file
-    has a label, or if `config.group` matches no path. Raises OptionError if `config.group` or `config.label_from` takes
-    seconds on a path.
+    Raises the DataError of `read_layout` if `labelled` or `config.label_from` is set. If neither is set, no file gets a
+    label or a split instead. Also raises DataError if no file has a needed label, or if `config.group` matches no path.
+    Raises OptionError if `config.group` or `config.label_from` takes seconds on a path.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)

@@ -1,9 +1,8 @@
 """Find near-duplicates: images of one picture that was encoded again, scaled or slightly cropped.
 
-Near-duplicates must be alike by two measures. First, the nearest neighbours of an image by whitened features become its
-candidates. Then the thumbnail of the image is compared with the thumbnail of each candidate. The comparison leaves out
-everything that the image shares with farther neighbours. Without this step, any two chest X-rays would be alike.
-ARCHITECTURE.md, decision 16, gives the measurements.
+The candidates for an image are its nearest neighbours by whitened features. The thumbnail of the image is compared with
+the thumbnail of each candidate. The comparison leaves out everything that the image shares with farther neighbours.
+Without this step, any two chest X-rays would be alike. ARCHITECTURE.md, decision 16, gives the measurements.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ class Pair:
 def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None = None) -> list[list[int]]:
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
-    Returns the positions in `images` of each group, ascending. Each image of a group is a near-duplicate of at least
-    one other image of the group, by features and by pixels. A group has at least two different images, and all of their
-    copies (images with equal bytes). Images that can't be decoded, and images of one colour, are in no group.
+    Returns a list for each group: the positions of its images in `images`, ascending. If A is a near-duplicate of B,
+    and B of C, all three are in one group. Copies (images with equal bytes) are in the same group, but copies alone are
+    no group. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
         images: may contain copies.
@@ -236,8 +235,8 @@ def _background(
 ) -> np.ndarray:
     """Return the mean thumbnail of the eight usable neighbours that look most like an image, float [SIDE, SIDE].
 
-    A neighbour is usable if it has a thumbnail, if it is not one of the first eight in `around`, and if its cosine is
-    so low that it can't be a copy. If fewer than eight are usable, all of these are used. If none is, the mean is 0.
+    A usable neighbour has a thumbnail, is not one of the first eight in `around`, and has a cosine that is too low for
+    a copy. If fewer than eight are usable, the mean is over all usable neighbours. If none is usable, the mean is 0.
 
     Args:
         plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.

@@ -101,10 +101,10 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images the splits get further from `wanted` if the group at position `at` goes to `split`.
+        """Return by how much the distance from `wanted` grows if the group at position `at` goes to `split`.
 
-        The numbers of images that are missing or too many are added up over all classes and splits. If this sum
-        becomes smaller, the result is negative.
+        The distance is the number of images that are missing or too many, added up over all classes and splits. If the
+        distance shrinks, the result is negative.
         """
         cost = 0
         for label, count in self._contents[at].items():

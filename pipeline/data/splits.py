@@ -25,18 +25,18 @@ def assign(items: Items | Sequence[Item], seed: int, fractions: Mapping[str, flo
         fractions: the fractions of `val` and `test`. A split that is missing or has 0 gets no further images.
 
     Equal images are in the same group. An image without a group is a group of its own. If a group already has images in
-    test, those of its images that the data set gives to train (`Item.of_train`) count as a separate group.
+    test, its images with a true `Item.of_train` are a separate group.
 
-    These rules decide the split of a group. A later rule takes precedence over an earlier one.
+    These rules decide the split of a group. An earlier rule takes precedence over a later one.
 
-    - Groups are ordered by a hash of `seed` and digest. In each class, the first groups get test, the next groups get
-      val, and all other groups get train.
-    - Val and test get their fractions of the images of each class, rounded to whole images. With large groups,
-      the sizes are less exact.
-    - If possible, each class has a group in train, and in each split whose fraction is above 0. A class with too few
-      groups has a group in train first, then in val.
     - If images of a group already have a split, the group gets the most frequent of their splits. In a tie, test goes
       before val, and val before train.
+    - If possible, each class has a group in train, and in each split whose fraction is above 0. A class with too few
+      groups has a group in train first, then in val.
+    - Val and test get their fractions of the images of each class, rounded to whole images. With large groups,
+      the sizes are less exact.
+    - In each class, groups are ordered by a hash of `seed` and digest. The first groups get test, the next groups get
+      val, and all other groups get train.
     """
     items = Items.of(items)
     rank = _rank(items, seed)
@@ -76,9 +76,9 @@ def complete(
     `given` holds the names of the splits that the data set gives. If `takes_val_from_train(given, fractions)` is true,
     items without a split get train or val. If it is false, they get train, val or test.
 
-    A split that was given stays, even if other items of the same group have another split. A split that was drawn
-    earlier (see `Item.drawn`) may change, but only if at least one item has no split. The lines say how splits were
-    drawn. They also warn of groups and of copies that lie in more than one split.
+    A split that was given never changes. If at least one item has no split, splits that were drawn earlier (see
+    `Item.drawn`) may change. The lines say how splits were drawn. They also warn of groups and of copies that lie in
+    more than one split.
     """
     items = Items.of(items)
     if not (without := items.without_split).any():
@@ -255,11 +255,11 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images val and test should have of each class: a number for each pair (class, split).
+    """Return how many different images of each class val and test should have, for each pair (class, split).
 
     `sizes` maps each class to its number of different images. `groups` maps each class to its number of groups.
-    `fractions` maps each split to its fraction of the images. The numbers are so small that at least one image and one
-    group of each class are left for the split train.
+    `fractions` maps each split to its fraction of the images. At least one image and one group of each class are left
+    for the split train.
     """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():

@@ -114,16 +114,16 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Find mask folders at all depths of the tree `images`. `above` is the path of `images`.
 
-    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside it that has another
-    kind of name, and contains at least 90 % of its file names. In this comparison, suffixes of file names and ends such
-    as `_mask` are ignored.
+    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside the mask folder,
+    without such a name, that has at least 90 % of the mask folder's file names. `1_mask.png` and `1.jpg` count as the
+    same name.
 
-    Yields three items for each mask folder: its path, the tree of its parent, and whether it certainly holds masks. It
-    certainly holds masks in three cases:
+    Yields three items for each mask folder: its path, the tree of its parent, and whether it certainly holds masks. A
+    mask folder certainly holds masks in two cases:
 
     - A match has a name that says nothing about its images, such as `images`; see `says_nothing`.
-    - There is only one match, and over 5 % of the mask folder's images are in subfolders.
-    - There is only one match, and a file name in the mask folder is not a number.
+    - There is only one match, and the mask folder has over 5 % of its images in subfolders, or a file name that is not
+      a number.
     """
     folders = images.folders
     masks = set()
@@ -143,8 +143,8 @@ def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, 
 def splits_outside(images: ImageTree) -> ImageTree:
     """Move splits above classes: `cats/train/1.jpg` becomes `train/cats/1.jpg`.
 
-    This is done only if `images` holds class folders and nothing else, and each class folder holds two or more split
-    folders and nothing else. Otherwise `images` is returned unchanged.
+    Splits are moved only if `images` holds only class folders, and each class folder holds only split folders, two or
+    more. In all other cases, `images` is returned unchanged.
     """
     inside = [one.folders if not len(one.loose) else {} for one in images.folders.values()]
     each = all(one and len(splits_named(one)) == len(one) > 1 for one in inside)
@@ -178,11 +178,10 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return `places`, completed by the places of the files that are no images. A place is a pair (split, label).
+    """Return `places` with places for the files that are no images. A place is a pair (split, label).
 
-    `places` has an entry for each file in `paths`: its place or None. `images`, int64 [n], holds the indices in `paths`
-    of the files that are images. A file that is no image gets the place of the images in its folder. If these images
-    have several places or none, the file gets no place.
+    `places` has the place of each file in `paths`, or None. `images`, int64 [n], holds the indices in `paths` of the
+    images. If all images of a folder have the same place, the other files of the folder get this place.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
@@ -209,10 +208,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Return a list with one line: how many files without a suffix are left out. Return [] if there are none.
+    """Return a list with a line about the files without a suffix that are left out, or [] if there are none.
 
-    Only the files of subfolders in which no file has a suffix are counted. `images` holds the positions in `paths` of
-    the recognised images. If all files are recognised, the result is [].
+    `images` holds the positions in `paths` of the recognised images. A file is counted only if it lies in a subfolder
+    in which no file has a suffix.
     """
     if len(images) == len(paths):
         return []

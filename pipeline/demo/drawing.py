@@ -1,9 +1,9 @@
 """Draw the demo set: pictures of cats and dogs, which need neither a licence nor a download.
 
-Colours, sizes, poses and backgrounds of both classes have the same distributions. So the class can't be told from the
-mean colour, a thumbnail or the size of the file. A cat has whiskers and slit pupils. A dog has a broad muzzle and often
-a tongue. Most cats have stripes and pointed ears, and most dogs have spots and hanging ears. But some animals have a
-plain coat, or the ears of the other class. A head often misclassifies these animals. So phase 2 has something to gain.
+Colours, sizes, poses and backgrounds have the same distributions in both classes, so a thumbnail does not tell the
+class. A cat has whiskers and slit pupils. A dog has a broad muzzle and often a tongue. Most cats have stripes and
+pointed ears, and most dogs have spots and hanging ears. Some animals have a plain coat, or the ears of the other class.
+A head often misclassifies these animals, so phase 2 has something to gain.
 """
 
 import io

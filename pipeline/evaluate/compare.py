@@ -44,8 +44,7 @@ def compare(
 ) -> CompareResult:
     """Compare runs by the predictions that `evaluate` wrote for `split`. If `html` is given, write a page to it.
 
-    `places` is accepted, because other commands on runs accept it. It has no effect, because the predictions are in the
-    runs.
+    `places` has no effect, because the predictions are in the runs.
 
     Raises OptionError if there are fewer than two models, if a run is named twice, or if no page can be written to
     `html`. Raises RunError if a path is not a run, or if the runs were not all evaluated on `split` with the same

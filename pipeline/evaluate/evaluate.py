@@ -49,8 +49,8 @@ def evaluate(
 ) -> EvaluateResult:
     """Score the run at `path`. Write the predictions and confusions into the run, and the metrics to `metrics.json`.
 
-    If the run's features have precision int8, the head gets int8 features, and the fine-tuned classifier runs in
-    float32. In all other cases, both models run in the precision of the run's features.
+    The models run in the precision of the run's features. If this precision is int8, the fine-tuned classifier runs in
+    float32.
 
     Args:
         split: `train`, `val`, `test`, or `all` for all three. `auto` means `all` if `places.data` names other data than

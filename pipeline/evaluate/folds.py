@@ -47,10 +47,9 @@ class _Method:
 def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), seed: int = 0) -> CrossValidated:
     """Estimate the accuracy of heads with the settings of the run at `path`, by cross-validation on all usable images.
 
-    In each repeat, the images are divided into folds, and one head is trained for each fold. This head scores the
-    images of the fold. Copies, near-duplicates and images of one group are always in the same fold. If the run has no
-    val split, the head is trained on all other folds. If the run has a val split, one of the other folds chooses the
-    best epoch, and the head is trained on the rest.
+    In each repeat, the images are divided into folds. The images of each fold are scored by a head that is trained on
+    the other folds. If the run has a val split, one of the other folds is not trained on, but chooses the best epoch.
+    Copies, near-duplicates and images of one group are always in the same fold.
 
     The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images, and
     OptionError if `places` names other data than the run's own. For other errors, see `evaluate`.
@@ -58,8 +57,8 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     Args:
         config: the numbers of folds and of repeats.
         places: where the run's store, weights and data are now.
-        seed: decides how the images are divided into folds. It does not decide how a head is trained: the seed of the
-            training is the run's own seed plus the number of the repeat, counted from 0.
+        seed: decides how the images are divided into folds. The heads are trained with the run's own seed plus the
+            number of the repeat, counted from 0.
     """
     run = Run.open(path)
     cached = load_examples(run, places)
@@ -96,8 +95,7 @@ def _head_config(run: Run) -> HeadConfig:
     """Return the settings of the run's head.
 
     If the head has layers of the user's own, the settings hold a function that copies these layers; see `_anew`. Raises
-    RunError if the settings are invalid, if their `units` are not the units of the saved head, or if the saved head
-    lacks the user's own layers.
+    RunError if the settings are invalid or do not fit the saved head.
     """
     again = "run `headstart head` again, with --overwrite"
     try:
@@ -191,10 +189,10 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Fit logistic regression. Return the labels, int64 [n], that it predicts for the examples at the positions `part`.
+    """Return the labels, int64 [n], that logistic regression predicts for the examples at the positions `part`.
 
-    `train` and `part` are positions in `method.labelled`. The examples at `train`, or a sample of them, are used for
-    the fit. If the fit would take too long even with a sample, all returned labels are -1.
+    `train` and `part` are positions in `method.labelled`. The fit uses the examples at `train`, or a sample of them. If
+    the fit would take too long even with a sample, all returned labels are -1.
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]

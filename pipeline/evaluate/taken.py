@@ -57,10 +57,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
     Args:
         cached: all examples of `data`.
-        split: the name of a split, `all`, or `auto`. `auto` means `all` if `data` are not the run's own data and have
-            no splits. In all other cases, `auto` means `test`.
-        data: the folder or list that the user named, or None for the run's own data. A folder or list counts as the
-            run's own data if its training images include at least half of the run's training images.
+        data: the folder or list that the user named, or None for the run's own data. If a folder or list has at least
+            half of the run's training images in train, it counts as the run's own data.
+        split: the name of a split, `all`, or `auto`. If the data are not the run's own and have no splits, `auto` means
+            `all`. In all other cases, `auto` means `test`.
 
     Raises:
         DataError: there are no examples, or the data have a class that the run does not know.

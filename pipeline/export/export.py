@@ -63,8 +63,8 @@ def export(
 ) -> ExportResult:
     """Write a model of the run at `path` to the folder `out`.
 
-    The export is made from the model in float32, and compared with the run in float32, whatever the precision of the
-    run's features. If the answers of the export differ too much from the answers of the run, nothing is written.
+    The answers of the export are compared with the answers of the run in float32. If the answers differ too much,
+    nothing is written.
 
     Args:
         places: where the run's data, store and weights are now.
@@ -73,8 +73,7 @@ def export(
 
     Raises:
         ExportError: something at `out` is not to be replaced (see `require_free`), the format can't hold the network,
-            the format's runtime is missing, or the export differs too much from the run (see
-            `Comparison.require_close`).
+            the format's runtime is missing, or the answers differ too much (see `Comparison.require_close`).
         RunError, DataError, WeightsError: the run, its data or its weights are missing, or can't be used.
     """
     run = Run.open(path)

@@ -89,8 +89,8 @@ def _are_probabilities(found: np.ndarray) -> bool:
 def _require_valid(folder: Path, settings: dict[str, Any], second_above: object, classes: int) -> None:
     """Raise an ExportError if `settings` or `second_above` is not valid.
 
-    Both come from the file `labels.json` in `folder`. `settings` holds the settings of the preprocessing.
-    `second_above` is the threshold, or None without a threshold. `classes` is the number of classes.
+    `settings` (the settings of the preprocessing) and `second_above` (the threshold, or None) come from the file
+    `labels.json` in `folder`. `classes` is the number of classes.
     """
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)

@@ -13,8 +13,8 @@ from headstart.pipeline.scoring.choosing import ChooseBy, rank
 class Course:
     """The figures on val after each epoch. Epoch 0 is the head alone.
 
-    Each epoch has the figures `loss` and `accuracy`. If `choose_by` names another figure, each epoch has this figure,
-    too. The figure that `choose_by` names decides the best epoch.
+    Each epoch has the loss, the accuracy, and the figure that `choose_by` names. The figure that `choose_by` names
+    decides the best epoch.
     """
 
     choose_by: ChooseBy

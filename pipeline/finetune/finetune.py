@@ -31,12 +31,11 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune the run at `path` and write `classifier.keras` into it.
 
-    If the precision of the run's features is int8, the frozen layers run in bfloat16 or float32. In all other cases,
-    the frozen layers run in the precision of the run's features. Only the layers above the frozen layers have
-    gradients. The classifier is saved in float32.
+    The frozen layers run in the precision of the run's features. If this precision is int8, the frozen layers run in
+    bfloat16 or float32 instead. The classifier is saved in float32.
 
-    A figure on val decides the best epoch. Epoch 0, the model before fine-tuning, can be the best epoch. For this
-    reason, the figure of the classifier is never worse than the figure of the head.
+    A figure on val decides the best epoch. Epoch 0 is the model before fine-tuning. Because epoch 0 can be the best
+    epoch, the figure of the classifier is never worse than the figure of the head.
 
     The run keeps the state after the last finished epoch. A repeated call goes on from this state, and gives the same
     result as one call with all epochs. The repeated call must have the same settings, except for these two:

@@ -29,10 +29,10 @@ def forget_classifier(run: Run) -> None:
 
 
 def _rewrite(path: Path, drop_rows: bool) -> None:
-    """Rewrite a CSV file without the predictions of the fine-tuned classifier. Only one row is in memory at a time.
+    """Remove the predictions of the fine-tuned classifier from a CSV file.
 
-    Columns whose name begins with `finetuned:` are left out. Rows of the classifier are left out if `drop_rows` is
-    true, and otherwise lose their prediction.
+    Columns whose name begins with `finetuned:` are removed. If `drop_rows` is true, rows of the classifier are removed.
+    If `drop_rows` is false, rows of the classifier stay without their prediction.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)

@@ -127,9 +127,8 @@ class FinetuneModel:
     ) -> Batches:
         """Return the datasets of training images, of val images, and of images for the reference; see `Batches`.
 
-        `next_epoch` returns the number of the epoch that begins. It decides the order of the training images. If the
-        model takes maps, missing maps are extracted first. Later errors in reading maps are added to `raised`; see
-        `features_dataset`.
+        `next_epoch` returns the number of the epoch that begins. The number decides the order of the training images.
+        If the model takes maps, missing maps are extracted first. For `raised`, see `features_dataset`.
         """
         cached, batch_size = self.cached, config.batch_size
         train, val = cached.of("train"), cached.of("val")
@@ -176,11 +175,10 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Put the run's head on the backbone of `cached`, and compile this model.
 
-    `seed` decides dropout. If the precision of the run is int8, which has no gradients, the backbone gets `precision`
-    instead. Otherwise, `precision` is not used.
+    `seed` decides dropout. The backbone has the run's precision. If the run has int8, the backbone has `precision`.
 
     Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
-    `--from-cache`. Also raises the error of `_optimizer`.
+    `--from-cache`. Also raises OptionError if all steps are warm-up.
     """
     network = cached.network
     if network.backbone.precision == "int8":

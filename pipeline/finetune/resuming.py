@@ -47,12 +47,9 @@ def make_plan(run: Run, config: FinetuneConfig, seed: int, overwrite: bool) -> P
 def state_of(run: Run, overwrite: bool) -> FinetuneState:
     """Return the state of the fine-tuning that a call of `finetune` continues or begins.
 
-    The first case that applies decides:
-
-    - `overwrite` is set: the state that a new fine-tuning will write.
-    - There is an unfinished fine-tuning: its state.
-    - There is a finished fine-tuning: its state.
-    - There is no fine-tuning: the state that a new fine-tuning will write.
+    If `overwrite` is set, or if the run has no fine-tuning, the result is the state that a new fine-tuning will write.
+    In all other cases, the result is the state of the unfinished fine-tuning, or of the finished one if none is
+    unfinished.
 
     Without `overwrite`, raises RunError if the `start.json` of an unfinished fine-tuning is damaged.
     """
@@ -88,8 +85,7 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
     `state` is the state of this fine-tuning. `choose_by` is the figure on val that decides the best epoch. If `run` has
     no fine-tuning, nothing is raised.
 
-    A finished fine-tuning can be continued only if `settings` asks for more epochs than were trained, and if these
-    trained epochs do not exhaust the patience in `settings`.
+    A finished fine-tuning can be continued only if the epochs and the patience in `settings` both allow another epoch.
     """
     start = state.start()
     if not start:
@@ -141,11 +137,8 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
     """Return `config` with the first layer to train, `from_layer`, that the fine-tuning began with.
 
-    `start` tells how the fine-tuning began. If the fine-tuning begins with this call, `start` is None. If `start` is
-    None or has no `from_layer`, `config` is returned unchanged.
-
-    Raises RunError if an early version of headstart chose the layer, so that the layer is unknown. In this case,
-    neither `start` nor `config` has a `from_layer`, and the backbone is not `inception_v3`.
+    `start` tells how the fine-tuning began. If the fine-tuning begins with this call, `start` is None, and `config` is
+    returned unchanged. Raises RunError if the layer is unknown because an early version of headstart chose it.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -36,10 +36,9 @@ class TrainedHead:
 def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     """Build a head that maps features float32 [B, D] to logits float32 [B, 1] (two classes) or [B, classes].
 
-    The head first subtracts the mean of each feature over `train`. It then divides all features of a cut by the same
-    number, the square root of their mean variance. So the features of a cut keep their relative scales, which the
-    backbone learnt. The standardised features go into the model of `config.own`. If `config.own` is None, the
-    standardised features go into hidden layers and a layer of logits.
+    The head first subtracts the mean of each feature over `train`. It then divides the features of each cut by the
+    square root of their mean variance. The standardised features go into the model of `config.own`. If `config.own` is
+    None, the standardised features go into hidden layers and a layer of logits.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():

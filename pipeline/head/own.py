@@ -34,10 +34,10 @@ _PROBABILITIES = ("softmax", "sigmoid", "logsoftmax", "hardsigmoid", "logsigmoid
 
 @dataclass(frozen=True)
 class OwnHead:
-    """A function that builds a head. If its source was read from a file, any process can build the same head.
+    """A function that takes the number of features and the number of classes, and builds a head.
 
-    The function takes the number of features and the number of classes. It returns a Keras model that maps features,
-    float32 [B, features], to logits, float32 [B, 1] (two classes) or [B, classes].
+    The head is a Keras model that maps features, float32 [B, features], to logits, float32 [B, 1] (two classes) or [B,
+    classes]. If the function was read from a file, any process can build the same head.
     """
 
     file: str  # as the user named it; for a Python function, the file that holds the function
@@ -88,9 +88,9 @@ class OwnHead:
     def build(self, features: int, classes: int) -> keras.Model:
         """Return the model that the function builds for these numbers of features and classes.
 
-        Raises OptionError if the file lacks the function, if the code fails, or if the model can't serve as a head. A
-        model can't serve as a head if its input or output has another shape than `OwnHead` says, if the model yields
-        probabilities or can't be trained, or if one of its layers is not a class of Keras itself.
+        Raises OptionError if the file lacks the function, if the code fails, or if the model can't serve as a head. For
+        example, a model that yields probabilities can't serve as a head. For the required shapes, see `OwnHead`. All
+        layers must be classes of Keras itself.
         """
         with self._modules() as module:
             function = self.given or self._function(module)

@@ -107,19 +107,19 @@ def train_run(
     folded: dict[str, float] | None = None,
     **origin: Any,
 ) -> HeadResult:
-    """Train a head on the train split of `data` and write it to the run folder `path`.
-
-    Features that the store lacks are extracted first. Raises OptionError for a cut that is a map, or if the user's own
-    head fails. Raises DataError if `data` can't be trained on, and DivergedError if no epoch has a finite loss on val.
-    Raises RunError if something at `path` must not be replaced; see `require_free`.
+    """Extract features that the store lacks, train a head on the train split of `data`, and write it to `path`.
 
     Args:
         seed: decides the initial weights, dropout, the order of examples, and the split if `data` has no split folders.
         require, reading: see `cache_features`.
         folded: figures from cross-validation of heads with the same settings as `head`, under the names that
-            `val_figures` uses. If they are given, `data` may lack a val split. If it lacks one, the best epoch is
-            chosen on train, and `folded` is reported as the figures on val.
+            `val_figures` uses. If `data` has no val split, `folded` must be given, and is reported as the figures on
+            val. In this case, the best epoch is chosen on train.
         origin: additional fields for the run's `config.json`.
+
+    Raises OptionError for a cut that is a map, or if the user's own head fails. Raises DataError if `data` can't be
+    trained on, and DivergedError if no epoch has a finite loss on val. Raises RunError if something at `path` must not
+    be replaced; see `require_free`.
     """
     require_averaged(chosen_cuts(features))
     start = time.perf_counter()

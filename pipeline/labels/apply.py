@@ -83,7 +83,7 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock a folder while the context is open, so that no other call changes labels in this folder. Yields None.
+    """Lock a folder while the context is open, so that no other call changes labels in this folder.
 
     The folder is `data` or, if `data` is a list, the folder that holds the list. Temporary files of killed commands are
     removed from the folder. Raises DataError if another command has locked the folder.

@@ -27,15 +27,14 @@ _BOM = b"\xef\xbb\xbf"
 def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, path: Path) -> set[str]:
     """Change the list `file` by the actions of `rows`. Return the paths of the images that were changed.
 
-    `rows` come from the CSV file of labels. `path` is the file to which `log` is written. A changed image gets another
-    label, or is removed from the list. Before the first change, the original list is copied to `kept_list(path)`.
-    Before each change, the new state of the list is added to `log`, and `log` is written.
+    `rows` come from the CSV file of labels. A changed image gets another label, or is removed from the list. Before
+    the list changes, its new state is added to `log`, and `log` is written to `path`. Before the first change, the
+    original list is copied to `kept_list(path)`.
 
     Raises:
-        OptionError: if `config.label_from` is set, because the labels are then parts of paths.
-        DataError: if a row does not fit the list, if a class would have no image left, if the copy of the original list
-            is missing or damaged, if something else changed the list since the log was written, or if the list can't be
-            replaced.
+        OptionError: `config.label_from` is set.
+        DataError: a row does not fit the list, a class would have no image left, the list can't be replaced, something
+            else changed the list since the log was written, or the copy of the original list is missing or damaged.
     """
     if config.label_from:
         raise OptionError(

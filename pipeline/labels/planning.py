@@ -50,10 +50,9 @@ def require_label(row: Row, label: str | None, split: str, data: Path) -> None:
 def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[Move]:
     """Return the moves for `rows`, without the moves that are in `log` already.
 
-    The moves are checked: after all moves, headstart must read the right split and class from the path of each image.
-    An image that gets another class must be read with this class and its old split. An image that is not moved must be
-    read with its old class and its old split. Raises DataError if this check fails, if a row does not fit the folder,
-    or if a file can't be moved.
+    Raises DataError if a row does not fit the folder, if a file can't be moved, or if headstart would read an image
+    with a wrong split or class after the moves. The split of an image must stay the same. The class must stay the same,
+    too, unless a row names another class.
     """
     names, listing = folder_names(data)
     before = read_names(names, str(data), config, listing.empty)

@@ -96,13 +96,11 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
     """Return a record of the CSV file as a `Row`, or None if the record asks for no change.
 
-    `cells` maps each column to its value. Spaces around an action do not count. The action `suggested` stands for the
-    class in the column `suggested`. There are two cases of no change:
+    `cells` maps each column to its value. Spaces around an action do not count. If the action is empty, or is the
+    image's own label, the result is None.
 
-    - The action is empty, or is the image's own label.
-    - The action is `suggested`, the column `suggested` is empty, and the column `conflict` is filled.
-
-    Raises DataError if the action is `suggested`, and the columns `suggested` and `conflict` are both empty.
+    The action `suggested` stands for the class in the column `suggested`. If a `suggested` action finds no class there,
+    and the column `conflict` is filled, the result is None. If both columns are empty, a DataError is raised.
     """
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()

@@ -68,9 +68,8 @@ def require_no_rejects(given: Mapping[str, Any]) -> None:
 def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
     """Make the two configs that feature extraction needs from the options in `given`.
 
-    As on the command line, the backbone, weights and rescaling that were used with the store before may replace the
-    defaults; see `with_used_weights`. Raises OptionError or WeightsError for a network, a cut or weights that can't be
-    used.
+    If the store was used before, the backbone, weights and rescaling of that use may replace the defaults; see
+    `with_used_weights`. Raises OptionError or WeightsError for a network, a cut or weights that can't be used.
     """
     named = [keyword(one) for one in fields(FeatureConfig) if _named(one, given)]
     config, extraction = made(FeatureConfig, given), made(ExtractionConfig, given)

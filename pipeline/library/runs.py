@@ -197,17 +197,16 @@ def classifier(run: Place, *, logits: bool = False, **options: Any) -> keras.Mod
     """Return the classifier of a run as a plain Keras model.
 
     The model maps pixels, uint8 [B, S, S, 3], to probabilities, float32 [B, C]. S is the image size of the run's
-    network, and C is the number of classes. The probabilities are in the order of the class names. They are calibrated
-    like the probabilities of `headstart predict`. Without the option `model`, the model is the fine-tuned classifier if
-    fine-tuning gained on val, and otherwise the network with the head. The model computes in float32. If `predict`
-    computes in bfloat16 or int8, its probabilities may differ a little from the model's probabilities. The caller must
-    resize images as headstart does.
+    network, and C is the number of classes. The probabilities are in the order of the class names, and calibrated.
+    The model computes in float32. If `headstart predict` computes in bfloat16 or int8, its probabilities may differ a
+    little. The caller must resize images as headstart does.
 
     Args:
         run: the folder of a run.
         logits: whether the model yields uncalibrated logits in place of probabilities. The logits are float32 [B, C].
             With two classes, they are float32 [B, 1]: the logit of the second class.
-        options: the options `model`, `store`, `weights` and `seed` of `headstart.load`.
+        options: the options `model`, `store`, `weights` and `seed` of `headstart.load`. Without `model`, the fine-tuned
+            classifier is returned if fine-tuning gained on val, and otherwise the network with the head.
 
     Raises:
         OptionError: for any other option, or for an option that can't be used.

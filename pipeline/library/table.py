@@ -182,8 +182,8 @@ def features_of_files(
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
     """Raise a DataError if one of the files `names` can't be used.
 
-    `usable` is the number of files that can be used. `rejects` holds the images that can't be used. Missing files, and
-    files that are no images, are neither usable nor rejects.
+    `usable` is the number of usable files. `rejects` holds the unusable images, but no missing files, and no files that
+    are no images.
     """
     bad = len(names) - usable
     if rejects:

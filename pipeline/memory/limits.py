@@ -52,12 +52,11 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield four things for each control group around this process.
+    """Yield the folder of each control group around this process, and three names.
 
-    - the folder of the group
-    - the name of the file in this folder that holds the limit of the group's memory
-    - the name of the file in this folder that holds the number of bytes that the group uses
-    - the name of an entry of this folder's `memory.stat`: the entry counts the inactive bytes of cached files
+    - the name of the file with the limit of the group's memory
+    - the name of the file with the number of bytes that the group uses
+    - the name of the entry of `memory.stat` that counts the inactive bytes of cached files
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

@@ -22,13 +22,13 @@ _TOLD = 1 << 30  # bytes in memory that are worth a line
 
 
 def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: ExtractionConfig) -> list[Features]:
-    """Load the features of images: float32 [N, D] for each of `wanted`, in memory or on disk.
+    """Load the features of images into memory. If the features do not fit, copy them to scratch files.
 
-    Each of `wanted` is a pair: the stores of some cuts, and the digests of N images. The features of all cuts are side
-    by side. If memory has room for the features of all pairs, the features are loaded into memory. Otherwise, the
-    features are copied to scratch files, with the same values. A line is printed if the features are copied, or if they
-    take 1 GiB of memory or more. Raises OSError if there is no space for scratch files. For other errors, see
-    `FeatureStore.stream`.
+    Each of `wanted` is a pair: the stores of some cuts, and the digests of N images.
+
+    Each result is float32 [N, D], with the features of all cuts side by side. Scratch files hold the same values as
+    memory would. A line is printed if the features are copied, or if they take 1 GiB of memory or more. Raises OSError
+    if there is no space for scratch files. For other errors, see `FeatureStore.stream`.
     """
     size = sum(4 * width(stores) * len(digests) for stores, digests in wanted)
     disk_size = sum(store.form.image_bytes * len(digests) for stores, digests in wanted for store in stores.values())

@@ -41,10 +41,10 @@ class Part:
 class FeaturesOnDisk:
     """The features of N examples at some cuts, with a scratch file for each cut. The object is indexed like an array.
 
-    `features[rows]` reads the features of these rows, float32 [n, D]. The values are the same as in memory. The object
-    takes up to 8 bytes of memory per example. It can be pickled for another process of this host, which then reads the
-    same files. The process that wrote the files removes the files when it no longer needs them. If that process was
-    killed, the files are removed by the next command that uses the same folder for scratch files.
+    `features[rows]` reads the features of these rows, float32 [n, D]. The object takes up to 8 bytes of memory per
+    example. The object can be pickled for another process of this host, which then reads the same files. The process
+    that wrote the files removes them when it no longer needs them. The files of a killed process are removed by the
+    next command that uses the same folder for scratch files.
     """
 
     dtype = np.dtype(np.float32)

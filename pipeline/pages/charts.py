@@ -60,7 +60,7 @@ def chart(draw: Callable[[Axes], None], title: str, alt: str, size: tuple[float,
     Args:
         draw: a function that draws on matplotlib axes, in the colours `SERIES`, `INK`, `SOFT` or `LINE`.
         alt: the text for readers who can't see the chart.
-        size: width and height in inches of 72 points. The page scales the chart to its own width.
+        size: width and height in inches. The page scales the chart to its own width.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure

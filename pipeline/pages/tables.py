@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """Return an HTML table with the CSS class `kind`. On a narrow page, the table scrolls, and the page does not.
+    """Return an HTML table with the CSS class `kind`. If the page is narrow, the table scrolls.
 
-    `caption` and `columns` are HTML. The first cell of a row is the row's header, as HTML. Each other cell is the
-    content of a `<td>` element, or a whole `<td>` element, for example with attributes.
+    `caption`, `columns` and the cells of `rows` are HTML. The first cell of a row is the row's header. Any other cell
+    may be a whole `<td>` element, for example with attributes.
     """
     head = "".join(f"<th scope=col>{column}</th>" for column in columns)
     body = "".join(f"<tr><th scope=row>{row[0]}</th>{''.join(map(_cell, row[1:]))}</tr>" for row in rows)

@@ -54,8 +54,8 @@ class Layout:
     def likeliest(self, chances: np.ndarray) -> list[tuple[str, float]]:
         """Return the names and probabilities of `self.top` classes. The predicted class comes first.
 
-        Without a threshold, these are the most probable classes, in the order of their probabilities. With a threshold,
-        there are only two classes, and the second may be more probable than the first.
+        `chances`, [C], has the probabilities of all classes. Without a threshold, the most probable class comes first.
+        With a threshold, the predicted class may be less probable than the other class.
         """
         if self.threshold is None:
             least = np.partition(chances, -self.top)[-self.top]  # of 1,500 classes, few need an order
@@ -113,8 +113,8 @@ class Layout:
     def row(self, item: Item) -> list[Any]:
         """Return the values of the columns for one item.
 
-        A reject has a value in four columns: `path`, `model`, `rejected` (the reason) and `detail`. The other columns
-        of a reject are None. For a prediction, the columns `rejected` and `detail` are None.
+        If the item is a reject, all columns but `path`, `model`, `rejected` (the reason) and `detail` are None. If the
+        item is a prediction, `rejected` and `detail` are None.
         """
         if isinstance(item, Reject):
             count = len(self.columns()) - 4

@@ -47,7 +47,7 @@ class Loaded:
         """Return three things for b images: features, logits, and distances from the training images.
 
         Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `self.reference` is None, each distance is
-        None. A fine-tuned classifier then gives no features: they are [b, 0].
+        None, and the features of a fine-tuned classifier are [b, 0].
 
         Args:
             pixels: an array for each network, uint8 [b, size, size, 3]. b is at most `images_per_pass`.

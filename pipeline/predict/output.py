@@ -33,8 +33,9 @@ def require_output(config: PredictConfig) -> None:
 def open_output(config: PredictConfig, layout: Layout) -> AbstractContextManager[Output]:
     """Open the file `config.output`, to append the rows of `layout`. The file need not exist.
 
-    Raises DataError if another process writes to the file. For an existing file, also raises DataError in these cases:
+    Raises DataError in these cases:
 
+    - Another process writes to the file.
     - `predict` did not write the file, or the file is damaged.
     - The columns of the file are not the columns of `layout`.
     - The file holds the answers of another model.

@@ -170,9 +170,8 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
     """Return whether `part` is already joined into the Parquet file.
 
-    A process that joins parts may be killed before it removes them. `joined` has the paths in the Parquet file. Only
-    the first path of `part` is looked up, because a join adds either all rows of a part or none. A part without rows
-    counts as joined.
+    `joined` has the paths in the Parquet file. Only the first path of `part` is looked up, because a join adds either
+    all rows of a part or none. A part without rows counts as joined.
     """
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined

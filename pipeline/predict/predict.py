@@ -93,9 +93,9 @@ class Predicting:
     ) -> Iterator[Item]:
         """Classify the files in order. Yield each prediction or reject as soon as it is known.
 
-        An image or reject is left out if `is_done` returns True for its path. `advance` is called with numbers of
-        finished images and rejects. What is left out counts, too, and so do files that are no images. If nothing was
-        predicted and nothing was left out, a DataError is raised at the end.
+        If `is_done` returns True for a path, the image or reject at this path is left out. `advance` is called with
+        numbers of finished items, including what is left out and files that are no images. Raises DataError at the end
+        if nothing was predicted and nothing was left out.
         """
         with bytes_kept(None, ""):
             for done, others, piece in self.classify(is_done):
@@ -173,15 +173,15 @@ def predicting(
 ) -> Predicting:
     """Prepare a classification: find the files, open the run at `path`, and load its model.
 
-    Raises RunError if there is no run, or if the weights changed. Raises WeightsError if the weights can't be used.
-    Raises DataError if a source does not exist. Raises OptionError if an option in `config` does not fit the run. For
-    errors about `config.output`, see `require_output`.
-
     Args:
         sources: image files, and folders of images.
         places: where the run's store and weights are now.
         seed: decides the augmented views.
         workers: the cluster that classifies the images. None means this process.
+
+    Raises RunError if there is no run, or if the weights changed. Raises WeightsError if the weights can't be used.
+    Raises DataError if a source does not exist. Raises OptionError if an option in `config` does not fit the run. For
+    errors about `config.output`, see `require_output`.
     """
     run = Run.open(path)
     require_output(config)
@@ -229,9 +229,8 @@ def predict_to_file(
     """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
     `by_ray` may name a Ray cluster that classifies the images. For other arguments, see `predicting`. Raises
-    OptionError if `config.output` is not set. Raises DataError if the file exists and `config.append` is false. With
-    `config.append`, raises DataError if an existing file was not written by `predict_to_file` with the same model and
-    options.
+    OptionError if `config.output` is not set. Raises DataError if the file exists, unless `config.append` is true, and
+    `predict_to_file` wrote the file with the same model and options.
     """
     if not config.output:
         raise OptionError("--ray: workers send predictions to a file; name it with --output")

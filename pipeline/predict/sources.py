@@ -119,8 +119,8 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 def _name(entry: bytes, end: bytes) -> str:
     """Return the path in `entry`, an entry of a list of paths. Return an empty text for a blank line.
 
-    `end` is the byte after each entry of the list. If `end` is NUL, the whole entry is the path. Otherwise, the entry
-    is a line, and the path is the line without the carriage returns at its end.
+    `end` is the byte after each entry: NUL or a newline. If `end` is NUL, the whole entry is the path. If `end` is a
+    newline, the path is the entry without the carriage returns at its end.
     """
     if end == b"\0":
         return os.fsdecode(entry)
@@ -130,16 +130,15 @@ def _name(entry: bytes, end: bytes) -> str:
 def inspected(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool] = lambda path: False
 ) -> Iterator[tuple[int, int, Piece]]:
-    """Inspect the files, a group of files at a time.
+    """Inspect the files, a group of files at a time. While the caller uses a group, the next group is inspected.
 
     Yields three values for each group:
 
-    - the number of images and rejects that are left out, because `is_done` returns True for their paths.
-    - the number of files that are no images. Only files that were found in a folder are counted. If a file in
-      `sources.named` is no image, it becomes a reject.
-    - a list of all other images and rejects, in the order of the files.
+    - the number of images and rejects that are left out, because `is_done` returns True for their paths
+    - the number of files found in a folder that are no images
+    - a list of all other images and rejects, in the order of the files
 
-    While the caller uses a group, the next group is inspected in the background.
+    If a file in `sources.named` is no image, it becomes a reject.
     """
     with ThreadPoolExecutor(THREADS if any(map(is_url, sources.files)) else None) as pool:
         look = partial(_inspect, sources, max_pixels, pages, is_done)

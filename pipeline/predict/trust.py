@@ -52,10 +52,10 @@ class Trust:
         return self.calibration.probabilities(logits) if self.calibration else probabilities(logits)
 
     def labels(self, chances: np.ndarray) -> list[int]:
-        """Return the set of labels of an image: a list, the most probable label first.
+        """Return the likely labels of an image, the most probable label first.
 
-        `chances`, float64 [C], has the probabilities of the image. The set holds the labels whose probability is at
-        least `set_threshold`. If `set_threshold` is None, the set holds all labels.
+        `chances`, float64 [C], has the probabilities of all labels. A label is likely if its probability is at least
+        `set_threshold`. If `set_threshold` is None, all labels are returned.
         """
         order = np.argsort(-chances, kind="stable")
         return [label for label in order.tolist() if chances[label] >= (self.set_threshold or 0.0)]

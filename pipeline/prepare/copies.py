@@ -33,9 +33,8 @@ def compare(
 
     If neither option is given, all of `images` are kept as they are.
 
-    With `--drop-duplicates`, images that are copies or near-duplicates of each other form a set. If some images of a
-    set are in the data folder already, these images are kept. If none is in the data folder, the first image of the set
-    is kept. All other images of the set are dropped.
+    With `--drop-duplicates`, only the first image of each set of copies and near-duplicates is kept. If the data folder
+    already holds images of the set, only these images are kept.
 
     `there` has the files of the data folder. Raises OptionError if one of the options is given, but an image is not a
     file on a disk, for example because it lies in an archive.
@@ -77,8 +76,8 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
     """Return `images`, with near-duplicates in the same group (`Placement.group`).
 
-    Each element of `groups` holds the positions in `images` of near-duplicates of each other. If they are in several
-    groups already, these groups are joined.
+    Each element of `groups` holds the positions in `images` of near-duplicates of each other. If near-duplicates are in
+    several groups already, the groups are joined.
     """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]

@@ -25,8 +25,8 @@ class Placer:
     By default, a file becomes a reflink. If the disk has no reflinks, the file becomes a hard link. If the file can't
     be hard-linked, it becomes a copy.
 
-    If `copy` is set, each file becomes a copy. If `move` is set, each file becomes a hard link, or a copy if it can't
-    be hard-linked. With `move`, the caller later removes the old names.
+    If `copy` is set, each file becomes a copy. If `move` is set, no file becomes a reflink, and the caller later
+    removes the old names.
     """
 
     def __init__(self, copy: bool = False, move: bool = False) -> None:

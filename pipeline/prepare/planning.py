@@ -43,9 +43,9 @@ def read_images(
 ) -> tuple[list[Placement], list[Reject], int]:
     """Read each of `members` that has a label. Return the images, the rejects, and the number of other files.
 
-    `read` has the label, split and group of each member. `listed` says whether the members are rows of a manifest. If
-    they are, a file that is no image is a reject. If not, it is one of the other files. A member whose name leads out
-    of its archive is always a reject, even without a label.
+    `read` has the label, split and group of each member. If the members are rows of a manifest (`listed`), a file that
+    is no image is a reject. If not, the file is one of the other files. A member whose name leads out of its archive is
+    always a reject, even without a label.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -135,14 +135,13 @@ def choose_splits(
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
     """Return the splits that the source allows for an image. An empty set means that all splits are allowed.
 
-    The set is empty if the source gives the image no split. With `from_train`, val is drawn from train, so an image of
-    train may be in train or in val.
+    If `from_train` is true, val is drawn from train. An image of train may then be in train or in val.
     """
     return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the last split in `there` that the source allows for the image `one`, or "" if it allows none of them.
+    """Return the last split in `there` that the source allows for the image `one`, or "" if there is none.
 
     Args:
         one: an image of the source.

@@ -82,13 +82,14 @@ def prepare(
     seed: int = 0,
     reading: DataConfig = DataConfig(),
 ) -> PrepareResult:
-    """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`; see `Placer`.
+    """Link, copy or move the images of `source` into `data/{train,val,test}/<class>/`.
 
     `source` is a folder, an archive or a manifest. `reading` says how `source` is read. Splits that the source gives
     are kept. Other images get a split from their digest, `seed` and the fractions in `config`; see `splits.assign`.
-    Images already in `data` keep their split, with one exception: if a new image unites two groups, the united group
-    gets one split. All images are read before the first is written. With `config.move`, files are removed from `source`
-    only after all are in `data`, so an interrupted move can be repeated.
+
+    Images already in `data` keep their split. If a new image unites two groups, the united group gets one split. All
+    images are read before the first is written. An interrupted move can be repeated, because files are removed from
+    `source` only after all are in `data`.
 
     Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises the errors of `read_data`.
     Also raises DataError in these cases:

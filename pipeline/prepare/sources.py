@@ -56,8 +56,8 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     were read.
 
     Raises:
-        DataError: a folder or archive can't be read, an archive has no files, or the files to yield have an archive
-            among them and no image.
+        DataError: a folder or archive can't be read, an archive has no files, or the files to yield include archives,
+            but no image.
         OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:

@@ -74,12 +74,11 @@ def _course(name: str, series: dict[str, np.ndarray], first: int, chosen: list[i
 
 
 def detection(evidence: Evidence) -> str:
-    """Return charts of ROC and precision-recall curves, as HTML.
+    """Return charts of ROC and precision-recall curves, as HTML. If there are no curves, return an empty string.
 
     With two classes, each model has a curve. With three to six classes, each class has a curve, which is drawn for the
-    model that `predict` uses. A class has no curve if none or all of the images are of this class.
-
-    Return an empty string if there are more than six classes, no predictions, or no curves.
+    model that `predict` uses. With more classes, there are no curves. If none or all of the images are of a class, this
+    class has no curve.
     """
     found = evidence.predictions
     if not found or len(found.class_names) > _MOST_CURVES:
@@ -140,8 +139,8 @@ def _lines(
 def calibration(evidence: Evidence) -> str:
     """Return HTML that shows how far probabilities can be trusted.
 
-    Reliability diagrams and a table of calibration errors show each model before and after temperature scaling. Two
-    more tables are explained in `_trust`. Without predictions, return an empty string.
+    The HTML has reliability diagrams and calibration errors of each model, before and after temperature scaling. The
+    tables of `_trust` follow. Without predictions, the result is an empty string.
     """
     found = evidence.predictions
     if not found:

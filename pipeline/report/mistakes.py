@@ -23,9 +23,9 @@ _SEARCHED = 20_000  # training images among which neighbours are searched
 class Gallery:
     """The examples that the report shows, and their pictures.
 
-    The report shows the most confident mistakes. It also shows the examples that only the head gets right, and the
-    examples that only the fine-tuned classifier gets right. A mistake also has its neighbours, the nearest training
-    images. A mistake of the fine-tuned classifier also has a heat map.
+    The report shows the most confident mistakes, each with the nearest training images. A mistake of the fine-tuned
+    classifier also has a heat map. The report also shows the examples that only the head gets right, and the examples
+    that only the fine-tuned classifier gets right.
     """
 
     evidence: Evidence

@@ -48,13 +48,14 @@ def report(
 ) -> ReportResult:
     """Write a page about one run, or about several runs side by side, to `config.output`.
 
-    A split without predictions is evaluated first. `gather` tells what happens if the data of a run are missing. Raises
-    RunError if there is no run at one of `paths`. Raises OptionError if `config.output` can't be used, or if a run is
-    named twice. Also raises the errors of `evaluate` and, for several runs, the errors of `compare`.
+    A split without predictions is evaluated first. If the data of a run are missing, see `gather`.
 
     Args:
         paths: the folders of the runs.
         split, places: see `evaluate`.
+
+    Raises RunError if there is no run at one of `paths`. Raises OptionError if `config.output` can't be used, or if a
+    run is named twice. Also raises the errors of `evaluate` and, for several runs, the errors of `compare`.
     """
     require_page("--output", config.output, config.overwrite, "give another name, or --overwrite")
     found = [gather(path, split, places) for path in paths]

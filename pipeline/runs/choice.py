@@ -35,12 +35,9 @@ class Choice:
 def choose_model(run: Run, asked: Model | Literal["auto"], threshold: float | None = None) -> Choice:
     """Choose the model of `run` that classifies images.
 
-    If `asked` is `head` or `finetuned`, this model is chosen. If `asked` is `auto`, the head is chosen in two cases:
-
-    - The run has no fine-tuned classifier.
-    - The run's figures show that fine-tuning gained nothing on val.
-
-    In all other cases, `auto` chooses the fine-tuned classifier.
+    If `asked` is `head` or `finetuned`, this model is chosen. If `asked` is `auto`, the fine-tuned classifier is
+    chosen, except in two cases. The head is chosen if the run has no fine-tuned classifier, or if the run's figures
+    show that fine-tuning gained nothing on val.
 
     If `threshold` is given, it replaces the run's own threshold. Raises RunError if `asked` is `finetuned` and the run
     has no fine-tuned classifier. Raises OptionError if `threshold` is given and the run does not have two classes.

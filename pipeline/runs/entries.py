@@ -20,8 +20,8 @@ def require_own_entries(path: Path) -> None:
 
     - A folder that headstart writes, such as `logs`, must not be a symlink. None of the folders in it, at any depth,
       may be a symlink.
-    - A CSV or JSON file must be a regular file, or a symlink to a regular file. When headstart writes a new file, this
-      file replaces the symlink. The symlink's target stays unchanged.
+    - A CSV or JSON file must be a regular file, or a symlink to a regular file. When headstart writes the file, the
+      symlink is replaced, and its target stays unchanged.
     """
     for entry in path.iterdir():
         written = entry.suffix in _FILES and not entry.name.startswith(".")  # temporary files come and go

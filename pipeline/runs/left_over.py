@@ -23,13 +23,12 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Clean up beside `path` if an earlier version of headstart was killed there.
+    """Remove what killed processes of an early version of headstart left beside `path`.
 
-    Earlier versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. NAME is the
-    name of `path`, and PID is the process ID.
+    Early versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. NAME is the
+    name of `path`, and PID is the process ID. If the process still exists, its folders stay.
 
-    These `.partial` and `.replaced` folders are removed, with two exceptions. A folder stays if the process PID still
-    exists. If there is nothing at `path`, the `.replaced` folder that was moved last is put back there.
+    If there is nothing at `path`, the `.replaced` folder that was moved last is put back there.
     """
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

@@ -61,8 +61,8 @@ def versions() -> dict[str, str]:
 def example_digests(examples: Sequence[Example], class_names: Sequence[str]) -> dict[str, str]:
     """Return a dict of hashes. From these hashes, `require_unchanged` later tells whether the data have changed.
 
-    Each split that occurs is a key; its value is the SHA-256 of the split's (digest, label) pairs. The value of the key
-    `classes` is the SHA-256 of the class names. The hashes don't depend on file names or on the order of `examples`.
+    The key `classes` has the SHA-256 of the class names. Any other key is a split, such as `train`, and has the SHA-256
+    of the split's (digest, label) pairs. The hashes don't depend on file names or on the order of `examples`.
     """
     found = {"classes": hashlib.sha256("\n".join(class_names).encode(errors="surrogateescape")).hexdigest()}
     every = Examples.of(examples)

@@ -84,8 +84,8 @@ class Run:
     def existing(cls, path: Path) -> Run:
         """Return the run at `path` without reading it. Raises RunError if there is no run at `path`.
 
-        Half-written files of killed processes are removed first. A killed process may have moved the run away without
-        putting a new run in its place. In this case, the run is put back.
+        Half-written files of killed processes are removed first. If a killed process moved the run away and put no new
+        run in its place, the run is put back.
         """
         clear_left_over(path)
         run = cls(path)
@@ -149,10 +149,10 @@ class Run:
         return load_classifier(file, len(self.class_names()), shape or ((side, side, 3) if side else None))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the content of `metrics.json` without null fields. If there is no such file, return an empty dict.
+        """Return the content of `metrics.json`, or an empty dict if there is no such file.
 
         Null fields are left out at the top, in objects such as `head`, and in the `val` and `before` of these objects.
-        Only the object `evaluate` keeps its null fields.
+        The object `evaluate` keeps its null fields.
 
         Raises RunError if the file is damaged. Callers must not change the result, which is kept for later calls.
         """
@@ -173,8 +173,7 @@ class Run:
         """Return the threshold of `model` (`head` or `finetuned`) in this run. If the run has none, return None.
 
         If no epoch of fine-tuning was better than the head, `finetuned` has the threshold of the head. Raises RunError
-        if the run has a threshold and does not have two classes. Also raises RunError if neither class is the
-        threshold's positive class.
+        if the threshold does not fit the classes of the run.
         """
         phase = "head" if self.finetuning_gained_nothing() else PHASES[model]
         kept = self.metrics().get(phase, {}).get("threshold")

@@ -147,10 +147,10 @@ def _scored(
     folds: Sequence[Fold],
     choose_by: ChooseBy,
 ) -> Baseline:
-    """Return the baseline of the method `name` with the setting `setting`.
+    """Score the method `name` with `setting` on each fold. Return the means as a baseline.
 
-    The figures of the baseline are the means of `val_figures` over the folds. `chances` has an array for each fold: the
-    class probabilities of the n validation rows, float64 [n, classes].
+    `chances` has an array for each fold. An array holds the class probabilities of the n validation rows, float64 [n,
+    classes]. For the figures, see `val_figures`.
     """
     found = [
         val_figures(choose_by, log_chances(rows), labels[val]) for rows, (_, val) in zip(chances, folds, strict=True)

@@ -52,9 +52,9 @@ class Calibration:
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, distance: float | None = None) -> Calibration:
-    """Return the calibration of a model. `logits` and `labels` are the model's logits and the true labels on val.
+    """Return the calibration of a model from its logits and the true labels on val.
 
-    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. The result keeps `distance`; see
+    `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N]. For `distance`, see
     `Calibration.distance`.
     """
     temperature = fit_temperature(logits, labels)
@@ -71,8 +71,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     `logits` is float [N, 1] (two classes) or [N, C], and `labels` is int [N].
 
     The temperature T minimises the summed cross-entropy (Guo et al. 2017, arXiv 1706.04599) plus a penalty. The penalty
-    is the negative log density of a prior: a normal distribution of log T with mean 0. If a model makes no mistakes on
-    a small val split, T would be near 0 without the penalty.
+    is the negative log density of a prior, by which log T is normal with mean 0. Without the penalty, T would be near 0
+    if a model made no mistakes on a small val split.
     """
     from scipy.optimize import minimize_scalar
 

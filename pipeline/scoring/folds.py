@@ -48,9 +48,8 @@ def require_trainable_folds(folds: Sequence[Fold], labels: np.ndarray, count: in
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
     """Draw about `most` of N rows, the same fraction of each stratum. Return these rows, int64 [n], ascending.
 
-    `strata`, int [N], has the stratum of each row. If N is at most `most`, all rows are drawn. A stratum with two or
-    more rows gives at least two rows, and any other stratum gives its only row. So with many small strata, n may be
-    larger than `most`.
+    `strata`, int [N], has the stratum of each row. If N is at most `most`, all rows are drawn. Each stratum gives at
+    least two rows, or its only row. With many small strata, n may therefore be larger than `most`.
     """
     if len(strata) <= most:
         return np.arange(len(strata))
@@ -62,10 +61,12 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw about `most` rows, and remove all other rows from the folds. Return the drawn rows and the new folds.
+    """Draw about `most` rows, and remove all other rows from the folds.
 
-    The drawn rows are int64 [n], in ascending order. The new folds hold positions in the array of the drawn rows. Each
-    class of each fold keeps its share of the rows; see `stratified`. `labels`, int64 [N], has the label of each row.
+    `labels`, int64 [N], has the label of each row. Each class of each fold keeps its share of the rows.
+
+    Returns the drawn rows, int64 [n], ascending, and the new folds. The new folds hold positions in the array of the
+    drawn rows.
     """
     of = np.zeros(len(labels), np.int64)  # the fold in which a row is validated; 0 if there is no such fold
     for number, (_, val) in enumerate(folds, 1):

@@ -204,7 +204,7 @@ def resampled_interval(accuracy: float, of_folds: Sequence[float], folds: int, i
     interval, so they lie in [0, 1]. The result is never narrower than Wilson's interval for `images` images.
 
     Args:
-        of_folds: the accuracy of each fold, at least two. If cross-validation was repeated, the folds of all repeats.
+        of_folds: the accuracy of each fold of each repeat, at least two numbers.
         folds: the number of folds in one repeat.
         images: the number of different images.
     """

@@ -35,9 +35,8 @@ class SimpleModels:
     ) -> "SimpleModels":
         """Return the scores of the two simple models on N examples with the labels `labels`, int64 [N].
 
-        The first model always predicts the largest class. Its scores are computed from `labels`. The second model is
-        logistic regression. `logistic` has the metrics of logistic regression, or is None if this model is left out.
-        `note` becomes the field `note`.
+        The first model always predicts the largest class. The second model is logistic regression. `logistic` has the
+        metrics of logistic regression, or is None if this model is left out.
         """
         counts = np.bincount(labels)
         return cls(class_names[int(counts.argmax())], float(counts.max() / len(labels)), logistic, note)

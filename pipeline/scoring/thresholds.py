@@ -64,12 +64,10 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
     """Return a threshold, as high as possible, whose sensitivity on new images is at least `wanted` on average.
 
     The sensitivity is the fraction of the positive images with a probability over the threshold. The average is over
-    many val sets: a threshold from a single val set may have a lower sensitivity.
+    many val sets. The threshold from a single val set may have a lower sensitivity.
 
-    On new images, the sensitivity is usually lower than on the given images. So the threshold is a little lower than
-    the given images need. The method is split conformal prediction (arXiv 2107.07511). With fewer positive images than
-    `enough` returns, `wanted` can't be guaranteed. All given positive images then have a probability over the
-    threshold.
+    The method is split conformal prediction (arXiv 2107.07511). If there are fewer positive images than `enough`
+    returns, `wanted` can't be guaranteed. All given positive images then have a probability over the threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].
@@ -99,9 +97,8 @@ def enough(wanted: float) -> int:
 def for_cost(chances: np.ndarray, positive: np.ndarray, miss: float, alarm: float) -> float:
     """Return the threshold with the lowest total cost of misses and false alarms.
 
-    The distinct `chances` are sorted together with 0 and 1. The number in the middle between each two neighbours is
-    tried as a threshold. If several thresholds have the lowest cost, the threshold nearest to `alarm / (miss + alarm)`
-    is returned. For perfectly calibrated probabilities, `alarm / (miss + alarm)` is the best threshold.
+    If several thresholds have the lowest cost, the threshold nearest to `alarm / (miss + alarm)` is returned. For
+    perfectly calibrated probabilities, `alarm / (miss + alarm)` is the best threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].

@@ -16,8 +16,7 @@ class Reference:
     """A sample of the training images. Other images are compared with this sample by their features.
 
     `features`, float16 [R, D], has a row for each image of the sample, scaled to unit length. R is at most 1,000, and
-    the array has at most 8 MB. With a sample of twice this size, images that are unlike the training images were not
-    found any better.
+    the array has at most 8 MB.
     """
 
     def __init__(self, features: np.ndarray) -> None:
@@ -65,11 +64,11 @@ def _pools() -> Any:
 
 
 def reference_rows(labels: np.ndarray, width: int) -> np.ndarray:
-    """Draw the sample of the training images for a reference. Return the rows of the sample, int64 [R], ascending.
+    """Draw a sample of the training images for a `Reference`. Return its rows, int64 [R], ascending.
 
-    `labels`, int [N], has the labels of the training images. `width`, the number of features of an image, limits R;
-    see `Reference`. The sample has about equally many images of each class. If a class has too few, the sample has all
-    of them. The same arguments give the same rows.
+    `labels`, int [N], has the labels of the training images. `width` is the number of features of an image. If `width`
+    is large, R is small. The sample has about equally many images of each class. If a class has too few, the sample has
+    all of them. The same arguments give the same rows.
     """
     order = np.random.default_rng(0).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]

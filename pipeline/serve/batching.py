@@ -36,8 +36,8 @@ class Batches(Generic[Given, Found]):
     A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
 
     - At least two threads are free, or `passes` is 1 and the only thread is free.
-    - Enough time has passed. If a further image is on its way (see `coming`), this is 20 * `wait` seconds since the
-      first image of the batch came. If no image is on its way, this is `wait` seconds since the last image came.
+    - `wait` seconds have passed since the last image came. If a further image is on its way (see `coming`), the
+      batch waits instead until 20 * `wait` seconds have passed since its first image came.
     """
 
     run: Callable[[Sequence[Given], int], Sequence[Found]]

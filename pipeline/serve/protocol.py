@@ -144,8 +144,8 @@ class Connection(HttpToolsProtocol):
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
         """Stop reading requests, and send a last response.
 
-        If the request in work has arrived whole, or if its answer has begun, the last response is this answer. In all
-        other cases, it is an error with the HTTP status `status`, the status text `phrase` and the message `sentence`.
+        If the request in work has arrived whole, or if its answer has begun, its answer is the last response. In all
+        other cases, an error is sent: the HTTP status `status`, the status text `phrase` and the message `sentence`.
         After the error, the connection ends when the client closes it, or when the time limit is over.
         """
         self._refused = True

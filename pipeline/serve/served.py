@@ -146,10 +146,8 @@ def pixels_of(data: bytes, name: str, header: Header, configs: Sequence[ImageCon
 def usable_header(data: bytes, name: str, max_pixels: int) -> Header | Fault:
     """Return the header of an image, or the fault if the image can't be used.
 
-    No pixels are decoded, so the header lacks the orientation and the bits in use; see `completed`.
-
-    `data` has the bytes of the image's file, and `name` is the file's name. The name helps to distinguish a damaged
-    image from a file that is no image.
+    `data` has the bytes of the image's file, and `name` is the file's name. No pixels are decoded, so the header lacks
+    the orientation and the bits in use; see `completed`.
     """
     header = inspect_bytes(data, Path(name).name, max_pixels, decoding=False)
     if not isinstance(header, Header):

@@ -65,14 +65,12 @@ class Service:
 
     @contextmanager
     def arriving(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that counts the bytes of a request.
+        """Yield a function that counts the bytes of a request. The context is open until the request is answered.
 
-        While the context is open, the request arrives and is answered. Each time bytes arrive, the caller must call the
-        function with the number of these bytes. The function raises a RefusalError if the requests of all open contexts
-        have too many bytes together.
+        Each time bytes arrive, the caller must call the function with the number of these bytes. The function raises a
+        RefusalError if the requests of all open contexts have too many bytes together.
 
-        When the context is opened, a RefusalError is raised if the server is stopping, or if too many requests have
-        arrived and are unanswered; see `admitted`.
+        A RefusalError is also raised at the start, if the server is stopping or too many requests are unanswered.
         """
         if self.stopping:
             raise RefusalError(503, "the server is stopping", {"Connection": "close"})

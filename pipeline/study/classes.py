@@ -41,11 +41,11 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
     to the recall against the logarithm of the number of images, for the larger half of the curve's sizes. The gain is
     log(2) times the slope of this line, times a factor from 0 to 1.
 
-    The factor corrects for curves that flatten. It is the same for all classes: the rise in accuracy that a fitted law
-    predicts (see `kept_law`), divided by the rise in accuracy that a line predicts.
+    The factor corrects for curves that flatten. For all classes, the factor is the rise in accuracy by a fitted law
+    (see `kept_law`), divided by the rise in accuracy by a line.
 
-    The interval of a gain comes from two variances: the variance between the val images of the class, and the variance
-    between the draws of training images. A gain and its interval are clipped to the range from 0 to 1 - recall.
+    The interval covers the variance between val images and the variance between draws of training images. A gain and
+    its interval are clipped to the range from 0 to 1 - recall.
     """
     from scipy.stats import t
 

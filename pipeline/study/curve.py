@@ -1,14 +1,12 @@
 """Measure the learning curve: heads on nested subsets of the training images, scored on val.
 
 The heads are logistic regressions on standardised features. Fitting a logistic regression to a thousand images takes
-some hundredths of a second. Training a head of `headstart head` takes a second, and needs TensorFlow.
+some hundredths of a second. Training a head of `headstart head` takes a second, and needs TensorFlow. The result of a
+logistic regression depends only on the images, because the fit is convex.
 
-The two kinds of head were compared on 50 images and more; see docs/measurements.md. Their accuracies differed by at
-most 0.3 points with EfficientNet-Lite0. They differed by at most 2 points with an InceptionV3 that was trained for
-another task.
-
-The fit of a logistic regression is convex, so its result does not depend on random initial weights and batches. The
-result varies only with the images.
+The accuracies of the two kinds of head were compared on 50 images and more. With EfficientNet-Lite0, they differed by
+at most 0.3 points (docs/measurements.md). With an InceptionV3 that was trained for another task, they differed by at
+most 2 points.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ def measure_curve(
     Args:
         units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
         sizes: the numbers of units in a subset, rising. The last size must be the number of all units.
-        seeds: the number of subsets of each size, with a head for each. Of the last size, there is one subset alone.
+        seeds: the number of subsets of each size but the last, which has one subset. Each subset gets a head.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows
@@ -101,8 +99,8 @@ def _each(
 ) -> None:
     """Call `fit` in threads for each of `places`, and call `advance` with each result.
 
-    Each place is a pair that stands for a training set: the index of a size, and the index of a draw of this size.
-    After Ctrl-C or an error, the calls that have not begun are dropped.
+    A place is a pair: the index of a size of the training set, and the index of a draw of this size. After Ctrl-C or an
+    error, the calls that have not begun are dropped.
     """
     with ThreadPoolExecutor(cpu_count()) as pool:
         try:
@@ -116,8 +114,7 @@ def _each(
 def _logits(train: LabelledFeatures, features: Features) -> np.ndarray:
     """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C].
 
-    A class without training images has the probability 0, and 0 has no finite logarithm. For this class, the result has
-    the logarithm of the smallest normal float32.
+    For a class without training images, the result has the logarithm of the smallest normal float32.
     """
     if len(known := np.unique(train.labels)) == 1:  # logistic regression needs two classes
         return log_chances(np.tile(np.eye(train.classes)[known[0]], (len(features), 1)))

@@ -4,20 +4,15 @@ The bootstrap makes B replicates of the measured curve. For each replicate, val 
 images are drawn with replacement.
 
 For all metrics except the loss, two made-up predictions are added to val before the draw, one right and one wrong
-(Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550). Without made-up predictions, an interval would have the
-width 0 if all predictions on a small val are right. The mean effect of made-up predictions is subtracted from the
-forecast figures.
+(Agresti & Coull 1998, doi:10.1080/00031305.1998.10480550). The made-up predictions keep an interval from having the
+width 0 if all predictions are right. Their mean effect is subtracted from the forecast figures.
 
-Normal noise is added in two places:
+Normal noise of variance A / n is added for n training images; see `_spread`. The noise is added to the replicates,
+because the training images at hand are a random draw. The noise is also added to the errors from which `Forecast.at`
+computes intervals, because future training images will be a random draw, too.
 
-- to the replicates, because the training images at hand are a random draw themselves
-- to the errors from which `Forecast.at` computes intervals, because future training images will be a random draw, too
-
-The variance of the noise is A / n for n training images. `_spread` estimates A from the variance between small subsets.
-
-Two laws (see `laws.py`) are fitted to each replicate. The law that better predicts the largest sizes is kept. A law may
-not hold for the smallest sizes. So for each replicate, the size at which the fit begins is drawn at random among the
-smaller sizes.
+Two laws (see `laws.py`) are fitted to each replicate. The law that better predicts the largest sizes is kept. The size
+at which the fit begins is drawn at random among the smaller sizes, because a law may not hold for the smallest sizes.
 """
 
 from __future__ import annotations
@@ -48,10 +43,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needed:
-    """The number of training images with which a figure reaches `target`, and the interval of this number.
+    """The number of training images with which a figure reaches `target`: `images`, with an interval.
 
-    The number is `images`, and its interval goes from `low` to `high`. None stands for more than 100 times the present
-    number of images.
+    The interval goes from `low` to `high`. None stands for more than 100 times the present number of images.
     """
 
     target: float
@@ -113,8 +107,8 @@ class Forecast:
     def _middle(self, errors: np.ndarray) -> np.ndarray:
         """Return the expected errors, float64 [M], for M numbers of training images.
 
-        `errors`, [B, M], has the errors of the B replicates. The result is their median minus their bias `_raised`,
-        clipped to the range from 0 to 1. A loss is only clipped at 0.
+        `errors`, [B, M], has the errors of B replicates. The result is the median over the replicates minus the bias
+        `_raised`, clipped to the range from 0 to 1. A loss is only clipped at 0.
         """
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
@@ -228,9 +222,9 @@ def _spread(images: np.ndarray, errors: np.ndarray) -> float:
 
     `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
 
-    All subsets are drawn from the same N images, where N is the last size. So the measured variance between subsets of
-    n images is too small by the factor 1 - n / N, for which the estimate is corrected. Only sizes under 0.8 N
-    (`_SUBSET`) are used. If there are none, the result is 0.
+    All subsets are drawn from the same N images, where N is the last size. So the measured variance is too small by the
+    factor 1 - n / N. The estimate is corrected for this factor. Only sizes under 0.8 N (`_SUBSET`) are used. If there
+    are none, the result is 0.
     """
     small = images < _SUBSET * images[-1]
     left = 1 - images[small] / images[-1]

@@ -143,11 +143,8 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
     """Forecast how many images are needed to reach `target`, a value of the metric.
 
-    If `target` is 0, the result depends on the metric:
-
-    - For the loss, the result is None.
-    - For any other metric, the forecast is for the next round value above the present value, such as 0.95. If there is
-      no higher round value, the result is None.
+    If `target` is 0, the next round value above the present value is taken, such as 0.95. If there is no such value,
+    the result is None. If `target` is 0 and the metric is the loss, the result is None, too.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
@@ -156,11 +153,11 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return all `examples` if there are at most `most`. If there are more, return a random sample.
+    """Return all `examples` if there are at most `most`. If there are more, return a random sample of `most` examples.
 
-    The examples of a group are one unit, and so are the copies of an image; see `unit_names`. The class of a unit is
-    the class of its first example. The sample has at least one unit of each class. If these units need more than `most`
-    examples, the sample has more. If not, it has `most` examples, and each class keeps about its share.
+    A unit is a group, or an image with its copies; see `unit_names`. The class of a unit is the class of its first
+    example. Each class keeps about its share, and at least one unit. If one unit of each class makes more than `most`
+    examples, the sample is larger.
     """
     if len(examples) <= most:
         return examples

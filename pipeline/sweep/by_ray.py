@@ -138,8 +138,7 @@ class _Searchers:
         """Wait a short time for an answer of a worker, and handle the answer.
 
         If a worker has died, its trial goes back to the study, up to `MOST_DEATHS` times. A worker that lacks memory or
-        room on its disk is stopped, and counts as dead, because its trial may succeed on another node. Any other error
-        of a worker is raised.
+        room on its disk is stopped, and counts as dead. Any other error of a worker is raised.
         """
         if not self._calls:
             time.sleep(POLL_SECONDS)
@@ -179,8 +178,8 @@ class _Searchers:
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
         """Forget a worker that died, and count its death. After `_MOST_FAILURES` deaths, its node gets no more workers.
 
-        If the worker had finished a trial, earlier deaths on the node no longer count. If another worker had died with
-        the same head, this death does not count, because the head may be the cause.
+        If the worker had finished a trial, earlier deaths on the node no longer count. If another worker had died in
+        the same trial, this death does not count.
         """
         del self._workers[place]
         with self._owner_named():

@@ -79,9 +79,9 @@ Choose = Callable[[str, Choice], Any]  # takes the name of a setting and its `Ch
 def grid_points(build: Callable[[Choose], Any], most: int) -> list[tuple[dict[str, Any], Any]]:
     """Return every point of a grid as a pair: its parameters, and the result of `build` for the point.
 
-    For each point, `build` is called with one argument, a function `choose`. When `build` needs a parameter, it calls
-    `choose(name, choice)`, and gets the value of the parameter at the point. A point has only the parameters that
-    `build` asked for, so points may have different parameters. Raises OptionError if there are more than `most` points.
+    For each point, `build` is called with a function `choose`. In `build`, `choose(name, choice)` returns the value of
+    the parameter `name` at the point. A point has only the parameters that `build` asked for. Raises OptionError if
+    there are more than `most` points.
     """
     found: list[tuple[dict[str, Any], Any]] = []
     path: list[list[Any]] = []  # for each parameter so far, the values left to try; the first is in use

@@ -79,8 +79,8 @@ def _short(settings: Mapping[str, Any]) -> str:
 def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
     """Yield a function that shows, at each call, how far a search of `most` trials has come.
 
-    On a terminal, it draws a table of `baselines` and the best trials. The line below the table has the speed and the
-    time left. Elsewhere, it prints this line alone, at most every ten seconds.
+    On a terminal, the function draws a table of `baselines` and the best trials. A line below the table has the speed
+    and the time left. Elsewhere, the function prints only this line, at most every ten seconds.
     """
     before, start, choose_by = len(study.finished()), time.monotonic(), study.space.choose_by
     next_line = start + _LINE_SECONDS

@@ -16,12 +16,7 @@ from headstart.pipeline.sweep.study import Study, remove_curves
 
 @dataclass(frozen=True)
 class Left:
-    """Two counts for a worker that has ended or died.
-
-    - `finished`: the number of trials that the worker finished.
-    - `deaths`: if the worker died in a trial, the number of workers that have died with the same head, this worker
-      included. Otherwise, 0.
-    """
+    """Two counts for a worker that has ended or died."""
 
     finished: int  # number of trials that the worker finished
     deaths: int  # workers that died with the same head, this worker included; 0 if it did not die in a trial
@@ -43,16 +38,15 @@ class StudyOwner:
         self._left: set[str] = set()  # a claim of a worker may arrive after its death was noticed
 
     def claim(self, worker: str, most: int, pruner: Any) -> tuple[tuple[int, dict[str, Any]] | None, int, int]:
-        """Claim a trial for the worker whose name is `worker`.
+        """Claim a trial for the worker whose name is `worker`. `pruner` decides which trials end early.
+
+        If `end` was called, or if the worker has left, the result is (None, 0, 0). Raises StoreError if the study can't
+        be opened or locked.
 
         Returns:
-            The trial, as a pair of its number and its parameters, or None.
+            The number and the parameters of the trial; None if no trial is left, or if `most` are finished or running.
             The number of other trials that are running.
             The number of finished trials.
-
-        `pruner` decides which trials end early. If no trial is left, or if `most` trials are finished or running, the
-        trial is None. If `end` was called, or if the worker has left, the result is (None, 0, 0). Raises StoreError if
-        the study can't be opened or locked.
         """
         if self._over or worker in self._left:
             return None, 0, 0

@@ -34,8 +34,8 @@ def search(
 
     Meanwhile, the best trials and `baselines` are shown. If `config.jobs` is over 1, several processes run trials, and
     read the features from scratch files. By default, the scratch files are in the folder of the study. If `extraction`
-    is given, `scratch_place` chooses their folder. Raises HeadstartError if worker processes failed before the search
-    was done. Raises OSError if there is no space for scratch files.
+    is given, `scratch_place` chooses the folder. Raises HeadstartError if worker processes failed before the search was
+    done. Raises OSError if there is no space for scratch files.
     """
     tf.get_logger().setLevel("ERROR")  # hides a warning that each head has a graph of its own
     until = time.time() + (config.timeout or float("inf"))

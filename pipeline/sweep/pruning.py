@@ -16,11 +16,11 @@ _RUNG_EXAMPLES, _LATEST_FIRST_RUNG = 4_000, 4
 
 
 def successive_halving(training_sizes: Sequence[int]) -> optuna.pruners.BasePruner:
-    """Return a pruner that compares the trials after some epochs or folds, and keeps the best third of them.
+    """Return a pruner that compares the trials several times, and keeps the best third each time.
 
     `training_sizes` has the number of training examples of each fold. With several folds, trials are compared after 2,
-    6, 18 folds, and so on. With one fold, they are first compared after 1 to 4 epochs (1 if there are many training
-    examples), and again each time the number of epochs has tripled.
+    6, 18 folds, and so on. With one fold of 4000 or more training examples, trials are compared after 1, 3, 9 epochs.
+    With fewer examples, the first comparison is later, after up to 4 epochs.
 
     Li et al. 2018, "A System for Massively Parallel Hyperparameter Tuning", arXiv:1810.05934.
     """

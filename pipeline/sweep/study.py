@@ -88,10 +88,10 @@ class Study:
         return then
 
     def read_as(self, asked: DataConfig) -> DataConfig:
-        """Return the settings with which to read the study's data: `asked`, if `asked` differs from the defaults.
+        """Return the settings with which to read the study's data.
 
-        If `asked` equals the defaults, the result is what `keep_reading` recorded last. Without a record, the result
-        is the defaults, with the layout `v1` if a version before 0.2 began the study.
+        If `asked` differs from the defaults, the result is `asked`. If not, the result is what `keep_reading` recorded
+        last. Without a record, the result is the defaults. A study begun before version 0.2 then has the layout `v1`.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -104,8 +104,8 @@ class Study:
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial. Return the trial, and the number of trials that run in other processes.
 
-        If `most` trials are finished or running, or if the grid is used up, the trial is None. After None, a later call
-        may still return a trial: if another process dies, its trials can be claimed again.
+        If `most` trials are finished or running, or if the grid is used up, the trial is None. If another process dies,
+        a later call can claim its trials.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -209,8 +209,8 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
 
-    The scores are kept in the study. `memory` is in GiB; see `ExtractionConfig`. If all features would need more than
-    this memory during the fits, the baselines are fitted to a sample of the images, and scored on the same sample.
+    The scores are kept in the study. `memory` is in GiB; see `ExtractionConfig`. If the fits would need more than this
+    memory, the baselines are fitted to a sample of the images, and scored on the same sample.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
@@ -246,8 +246,8 @@ def _write_run(
 ) -> None:
     """Train the head of the trial `number`, the winner, as the run `path`, or keep a run of the study at `path`.
 
-    A run of a better trial is kept. A run of the same trial is kept if `overwrite` is false, or if the run was made
-    after `began`, the start of this search in seconds since 1970. A run of a worse trial is always replaced.
+    A run of a better trial is kept. A run of a worse trial is replaced. A run of the same trial is replaced if
+    `overwrite` is true and the run was made before `began`, the start of this search in seconds since 1970.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():

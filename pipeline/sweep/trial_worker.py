@@ -69,10 +69,10 @@ class ServedStudy:
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
-        """Give a claimed trial back to the study; see `Study.give_back`. If `too_large` is true, do nothing.
+        """Give a claimed trial back to the study; see `Study.give_back`.
 
-        `too_large` is true if the memory of this worker could not hold the trial. The driver then counts the worker as
-        dead, and the study's owner deals with the trial; see `StudyOwner.leave`.
+        If `too_large` is true, the memory of this worker could not hold the trial, and nothing is done. The study's
+        owner then deals with the trial; see `StudyOwner.leave`.
         """
         if not too_large:
             self._ask("give_back")

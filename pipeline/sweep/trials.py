@@ -93,9 +93,9 @@ class Trials(Protocol):
 def run_trials(study: Trials, data: SearchData, most: int, until: float, tick: Callable[[], None]) -> None:
     """Run trials until all processes together have finished `most` trials, or until no trial is left.
 
-    No trial starts after the time `until`, in seconds since 1970. `tick` is called after each trial. While this process
-    has no trial but waits for the trials of other processes, `tick` is called regularly. An error in a trial is raised
-    after the trial was given back to the study, or marked as failed.
+    No trial starts after the time `until`, in seconds since 1970. `tick` is called after each trial, and regularly
+    while this process waits for the trials of other processes. An error in a trial is raised after the trial was given
+    back to the study, or marked as failed.
     """
     study.prune_by(successive_halving(data.training_sizes))
     while time.time() < until:

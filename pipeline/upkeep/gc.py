@@ -56,8 +56,7 @@ def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False, reading
     """Count the features in the store at `root` whose images are in no folder of `data`. If `yes`, drop these features.
 
     `reading` decides how lists of images are read. Raises StoreError if `root` holds no features, or if another process
-    changed the store meanwhile. Raises DataError if a folder has no images, or has files that can't be read: the
-    features of such files may be in use.
+    changed the store meanwhile. Raises DataError if a folder has no images, or has files that can't be read.
     """
     stores = open_stores(root)
     used = {digest for folder in data for digest in _digests_in(root, folder, reading)}

@@ -72,11 +72,8 @@ def verify_store(root: Path, config: VerifyConfig, seed: int = 0, reading: DataC
     `seed` decides which images are compared. If `config.data` is a list of images, `reading` decides how the list is
     read. With `config.repair`, bad shards and indexes are removed, and merged files are updated.
 
-    No features are compared if damage remains in a folder (see `VerifyResult.folders`), or if a bad shard or index was
-    found without `config.repair`.
-
-    Raises StoreError if `root` holds no features, or if features should be compared, but none can be. Raises DataError
-    if `config.data` has no images.
+    If damage remains in the store, no features are compared. Raises StoreError if `root` holds no features, or if none
+    of the features can be compared. Raises DataError if `config.data` has no images.
     """
     if config.data:
         require_data(config.data)

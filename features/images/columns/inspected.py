@@ -256,10 +256,10 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images `known[rows]`, which an earlier scan has seen. An image that is too large becomes a reject.
+        """Add the images `known[rows]`, which an earlier scan has seen.
 
-        `rows` is int64 [n]. `of_row`, int64 [n], has the position of each of these images' files among all files. For
-        `max_pixels`, see `why_too_large`.
+        `rows` is int64 [n]. `of_row`, int64 [n], has the position of each image's file among all files. An image that
+        is too large for `max_pixels` becomes a reject; see `why_too_large`.
         """
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
         within = np.ones(len(rows), bool)

@@ -16,9 +16,8 @@ def portionwise(
     """Return a `tf.data.Dataset` whose elements are the portions that the iterator `begin()` yields.
 
     A portion is a tuple of columns with the same number of rows, at least one. `specs` has the shape and dtype of each
-    column. Each new iteration over the dataset calls `begin` again, and ends an earlier iteration that is still under
-    way. If the iterator raises an error, this error is appended to the list `raised`, because TensorFlow raises another
-    error.
+    column. Each new iteration over the dataset calls `begin` again, and ends an earlier iteration. Errors of the
+    iterator are appended to the list `raised`, because TensorFlow raises another error.
     """
     # TensorFlow's `from_generator` would slow down the whole process: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD,
     # and the kernel then maps and clears every temporary buffer over 128 KiB again.

@@ -24,12 +24,11 @@ def in_threads(
 ) -> Iterator[tuple[np.ndarray, Result]]:
     """Cut `positions`, int64 [n], into pieces. Yield each piece in order, with the result of `work` for this piece.
 
-    A piece has at most `size` positions. The calling thread does the first pieces. As soon as a piece takes long,
-    because `work` waits for a disk or a network, other threads do the remaining pieces. If `remote` is true, there are
-    more of these threads.
+    A piece has at most `size` positions. The calling thread does the first pieces. As soon as a piece takes long, other
+    threads do the remaining pieces. If `remote` is true, there are more of these threads.
 
-    At the end, `at_end` is called, and then this function waits for the other threads. The same is done if an error or
-    Ctrl-C ends their work early. If the error or Ctrl-C comes during the first pieces, `at_end` is not called.
+    `at_end` is called after the last piece. It is also called if an error or Ctrl-C ends the work of the other threads
+    early. After `at_end`, this function waits for the other threads.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

@@ -109,13 +109,13 @@ _of_another: Path | None = None  # a folder in which another process keeps bytes
 def bytes_kept(store: Path | None, data: object) -> Iterator[None]:
     """While the context is open, keep on disk the bytes of all objects that are read.
 
-    If `store` is None, the bytes are in a temporary folder. It is always removed when the context ends.
+    If `store` is None, a temporary folder holds the bytes, and is removed when the context ends.
 
-    If `store` is a path, the bytes are in a folder inside `store`, and the name of this folder depends on `data`. If
-    the context ends without an error, the folder is removed, unless another process uses it. If the context ends with
-    an error, the bytes stay for the next command with the same `store` and `data`.
+    If `store` is a path, a folder inside `store` holds the bytes. If the context ends with an error, the bytes stay for
+    the next command with the same `store` and `data`. If the context ends without an error, the folder is removed,
+    unless another process uses it.
 
-    If two contexts of this kind are nested, the inner context does nothing.
+    A context inside another context of this kind does nothing.
     """
     global _kept  # noqa: PLW0603 threads of TensorFlow read, too
     if _kept:

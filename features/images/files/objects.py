@@ -111,12 +111,12 @@ def fault_of(error: Exception) -> Fault | None:
 
 
 def _asked(url: str, method: str, **more: int) -> Any:
-    """Call a method of fsspec's file system, and return the result.
+    """Call the method named `method` of fsspec's file system, and return the result.
 
-    `method` is the name of the method. The arguments of the method are `url`, and the keyword arguments in `more`.
+    The arguments of the call are `url` and `more`.
 
     Raises DataError if there are no credentials, or if the library refuses the settings of this machine. Raises
-    UnreadableError if the library can't make sense of the service's answer.
+    UnreadableError if the library can't read the service's answer.
     """
     scheme = urlsplit(url).scheme
     url = scheme + url[len(scheme) :]  # the libraries know schemes in small letters only

@@ -49,13 +49,11 @@ def version_of(path: str, tars: OpenTars | None = None) -> Version:
 def content_elsewhere(path: str, tars: OpenTars | None = None) -> tuple[bytes | Fault, Version]:
     """Return a pair: the content of a file that is not local, and the version of the file.
 
-    The content is the first of these that applies:
-        a fault, if the file is too large.
-        the first `PREFIX_BYTES` bytes, if neither they nor the name of the file show that the file is an image.
-        all bytes of the file.
+    If the file is too large, the content is a fault. If neither the name nor the first `PREFIX_BYTES` bytes show an
+    image, the content is these bytes. In all other cases, the content is the whole file.
 
-    `tars` keeps tars open, so that the next call with the same `tars` need not open them again. Raises OSError if the
-    file can't be read. Raises DataError if this machine lacks the credentials for a URL.
+    `tars` keeps tars open for the next call. Raises OSError if the file can't be read. Raises DataError if this machine
+    lacks the credentials for a URL.
     """
     member, tars = member_at(path), tars or OpenTars()
     version = tars.version_of(member) if member else version_of_url(path)
@@ -69,10 +67,10 @@ def content_elsewhere(path: str, tars: OpenTars | None = None) -> tuple[bytes | 
 
 
 def bytes_of(image: ImageFile) -> bytes:
-    """Return the bytes of the file of an image. Raises OSError if the file can't be read.
+    """Return the bytes of the file of an image.
 
-    If the file is not local, the digest of its bytes is compared with the digest of `image`. If the digests differ, an
-    UnreadableError is raised. Raises DataError if this machine lacks the credentials for a URL.
+    Raises OSError if the file can't be read. Raises UnreadableError if the file is not local, and its bytes do not have
+    the digest of `image`. Raises DataError if this machine lacks the credentials for a URL.
     """
     if is_local(image.file):
         return Path(image.file).read_bytes()
@@ -90,11 +88,9 @@ def reference_of(image: ImageFile) -> bytes:
 def read_references(references: np.ndarray) -> np.ndarray:
     """Return the contents of N files, bytes [N]. `references`, bytes [N], names the files; see `reference_of`.
 
-    The content is `UNREAD` for a file that can't be read. It is b"" for two kinds of files, which are not read here:
-
-    - Local files, because TensorFlow reads them.
-    - The first file that would bring the total size over `MOST_AHEAD_BYTES`, and all files after it. The caller must
-      read them with `read_alone`.
+    If a file can't be read, its content is `UNREAD`. If a file is local, its content is b"", because TensorFlow reads
+    local files. Files are read until their total size would exceed `MOST_AHEAD_BYTES`. All further contents are b"".
+    The caller must read the further files with `read_alone`.
 
     No DataError is raised here. `require_access_kept` raises the last one later.
     """
@@ -127,8 +123,7 @@ def forget_unread() -> None:
 def require_access_kept() -> None:
     """Raise the last DataError of `read_references`, such as lost credentials, and forget this error.
 
-    If there was no such error, do nothing. `read_references` does not raise the error itself, because TensorFlow calls
-    `read_references` and would turn the error into another one.
+    If there was no such error, do nothing.
     """
     if _ends:
         raise _ends.pop()

@@ -105,11 +105,11 @@ def read_url(url: str, version: Version, most: int | None = None) -> tuple[bytes
 def require_access(paths: Iterable[str]) -> None:
     """Check that the buckets and hosts of the URLs in `paths` can be read. Paths of other kinds are ignored.
 
-    Up to three objects of each bucket or host are tried. A bucket or host counts as unreadable in two cases. First, it
-    refuses access to three objects. Second, a request fails with an error other than a refusal or a missing object.
+    Up to three objects of each bucket or host are tried. A bucket or host is unreadable if it refuses access to three
+    objects, or if a request fails with an error other than a refusal or a missing object.
 
     Raises DataError if a package or the credentials are missing, or if all buckets and hosts are unreadable. If only
-    some of them are unreadable, a message is printed, and the objects in them become rejects later.
+    some of them are unreadable, a message is printed.
     """
     places: dict[tuple[str, str], list[str]] = {}
     for url in filter(is_url, paths):

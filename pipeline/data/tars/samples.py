@@ -58,14 +58,14 @@ def read_tars(tars: Sequence[str], label_field: str, labelled: bool) -> list[Tar
 def read_tar(tar: str, label_field: str, labelled: bool, stop: Event | None = None) -> TarImages:
     """List the images of the tar at `tar`, and find their labels.
 
-    The label of `key.jpg` is in `key.json` or `key.cls`. There are two cases:
+    The label of the image `1.jpg` is in the file `1.json` or `1.cls`:
 
-    - `label_field` names a field: the label is in this field of `key.json`. Without a `key.json`, it is in `key.cls`.
-    - `label_field` is "": the label is in `key.cls`. Without a `key.cls`, it is in a field of `key.json` with a usual
-      name, such as `label`.
+    - If `label_field` is given, the label is this field of `1.json`. If there is no `1.json`, the label is in `1.cls`.
+    - If `label_field` is "", the label is in `1.cls`. If there is no `1.cls`, the label is a field of `1.json` with a
+      usual name, such as `label`.
 
     If `labelled` is false, no label is read. Raises DataError if the tar is damaged or ends early, if a label can't be
-    read, if it is not clear which file or field is the label, or if `stop` is set meanwhile.
+    read or is not clear, or if `stop` is set meanwhile.
     """
     with open_plain_tar(Path(tar), stop) as entries:
         return _images_of(tar, entries, label_field, labelled, stop)

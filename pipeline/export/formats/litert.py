@@ -40,12 +40,12 @@ _QUANTISED = (
 def write(deployable: "Deployable", path: Path, precision: str, calibration: np.ndarray | None) -> None:
     """Write `deployable` to `path`, as a LiteRT model. The model has one signature, from `pixels` to `probabilities`.
 
-    A ZIP archive follows the model in the same file, as is usual for metadata of TensorFlow Lite models. The archive
-    holds the metadata in `headstart.json` and the class names in `labels.txt`.
+    A ZIP archive follows the model in the same file. The archive holds the metadata in `headstart.json` and the class
+    names in `labels.txt`.
 
-    With float16, weights lie in the file as float16, and LiteRT computes with them in float32. With int8, weights are
-    quantised per channel. Activations are quantised by their ranges on the images `calibration`, uint8 [N, S, S, 3].
-    The last layer with weights and all layers after it stay float32.
+    With float16, weights are stored in float16, and LiteRT computes in float32. With int8, weights are quantised per
+    channel. Activations are quantised by their ranges on the images `calibration`, uint8 [N, S, S, 3]. The last layer
+    with weights and all layers after it stay float32.
 
     Raises an ExportError if a package of the extra `litert` is missing, if LiteRT can't hold the network, or if float16
     can't hold a weight.

@@ -22,9 +22,8 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
     """Write `deployable` as an OpenVINO model: a `.xml` file at `path`, and its weights in a `.bin` file beside it.
 
     The entry `headstart` of the model's `rt_info` holds the metadata. With float16, weights lie in the file as float16,
-    and OpenVINO computes with them in float32. With int8, weights are quantised per channel. Activations are quantised
-    by their ranges on the images `calibration`, uint8 [N, S, S, 3]. The last matrix product and all nodes after it stay
-    float32.
+    and OpenVINO computes with them in float32. With int8, weights and activations are quantised. The ranges of
+    activations are measured on the images `calibration`, uint8 [N, S, S, 3].
 
     Raises an ExportError if OpenVINO can't hold the network, if NNCF is missing, or if float16 can't hold a weight.
     """
@@ -53,8 +52,7 @@ def write(deployable: "Deployable", path: Path, precision: str, calibration: np.
 def load(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     """Load the model in OpenVINO. The result maps pixels (uint8 [B, S, S, 3]) to probabilities (float32 [B, C]).
 
-    OpenVINO is told to compute in float32. By default, OpenVINO computes in bfloat16 on some processors. The
-    probabilities would then be different.
+    OpenVINO computes in float32, even on processors for which its default is bfloat16.
     """
     compiled = load_openvino().Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda batch: np.array(compiled(batch)[_OUTPUT])

@@ -239,10 +239,10 @@ def _file(path: str, files: Container[str]) -> str:
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
     """Return two things: `items` with new paths, and the number of files that have no item.
 
-    `given` has a pair (path, name) for each file, in the order of `items`. The path of an item begins with the path of
-    its file. In the result, the name of the file replaces this beginning.
+    `given` has a pair (path, name) for each file, in the order of `items`. For example, the pair ("/data/a.tif",
+    "a.tif") changes an item's path from "/data/a.tif#2" to "a.tif#2".
 
-    Several files may have the same path. The items with this path are then divided equally among these files, in order.
+    If several files have the same path, the items with this path are divided equally among these files, in order.
     """
     names = defaultdict[str, list[str]](list)
     for path, name in given:

@@ -29,12 +29,10 @@ def classified(
     Yields three values for each group:
 
     - the number of images and rejects that are left out, because `is_done` returns True for their paths.
-    - the number of files that are no images. Only files that were found in a folder are counted. If a file in
-      `sources.named` is no image, it becomes a reject.
+    - the number of files in folders that are no images. If a file in `sources.named` is no image, it becomes a reject.
     - an iterator over all other predictions and rejects. Each is yielded as soon as it is known.
 
-    If a file has a URL, its bytes may be kept on disk while its group is classified. They are removed when the caller
-    takes the next group; see `drop`.
+    If a file has a URL, its bytes may be kept on disk until the caller takes the next group; see `drop`.
     """
     for done, others, piece in inspected(sources, max_pixels, pages, is_done):
         yield done, others, _in_order(piece, answers)
