@@ -155,7 +155,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
     """Return the parameter `<prefix>_<field>`, the command-line option for a `field` of the dataclass `config`.
 
-    `given` tells whether the command has another parameter for the same field. If so, the option is hidden, and its
+    If `given` is true, an argument of the command sets this field, such as STORE. The option is then hidden, and its
     default is None.
     """
     hint, metadata = get_type_hints(config)[field.name], field.metadata

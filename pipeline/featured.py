@@ -92,7 +92,7 @@ class FeaturedExamples:
         return read_features(self.stores, digests)
 
     def fingerprints(self) -> dict[str, str]:
-        """Return a dict from the names of the cuts to the keys of their fingerprints. A key is a SHA-256."""
+        """Return the key of the features at each cut, by the cut's name. A key is the SHA-256 of a fingerprint."""
         return {name: store.key for name, store in zip(cut_names(list(self.stores)), self.stores.values(), strict=True)}
 
     def fields(self) -> dict[str, Any]:

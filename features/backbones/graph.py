@@ -116,11 +116,12 @@ def cut_indices(
 ) -> dict[str, int]:
     """Return a mapping from the name of each cut of `model` to the index of the cut's operation, lowest first.
 
-    The network's output is always a cut. The end of a block is a cut if its output is a map, [H, W, D]. If `read_graph`
-    returns None, only the network's output is a cut.
+    The network's output is always a cut. The end of a block is a cut if its output is a feature map, [H, W, D]. In a
+    model whose graph can't be read, only the network's output is a cut.
 
     Args:
-        stable_names: whether all layers have the same names in every process, as in a model loaded from a file.
+        stable_names: whether blocks may be named by their layers. True for a model from a file, whose layers have the
+            same names in every process. Otherwise, blocks get numbers in place of names that Keras made up.
         renamed: maps the name of a cut in the graph to the name that the cut gets instead.
     """
     graph = read_graph(model)

@@ -255,7 +255,7 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should have, for each pair (class, split).
+    """Return the wanted number of different images for each pair (class, split). The splits are val and test.
 
     `sizes` maps each class to its number of different images. `groups` maps each class to its number of groups.
     `fractions` maps each split to its fraction of the images. At least one image and one group of each class are left

@@ -240,9 +240,9 @@ def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = 
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """Return the cut whose map is the only input of the layers from `from_layer` on.
+    """Return the cut at which the network can be split, so that the layers from `from_layer` on need nothing else.
 
-    Raises OptionError if there is no such cut.
+    The cut's features are a feature map [H, W, D]. Raises OptionError if there is no such cut.
     """
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(cut): cut.block for cut in backbone.cuts()}

@@ -150,7 +150,7 @@ def suggestions(chances: np.ndarray, labels: np.ndarray, conflicts: Sequence[Seq
 def nearest_agreeing(
     features: Features, labels: np.ndarray, trusted: np.ndarray, rows: np.ndarray, suggested: np.ndarray
 ) -> list[list[int]]:
-    """Return the row numbers of at most four neighbours for each of `rows`, the nearest first.
+    """Return a list for each of `rows`: the row numbers of at most four neighbours, the nearest first.
 
     The neighbours of a row support its suggested label: each neighbour has this label, and is marked in `trusted`.
 

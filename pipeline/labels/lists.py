@@ -103,7 +103,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Return the changes in `log`, the log of a list: a dict from the path of each image to its last action."""
+    """Return a dict from the path of each image in `log`, the log of a labelled list, to the image's last action."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 

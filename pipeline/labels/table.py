@@ -114,10 +114,9 @@ def _row(where: str, cells: Mapping[str, str]) -> Row | None:
 
 
 def _require_no_exchange(rows: Iterable[Row]) -> None:
-    """Raise a DataError if two images of one conflict would exchange their labels.
+    """Raise a DataError if the changes in `rows` exchange the labels of two copies or near-duplicates.
 
-    The images of a conflict are copies or near-duplicates with different labels. After an exchange, the labels would
-    still be different.
+    Copies with different labels are a conflict. After such a change, their labels would still be different.
     """
     seen: dict[tuple[str, str, str], Row] = {}
     for row in rows:

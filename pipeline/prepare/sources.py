@@ -50,14 +50,14 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
     An archive is a zip or a tar. A tar may be compressed.
 
-    If `source` holds archives and no images, as in Kaggle's competitions, each archive is replaced by a folder with
-    the archive's files. Archives inside these archives are not unpacked. Until the context ends, unpacked data are kept
-    in nameless temporary files on the disk of `data`. Prints the number of ignored files, and how the names in archives
-    were read.
+    If `source` holds archives and no images, as in Kaggle's competitions, each of these archives is read as if it were a
+    folder. Archives inside these archives are not unpacked. Unpacked bytes lie in nameless temporary files, on the disk
+    of the folder `data`, until the context ends. Prints the number of ignored files, and how the names in archives were
+    read.
 
     Raises:
-        DataError: a folder or archive can't be read, an archive has no files, or the files to yield include archives,
-            but no image.
+        DataError: a folder or archive can't be read, an archive has no files, or the only files that are left are
+            archives.
         OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:

@@ -37,9 +37,9 @@ class ServedTrial(FixedTrial):
 
 
 class ServedStudy:
-    """The part of `Study` (in `study.py`) that `run_trials` (in `trials.py`) uses.
+    """Stands for a `Study` in a worker of a Ray cluster. It has the methods of `Study` that `run_trials` needs.
 
-    All methods except `finished` and `prune_by` call the owner of the study. The owner is an actor; see `owner.py`.
+    Most methods send a request to the process that owns the study; see `owner.py`.
     """
 
     def __init__(self, worker: str, owner: Any, space: Any, seed: int, logs: Path) -> None:
