@@ -50,7 +50,7 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
 
     An archive is a zip or a tar. A tar may be compressed.
 
-    If `source` holds archives and no images, as in Kaggle's competitions, each of these archives is read as if it were a
+    If `source` holds archives and no images, as in Kaggle's competitions, each of these archives is read like a
     folder. Archives inside these archives are not unpacked. Unpacked bytes lie in nameless temporary files, on the disk
     of the folder `data`, until the context ends. Prints the number of ignored files, and how the names in archives were
     read.
