@@ -79,12 +79,16 @@ def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Re
     Return None if the features, which are the inputs of the head, are not finite. This can happen in a model that
     nearly diverged, even if its logits are finite.
     """
-    kept = [built.scored.predict_on_batch(inputs)[0] for inputs, _ in batches.reference]
-    reference = Reference.of(np.concatenate(kept).astype(np.float32))
-    found = []
-    for inputs, labels in batches.val:  # the features of all of val may be large
-        features, logits = built.scored.predict_on_batch(inputs)
-        found.append((reference.distances(features.astype(np.float32)), logits, labels.numpy()))
+    kept, found = [], []
+    with progress("calibrating", batches.reference_images + len(built.cached.of("val"))) as advance:
+        for inputs, labels in batches.reference:
+            kept.append(built.scored.predict_on_batch(inputs)[0])
+            advance(len(labels))
+        reference = Reference.of(np.concatenate(kept).astype(np.float32))
+        for inputs, labels in batches.val:  # the features of all of val may be large
+            features, logits = built.scored.predict_on_batch(inputs)
+            found.append((reference.distances(features.astype(np.float32)), logits, labels.numpy()))
+            advance(len(labels))
     distances, logits, labels = map(np.concatenate, zip(*found, strict=True))
     if not np.isfinite(distances).all():
         console.print("the features of the best epoch are not finite, so its probabilities are not calibrated")

@@ -50,6 +50,7 @@ class Batches:
     train: tf.data.Dataset  # each iteration is an epoch; each epoch has its own order and augmentation
     val: tf.data.Dataset
     reference: tf.data.Dataset  # training images without augmentation or, from a cache of views, their first view
+    reference_images: int
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class FinetuneModel:
                 train_dataset(train, images, batch_size, config.augment, seed, next_epoch),
                 eval_dataset(val, images, batch_size),
                 eval_dataset(drawn, images, batch_size),
+                len(drawn),
             )
         if not config.views:
             console.print("trained on images as they are; --views K caches K augmented views of each")
@@ -150,6 +152,7 @@ class FinetuneModel:
             features_dataset(viewed, train, batch_size, seed, next_epoch, raised),
             features_dataset([plain], val, batch_size, seed, lambda: 0, raised),
             features_dataset(viewed[:1], drawn, batch_size, seed, lambda: 0, raised),
+            len(drawn),
         )
 
 
