@@ -30,6 +30,8 @@ class _Signals:
 
     def handle(self) -> None:
         """See `stop_at_signals`."""
+        if self.in_command and self.raised:  # a library ignored the error while the commands were loaded
+            raise self.raised[0]()
         self._process, self.in_command = os.getpid(), True
         self.raised.clear()
         for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -111,6 +113,8 @@ def one_line_at_signals() -> Iterator[None]:
             raise
         print("interrupted; nothing was changed", file=sys.stderr)
         raise SystemExit(exit_code(stop)) from None
+    finally:
+        command_ended()
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:

@@ -270,19 +270,22 @@ def bits_in(scanned: Scan) -> set[int]:
     return set(np.unique(scanned.examples.images.numbers("bits")).tolist())
 
 
-def load_examples(run: Run, places: Places = Places(), workers: Cluster | None = None) -> FeaturedExamples:
+def load_examples(
+    run: Run, places: Places = Places(), workers: Cluster | None = None, check: Callable[[Scan], None] = lambda _: None
+) -> FeaturedExamples:
     """Scan the data of a run, and extract missing features with the run's settings.
 
-    `places` may name other data, another store or other weights. If `workers` are given, they scan and extract. Raises
-    RunError if the data or the store are gone, or if the settings no longer give the features that the head was trained
-    on. For errors about the weights, see `located_networks`.
+    `places` may name other data, another store or other weights. If `workers` are given, they scan and extract. Before
+    the extraction, `check` may raise an error about the data. Raises RunError if the data or the store are gone, or if
+    the settings no longer give the head's features. For errors about the weights, see `located_networks`.
     """
     settings, data, store = run.config(), run_data(run, places), run_store(run, places)
     # `max_rejects` limits training only. Callers that need unchanged examples call `require_unchanged`.
     extraction = replace(run.extraction_config(), store=store, max_rejects=1.0, rehash=False)
     config, _ = located_networks(run, places, run.feature_config(), extraction, KnownBackbones(store))
 
-    def require(_: Scan, networks: list[Network]) -> None:
+    def require(scanned: Scan, networks: list[Network]) -> None:
+        check(scanned)
         if list(settings["fingerprints"].values()) not in possible_keys(networks, config.bits):
             raise RunError(
                 f"{run.path}: its features can't be made again: its int8 network is gone, another engine computes "

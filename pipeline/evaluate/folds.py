@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,11 @@ import numpy as np
 from headstart.features.errors import DataError, OptionError, RunError
 from headstart.features.terminal import progress
 from headstart.pipeline.data.copies import unit_names, united
-from headstart.pipeline.data.examples import Example
+from headstart.pipeline.data.examples import Example, Scan
 from headstart.pipeline.data.similar import near_duplicate_groups
 from headstart.pipeline.evaluate.config import FoldsConfig
 from headstart.pipeline.evaluate.cross_validated import CrossValidated, Repeat
-from headstart.pipeline.evaluate.taken import take
+from headstart.pipeline.evaluate.taken import is_own, take
 from headstart.pipeline.featured import load_examples
 from headstart.pipeline.head.config import HeadConfig
 from headstart.pipeline.head.own import OWN_LAYERS, Build, OwnHead
@@ -61,14 +62,8 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
             number of the repeat, counted from 0.
     """
     run = Run.open(path)
-    cached = load_examples(run, places)
-    whole = take(run, cached, "all", places.data)
-    if whole.elsewhere:
-        raise OptionError(
-            f"--folds: {run.path} was trained on other images than those in {whole.elsewhere}; leave --data out, or "
-            "train a run on these images"
-        )
-    examples = whole.examples
+    cached = load_examples(run, places, check=partial(_require_own, run, places))
+    examples = take(run, cached, "all", places.data).examples
     settings = run.config()
     labelled = replace(cached.labelled(examples), classes=len(run.class_names()))
     groups = _groups(examples, labelled.features)
@@ -89,6 +84,15 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     )
     run.update(run.metrics_file, cross_validation=result.fields())
     return result
+
+
+def _require_own(run: Run, places: Places, scanned: Scan) -> None:
+    """Raise an OptionError if `places` names data that the run was not trained on."""
+    if places.data and not is_own(run, scanned.examples.of_split("train")):
+        raise OptionError(
+            f"--folds: {run.path} was trained on other images than those in {places.data}; leave --data out, or "
+            "train a run on these images"
+        )
 
 
 def _head_config(run: Run) -> HeadConfig:
@@ -156,19 +160,27 @@ def _require_enough(labels: np.ndarray, groups: list[str], folds: int, run: Run)
 def _repeats(method: _Method, config: FoldsConfig, seed: int) -> Iterator[Repeat]:
     """Yield the predictions of each repeat. A repeat predicts the label of every example once."""
     labels = method.labelled.labels
+    repeats = []
+    for number in range(config.rounds):  # all are drawn before hours of training, because some may not be trainable
+        parts = [np.asarray(part) for _, part in draw_folds(labels, method.groups, config.folds, seed + number)]
+        rows = [_training_rows(parts, fold, method.validates) for fold in range(len(parts))]
+        require_trainable_folds(list(zip(rows, parts, strict=True)), labels, config.folds)
+        repeats.append((parts, rows))
     with progress("training heads", config.folds * config.rounds, "heads") as advance:
-        for number in range(config.rounds):
-            parts = [np.asarray(part) for _, part in draw_folds(labels, method.groups, config.folds, seed + number)]
+        for number, (parts, rows) in enumerate(repeats):
             predicted, logistic = np.empty_like(labels), np.full_like(labels, -1)
-            for fold, part in enumerate(parts):
+            for fold, (train, part) in enumerate(zip(rows, parts, strict=True)):
                 after = parts[(fold + 1) % len(parts)]
-                rest = np.setdiff1d(np.arange(len(labels)), part)
-                train = np.setdiff1d(rest, after) if method.validates else rest
-                require_trainable_folds([(train, part)], labels, config.folds)
                 predicted[part] = _by_head(method, train, after if method.validates else train, part, number)
                 logistic[part] = _by_logistic(method, train, part)
                 advance(1)
             yield Repeat(parts, predicted, logistic if (logistic >= 0).all() else None)
+
+
+def _training_rows(parts: Sequence[np.ndarray], fold: int, validates: bool) -> np.ndarray:
+    """Return the rows outside `parts[fold]`. If `validates` is true, the rows of the next part are left out, too."""
+    without = {fold, (fold + 1) % len(parts)} if validates else {fold}
+    return np.sort(np.concatenate([part for number, part in enumerate(parts) if number not in without]))
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
@@ -196,7 +208,7 @@ def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.nda
     """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]
-    if not len(rows):
+    if len(np.unique(labels[rows])) < 2:
         return np.full(len(part), -1)
     groups = [method.groups[row] for row in rows]
     return predicted_labels(

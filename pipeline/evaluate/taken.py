@@ -66,7 +66,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
         DataError: there are no examples, or the data have a class that the run does not know.
         RunError: `data` is None, and `cached` holds under half of the run's training images.
     """
-    own = _is_own(run, cached, "all" if data is None else "train")
+    own = is_own(run, cached.of("all" if data is None else "train"))
     if data is None and not own:
         raise RunError(
             f"{run.path}: {run.config()['data']} holds under half of the images that it was trained on, so these are "
@@ -93,10 +93,10 @@ def _distinct(taken: Taken, run: Run) -> Taken:
     return replace(taken, mark=f"-{hashlib.sha256(os.fsencode(taken.elsewhere.resolve())).hexdigest()[:6]}")
 
 
-def _is_own(run: Run, cached: FeaturedExamples, split: str) -> bool:
-    """Return whether the examples of `split` in `cached` include at least half of the run's training images."""
+def is_own(run: Run, examples: Examples) -> bool:
+    """Return whether `examples` include at least half of the run's training images."""
     trained = run.digests("train")
-    return 2 * len(trained.intersection(HexDigests(cached.of(split).digests))) >= len(trained)
+    return 2 * len(trained.intersection(HexDigests(examples.digests))) >= len(trained)
 
 
 def _name(data: Path) -> str:

@@ -86,7 +86,7 @@ def _read_list(listed: Path) -> Iterator[str]:
         return
     try:
         file = listed.open("rb")
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise OptionError(f"--from {listed}: {error.strerror}; name a file with one path a line, or -") from error
     with file:
         yield from _paths_in(file, str(listed))

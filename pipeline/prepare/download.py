@@ -38,8 +38,10 @@ def download_zip(url: str, file: Path) -> None:
     try:
         with zipfile.ZipFile(partial) as archive:
             damaged = archive.testzip()
-    except (*DAMAGE, *UNSUPPORTED) as error:
+    except DAMAGE as error:
         damaged = message_of(error)
+    except UNSUPPORTED as error:
+        raise DataError(f"{partial}: can't be unpacked here ({message_of(error)}); it is no zip of images") from error
     if damaged:
         partial.unlink()
         raise DataError(f"{url}: the download is damaged ({damaged}) and was deleted; run the same command again")

@@ -128,8 +128,8 @@ def tell_earlier_heads(path: Path, then: Mapping[str, Any]) -> None:
     """Tell the user if the study at `path` has heads of an earlier version. `then` is the study's record."""
     if _has_earlier_heads({**_UNSAID, **then}):
         console.print(
-            f"--study {path}: was begun by an earlier version of headstart, whose heads of few images were a little "
-            "worse; they stay in the study, and the best head is trained anew"
+            f"--study {path}: was begun by an earlier version of headstart, whose heads of few images were worse; "
+            "heads that were tried stay with their figures, and the best head is trained anew"
         )
 
 

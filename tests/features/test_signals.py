@@ -87,6 +87,7 @@ except KeyboardInterrupt as error:
 
 _EARLY = """
 import os, signal, sys, time
+from contextlib import suppress
 from headstart import command_line
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a script started with `&` ignores Ctrl-C
@@ -109,10 +110,17 @@ command_line()
 """
 
 
-@pytest.mark.parametrize("moment", ["import", "options"])
+@pytest.mark.parametrize("moment", ["import", "import that ignores it", "options"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_before_the_command_begins_is_told_in_one_line(moment: str, number: signal.Signals, code: int) -> None:
-    in_import, before = ("stop()", "") if moment == "import" else ("pass", "_Command.parse_args = stop")
+    in_import, before = {
+        "import": ("stop()", ""),
+        "import that ignores it": (
+            "import contextlib\n            with contextlib.suppress(BaseException): stop()",
+            "",
+        ),
+        "options": ("pass", "_Command.parse_args = stop"),
+    }[moment]
     ended = subprocess.run(
         [sys.executable, "-c", _EARLY.format(in_import=in_import, before=before), str(int(number)), "check", "x"],
         check=False,

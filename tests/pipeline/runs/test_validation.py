@@ -102,6 +102,14 @@ def test_null_stands_for_a_field_that_is_left_out(run: Path, headstart: Cli) -> 
     assert len(headstart("compare", run, run.parent / "other")["runs"]) == 2
 
 
+def test_a_fine_tuning_without_figures_that_gained_nothing_leaves_the_answer_to_the_head(run: Path) -> None:
+    holding("metrics.json", json.dumps({"finetune": {"best_epoch": 0}}))(run)
+    opened = Run.open(run)
+    opened.classifier_file.touch()
+    choice = choose_model(opened, "auto")
+    assert (choice.model, choice.alike) == ("head", True)
+
+
 def test_fields_of_a_later_version_may_be_of_any_kind(run: Path) -> None:
     later = {"note": 3, "cross_validation": {"val": 3, "before": [None]}, "list": [{"val": None}]}
     holding("metrics.json", json.dumps(later))(run)
