@@ -67,11 +67,7 @@ def cores_of_groups(groups: str, root: Path) -> float:
 
 
 def _limit(folder: Path, *names: str) -> float:
-    """Return the limit of a control group in cores: the group's quota divided by its period.
-
-    `names` are the files in `folder` that hold these two numbers. If a file is missing, or if the group has no quota,
-    return infinity.
-    """
+    """Return a control group's limit in cores, or infinity. `names` are the files with its quota and period."""
     try:
         quota, period = " ".join((folder / name).read_text() for name in names).split()
     except OSError:
@@ -151,10 +147,7 @@ def _skipping() -> Iterator[None]:
 
 
 def _start_keras() -> None:
-    """Import Keras, and give it the settings that this package needs, whatever `keras.json` and KERAS_BACKEND say.
-
-    Raise a HeadstartError if Keras can't read `keras.json`, or if Keras already runs on another backend.
-    """
+    """Import Keras with the settings that this package needs, whatever `keras.json` and KERAS_BACKEND say."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
         with _skipping() if _KERAS_ALONE in os.environ else nullcontext():

@@ -144,11 +144,7 @@ def _extract_missing(
 class _Extraction:
     """The extraction of images that lack features. Other processes may extract the same images at the same time.
 
-    Each process claims a portion of the images before it extracts the portion. In each round, this process extracts the
-    portions that it can claim. A portion is left for the next round in two cases:
-
-    - Another process is still extracting the portion.
-    - Another process has finished the portion, but some images of the portion have no features.
+    Each process claims portions of the images. Portions that others extract, or failed at, wait for the next round.
     """
 
     missing: Sequence[ImageFile]
@@ -167,10 +163,7 @@ class _Extraction:
         self._error: Exception | None = None
 
     def run(self, backbone: FrozenBackbone) -> Extracted:
-        """Extract the images round by round; see `_Extraction`. Return what this process extracted.
-
-        The last round is over when each image either has features, or was tried by this process.
-        """
+        """Extract in rounds until each image has features or was tried here. Return what this process extracted."""
         from headstart.features.images.batches import why_all_undecodable
 
         extracted: set[str] = set()
@@ -218,13 +211,7 @@ class _Extraction:
         return extracted
 
     def _portions(self, again: bool) -> Iterator[np.ndarray]:
-        """Claim the open portions. For each claimed portion, yield the positions of images without features, int64 [n].
-
-        The portions are claimed in their order. If another process turns out to extract some of them, the rest is
-        claimed in a random order, so that two processes seldom want the same portion. Shards then become smaller, too.
-
-        For `again`, see `Claims.take`. An error ends the iteration, and `run` raises it later.
-        """
+        """Claim the open portions. For each, yield the positions of images without features, int64 [n]."""
         waiting, self._open = deque(self._open), []
         drawn = False
         try:
@@ -232,7 +219,7 @@ class _Extraction:
                 portion = waiting.popleft()
                 claim = self.claims.take(self.work.names[portion], again)
                 mine = claim in (Claim.MINE, Claim.TAKEN_OVER)
-                if not mine and not drawn:
+                if not mine and not drawn:  # in a random order, processes seldom want the same portion
                     waiting, drawn = deque(np.random.default_rng().permutation(waiting).tolist()), True
                     self.writer.keep_shards_small()
                 if claim == Claim.BUSY:
@@ -251,11 +238,7 @@ class _Extraction:
             self._error = error
 
     def _left(self, portion: int, at_once: bool) -> np.ndarray:
-        """Return the positions, int64 [n], of those images in a portion that are left to extract.
-
-        Images that have features, or that this process has tried, are left out. For `at_once`, see
-        `ShardWriter.still_lacking`.
-        """
+        """Return the positions of a portion's untried images that lack features, int64 [n]."""
         positions = self.work.positions(portion)
         positions = positions[self._state[positions] == _OPEN]
         lacking = self.writer.still_lacking([self.missing[one].digest for one in positions.tolist()], at_once)
@@ -270,11 +253,7 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Return a function that marks as done the portions that this process has claimed so far.
-
-        Portions of an earlier call of `_finished` are left out. If `before` is given, the portion with this number and
-        all portions claimed after it are left out, too.
-        """
+        """Take the portions claimed before portion `before`, or all, and return a function that marks them as done."""
         names = []
         while self._taken and self._taken[0] != before:
             names.append(self.work.names[self._taken.popleft()])

@@ -21,7 +21,7 @@ from rich.filesize import decimal
 _PARTIAL = re.compile(rf"\.(?P<process>{PROCESS})\.partial\..+", re.DOTALL)
 _PARTIAL_NAME_LENGTH = 32
 _REPLACED = "replaced"  # subfolder that keeps an old folder until the new one is in its place
-_FOREIGN_SECONDS = 24 * 3600
+_FOREIGN_SECONDS = 24 * 3600  # if this host can't tell, a process has ended after this time without a write
 _CANNOT_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EISDIR)
 # The system gives one of these where nothing can be written: a read-only disk, or another user's folder.
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -45,10 +45,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, where the caller can write a file.
-
-    The folder is made if it is missing. When the context ends, the file is removed, unless the caller renamed it.
-    """
+    """Yield a temporary path in the folder of `path`, and remove its file at the end, unless the caller renamed it."""
     with _told_of(path, *path.parents):
         path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)
@@ -116,12 +113,7 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """If an OSError of the context names one of the paths `made`, make it name `path`, which the user asked for.
-
-    The code makes the paths `made` on the way to `path`, such as a temporary file. If a file lies where `path` needs a
-    folder, the error becomes a NotADirectoryError. If nothing can be made in the folder, such as `/proc`, the error
-    becomes a PermissionError.
-    """
+    """Make an OSError that names one of the paths `made` name `path`, which the user asked for, instead."""
     try:
         yield
     except OSError as error:
@@ -132,7 +124,7 @@ def _told_of(path: Path, *made: Path) -> Iterator[None]:
             raise NotADirectoryError(errno.ENOTDIR, f"{error.filename} is no folder", str(path)) from error
         vanished = not is_above and not path.parent.is_dir()
         if error.errno == errno.ENOENT and error.filename2 is None and not vanished:  # and no failed renaming
-            raise PermissionError(errno.EPERM, "Nothing can be made there", str(path)) from error
+            raise PermissionError(errno.EPERM, "Nothing can be made there", str(path)) from error  # as in /proc
         error.filename = str(path)  # the temporary name would tell the user nothing
         raise
 
@@ -173,10 +165,7 @@ def _remove(partial: Path) -> None:
 
 
 def _writer_ended(partial: Path) -> bool:
-    """Return whether `partial` is a temporary path of a process that has ended.
-
-    If this host can't tell, the process counts as ended after a day without a write.
-    """
+    """Return whether `partial` is a temporary path of a process that has ended."""
     name = _PARTIAL.fullmatch(partial.name)
     if name is None:
         return False

@@ -75,10 +75,7 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Restore standard error. Then wait until the filter has written all that it received, but at most 10 s.
-
-    `child` is the process of the filter. `kept` is a file descriptor of the earlier standard error.
-    """
+    """Restore standard error from `kept`, and wait up to 10 s until the filter `child` has written its input."""
     sys.stderr.flush()
     with suppress(OSError, subprocess.TimeoutExpired):
         os.write(2, _END)

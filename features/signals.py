@@ -50,12 +50,7 @@ class _Signals:
         raise error
 
     def _raise_again(self, ignored: Any) -> None:
-        """Send a signal again if Python ignored the error that a handler raised for this signal.
-
-        Python ignores the error, for example, if the signal comes during a callback of a weak reference. Python calls
-        this method, which is `sys.unraisablehook`, for each ignored error. All other errors are passed on to the
-        earlier hook.
-        """
+        """As `sys.unraisablehook`: send a signal again if Python ignored the error that its handler raised."""
         here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
             if here and ignored.exc_type is error:
@@ -67,11 +62,7 @@ class _Signals:
         self._hook(ignored)
 
     def _send(self, thread: int, number: int, raised: int) -> None:
-        """Send the signal `number` again, to the thread with the ID `thread`.
-
-        `raised` is how many errors the handlers had raised when this call was planned. If they have raised another
-        error since then, or if the command has ended, do nothing.
-        """
+        """Send a signal again, unless a handler has raised another error or the command has ended."""
         if self.in_command and len(self.raised) == raised:
             signal.pthread_kill(thread, number)
 

@@ -153,11 +153,7 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Return the parameter `<prefix>_<field>`, the command-line option for a `field` of the dataclass `config`.
-
-    If `given` is true, an argument of the command sets this field, such as STORE. The option is then hidden, and its
-    default is None.
-    """
+    """Return the command-line option for a field of `config`. It is hidden if an argument sets the field (`given`)."""
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
         _flag(field),
@@ -181,15 +177,7 @@ def _flag(field: Field[Any]) -> str:
 
 
 def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn `values`, which come from Typer, into the arguments of a command.
-
-    Some arguments are dataclasses. `configs` maps the names of these arguments to the dataclasses. `values` has an item
-    for each of their fields. For example, the item `extraction_store` becomes the field `store` of the argument
-    `extraction`. All other items stay.
-
-    If `values` also has an item with the name of a field, such as `store`, this item sets the field. Raises OptionError
-    if the user also gave the option of the field, such as `--store`, with another path.
-    """
+    """Gather options into dataclasses: `extraction_store` becomes the field `store` of the argument `extraction`."""
     arguments = dict(values)
     for name, config in configs.items():
         settings = {field.name: arguments.pop(f"{name}_{field.name}") for field in fields(config)}
@@ -205,10 +193,7 @@ def _with_configs(values: dict[str, Any], configs: Mapping[str, Any]) -> dict[st
 
 
 def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], needs_weights: bool) -> None:
-    """Raise an error if `arguments` have a fault that can be found quickly, such as a missing folder.
-
-    `roles` maps the name of each parameter to its annotation, such as `Data`. For `needs_weights`, see `command`.
-    """
+    """Raise an error if `arguments` have a fault that can be found quickly, such as a missing folder."""
     from headstart.features.backbones.facts import require_weights_file
     from headstart.pipeline.data.reading import require_data
     from headstart.pipeline.runs import Run, require_free
@@ -227,10 +212,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Set the backbone, weights and rescaling in `arguments` to the values that earlier commands used with the store.
-
-    Options that the user gave stay unchanged. For the rules, and for `needed`, see `with_used_weights`.
-    """
+    """Fill in the backbone, weights and rescaling that earlier commands used with the store, if not given."""
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():
         if isinstance(value, FeatureConfig) and stores:

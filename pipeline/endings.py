@@ -54,14 +54,11 @@ def ending(error: BaseException, kept: str) -> Ending:
 
 
 def _came_after_interrupt(error: BaseException) -> bool:
-    """Return whether `error` is a new error after an interrupt, for example because finished work could not be saved.
-
-    A new error has the interrupt as its context. The result is false if `error` is the interrupt, or if a library
-    raised `error` in place of the interrupt, for example by `raise error from interrupt` or `raise error from None`.
-    """
+    """Return whether `error` is a new error after an interrupt, and not the interrupt in another form."""
     cause, context = error.__cause__, error.__context__
     if isinstance(error, KeyboardInterrupt):
         return False
+    # A library may raise `error` in place of the interrupt, by `from interrupt` or `from None`.
     if cause is not None and _leads_to_interrupt(cause):
         return _came_after_interrupt(cause)
     if context is None or not _leads_to_interrupt(context):

@@ -60,11 +60,7 @@ class Extractor:
 
 
 def _finish(stores: Stores, seconds: float) -> None:
-    """Update the kept index and the merged file of each of `stores`. Compact the stores that have many small shards.
-
-    `seconds` is the duration of the extraction that filled `stores`, and limits the time of compaction; see
-    `compact_by_itself`. If `seconds` is 0, nothing is compacted.
-    """
+    """Update the index and the merged file of each store. Compact it if needed, unless `seconds` is 0."""
     for store in stores.values():
         store.keep_index()  # first, so that this process need not hold what others have written
         if seconds:

@@ -18,7 +18,7 @@ from headstart.pipeline.data.examples import Example, Examples
 
 NextEpoch = Callable[[], int]
 _BLOCK = 256  # examples that are looked up at a time
-_Piece = tuple[np.ndarray, np.ndarray]
+_Piece = tuple[np.ndarray, np.ndarray]  # positions of examples and their rows; in a batch, rows and labels
 
 
 def train_dataset(
@@ -113,12 +113,7 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[_Piece]:
-    """Shuffle each of `pieces`, and yield batches of the shuffled rows with their labels.
-
-    A piece is a pair of arrays: positions in `labels` (int64 [n]) and rows ([n, *shape]). A batch is a pair of arrays:
-    rows ([b, *shape]) and labels ([b]). If the last rows of a piece are too few for a batch, these rows are added to
-    the next piece.
-    """
+    """Shuffle each piece, and yield batches of rows with labels. Rows too few for a batch join the next piece."""
     left: _Piece | None = None
     for piece in pieces:
         positions, rows = _joined([left, piece]) if left else piece
@@ -133,10 +128,7 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces until their rows take at least `buffer_bytes`. The last joined piece may be smaller.
-
-    A piece is a pair of arrays: positions and rows; see `_shuffled`.
-    """
+    """Join consecutive pieces until they take at least `buffer_bytes`. The last joined piece may be smaller."""
     held: list[_Piece] = []
     size = 0
     for piece in pieces:

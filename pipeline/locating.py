@@ -113,23 +113,7 @@ def located_networks(
 def _candidates(
     own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
 ) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield weights that may be the weights of a run, the likeliest first.
-
-    Each item is a pair: a text that names the weights, and a copy of `own` with these weights.
-
-    Args:
-        own: the run's settings, or other settings that need the same weights.
-        digest: the digest of the run's weights.
-
-    If `places` names weights, only these weights are yielded. If `places` names none, the weights come from these
-    sources, in this order:
-
-    - The weights that `own` names, if their files exist.
-    - The environment variable `HEADSTART_WEIGHTS`, if it is set.
-    - The unchanged files that were used with `store` before, and hold weights with the digest `digest`.
-
-    From the last two sources, a file for another kind of network is left out.
-    """
+    """Yield weights that may be those of a run, the likeliest first: a name, and a copy of `own` with the weights."""
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
         return
@@ -152,12 +136,10 @@ def _gone_files(config: FeatureConfig) -> list[str]:
 
 
 def _holds(store: Path, run: Run) -> bool:
-    """Return whether `store` has a folder of features for each cut of `run`.
-
-    Without this check, a run from another machine could decide which folder this machine writes to.
-    """
-    keys = run.config()["fingerprints"].values()
-    return all(any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys if key[:12].isalnum())
+    """Return whether `store` has a folder of features for each cut of `run`."""
+    # A run from another machine must not decide which folder this machine writes to.
+    keys = list(run.config()["fingerprints"].values())
+    return bool(keys) and all(key.isalnum() and any(store.glob(f"*-{key[:12]}/fingerprint.json")) for key in keys)
 
 
 def _from_environment(kind: str) -> str | None:
@@ -172,12 +154,9 @@ def _gone(run: Run, kind: str, *places: object) -> RunError:
 
 
 def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
-    """Return a copy of `config` with the files in `text`: one file, or one file per backbone, joined by `+`.
-
-    A file replaces the weights of its backbone. But a backbone that is a `.keras` file holds its own weights, so the
-    new file replaces the whole backbone. Raises OptionError if `text` gives a backbone a file of the wrong kind.
-    """
+    """Return a copy of `config` with the files in `text`: one file, or one file per backbone, joined by `+`."""
     files = weights_of_each(chosen_backbones(config), text)
+    # A backbone that is a `.keras` file holds its own weights, so the whole backbone is replaced.
     moved = {name: os.path.abspath(file) for name, file in files.items() if is_own(name)}
     others = [file for name, file in files.items() if not is_own(name)]
     for name, file in files.items():

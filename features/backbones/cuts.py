@@ -194,12 +194,7 @@ def _is_weights(text: str) -> bool:
 
 
 def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
-    """Split values of `--cut` at each `+`, except inside the path of a chosen `.keras` file.
-
-    Args:
-        texts: the values of `--cut`. A path in a value may be relative.
-        backbones: the chosen backbones. The path of a `.keras` file among them must be absolute.
-    """
+    """Split values of `--cut` at each `+`, except inside the path of a `.keras` file among `backbones`."""
     parts = []
     for text in texts:
         pieces = text.split("+")
@@ -214,10 +209,7 @@ def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """Return the backbone in the text of a cut: `backbone` for `backbone/cut`, and "" for `cut`.
-
-    The path of a `.keras` file is returned as an absolute path, as `chosen_backbones` returns it.
-    """
+    """Return the backbone in a cut: `backbone` for `backbone/cut`, "" for `cut`. A file's path becomes absolute."""
     named = text.rpartition("/")[0]
     return os.path.abspath(named) if is_own(named) else named
 

@@ -134,20 +134,7 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Return a dict from the name of each block to the index of its last operation. `ends` holds these indices.
-
-    If `stable` is true, all layers have the same names in every process. A block then has the name of its last layer.
-
-    If `stable` is false, layers whose names Keras made up count as nameless; see `_is_numbered`. A block then has the
-    first of these names that exists:
-
-    - The name of its last layer.
-    - `TOP`, if the block is the last of the network, and ends with an activation.
-    - The common start of the last two names in the block, such as `block5`.
-    - `block` and the number of the block, from 1.
-
-    If an earlier block has the same name, `_` and the index of the last operation are added.
-    """
+    """Return a dict from each block's name to its last operation. Unless `stable`, replace names that Keras made up."""
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
         name = graph.operations[end].name
@@ -250,11 +237,7 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """Return the index of the last operation of each stage except the last stage, for a network without branches.
-
-    A stage consists of the operations at one resolution, and of the pooling that ends this resolution. `single` holds
-    the indices of the operations that can end a block; see `block_ends`.
-    """
+    """Return the index of the last operation of each stage except the last, in a network without branches."""
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:
         shape, before = graph.shape(index), graph.shape(kept)
@@ -262,18 +245,14 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
             break
         pools = isinstance(graph.operations[index], _POOLINGS)
         if kept and shape[0] <= _DOWNSAMPLES * before[0] and any(map(has_kernel, graph.operations[: kept + 1])):
-            ends.append(index if pools else kept)
+            ends.append(index if pools else kept)  # the pooling that ends a stage belongs to it
         if not isinstance(graph.operations[index], keras.layers.ZeroPadding2D):
             kept = index
     return ends
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """Return the common start of `names`. A name consists of words that are joined by `_`.
-
-    The common start consists of the words that all names begin with. If these words are already one of the names, the
-    last word is left out: the common start of `block5_sepconv3` and `block5_sepconv3_bn` is `block5`.
-    """
+    """Return the common start of `names` in whole words, such as `block5`, but never one of `names`."""
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]
     return "_".join(words[:-1] if "_".join(words) in names else words)

@@ -59,10 +59,7 @@ def said(error: Exception) -> str:
 
 
 def _loaded(path: str) -> Any:
-    """Load a model. Its weights are allocated only after the file has proved to hold weights of the declared shapes.
-
-    A small file may declare a layer of any size. Initial weights of this size could fill the memory.
-    """
+    """Load a model. Allocate weights only after the file has proved to hold them, as a file may declare huge ones."""
     try:
         with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values
             model = keras.saving.load_model(path, compile=False, safe_mode=True)

@@ -89,10 +89,7 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
 
 
 def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file into `model`.
-
-    Raises WeightsError if the file is missing, damaged, unsafe or of another network, or if it leaves weights unfilled.
-    """
+    """Load a weights file into `model`. Raise a WeightsError if it is missing, unsafe, damaged or another network's."""
     require_weights_file(str(file))
     if file.suffix != ".h5":
         raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")

@@ -81,14 +81,7 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
 
 def _functional(model: Any, shown: str) -> keras.Model:
-    """Return a copy of `model` as a functional model with one input and one output; see `_flat`.
-
-    Raises OptionError in these cases:
-
-    - `model` has no graph, no weights, or more than one input or output.
-    - The input is not square images, [B, H, W, 3], or has a fixed side that is not from 32 to 4096 pixels.
-    - The output is not a map, tokens or a vector of floating-point numbers.
-    """
+    """Return a copy of `model` as a functional model, or raise an OptionError if it can't be a backbone."""
     wanted = "headstart takes a functional or Sequential model from images to a map, tokens or a vector"
     try:
         inputs, outputs = list(model.inputs), list(model.outputs)
@@ -116,10 +109,7 @@ def _functional(model: Any, shown: str) -> keras.Model:
 
 @lru_cache(maxsize=8)
 def _require_independent(model: keras.Model, name: str, size: int) -> None:
-    """Raise a WeightsError if the output for an image depends on the other images of its batch.
-
-    The test uses images of noise with sides of `size` pixels. A size that the network can't take raises an OptionError.
-    """
+    """Raise a WeightsError if the output for an image depends on the other images of its batch."""
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(model.inputs[0].dtype)
     try:
         beside = np.asarray(model(images, training=False), np.float64)[1:2]
@@ -139,11 +129,7 @@ def _require_independent(model: keras.Model, name: str, size: int) -> None:
 
 
 def _flat(model: keras.Model, shown: str) -> keras.Model:
-    """Copy `model` with its weights; see `_renamed`. In the copy, nested models are replaced by their layers.
-
-    If nested models can't be replaced, for example because two layers have the same name, the copy keeps the nested
-    models. Raises WeightsError if Keras can't copy `model`.
-    """
+    """Copy `model` with its weights, and replace nested models by their layers if possible."""
 
     def call(operation: Any, *inputs: Any, **arguments: Any) -> Any:
         if isinstance(operation, keras.Model):  # `call` adds each of its layers; `__call__` would add one node
@@ -166,11 +152,7 @@ def _flat(model: keras.Model, shown: str) -> keras.Model:
 
 
 def _renamed(model: keras.Model) -> keras.Model:
-    """Copy `model` with initial weights. In the copy, rename layers whose names TensorFlow or `--cut` does not allow.
-
-    For example, `my block` becomes `my_block`. A nested model and its layers can't be renamed. If one of their names is
-    not allowed, a ValueError is raised.
-    """
+    """Copy `model` with initial weights, and rename layers whose names TensorFlow or `--cut` does not allow."""
     names = {operation.name for operation in model.operations}
 
     def copy(operation: Any) -> Any:
@@ -197,11 +179,7 @@ def _renamed(model: keras.Model) -> keras.Model:
 
 
 def _plain(name: str) -> str:
-    """Return a valid layer name that resembles `name`. The name `all` is not valid.
-
-    A valid name begins with a letter or digit, and consists of letters, digits, `_`, `.` and `-`. A long name is
-    shortened to about 100 characters.
-    """
+    """Return `name` as a valid layer name, which consists of letters, digits, `_`, `.` and `-`."""
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[:_NAME_LENGTH]
     plain = plain if re.match("[A-Za-z0-9]", plain) else f"layer{plain}"
     return f"{plain}_" if plain == _EVERY else plain

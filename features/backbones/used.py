@@ -128,12 +128,7 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """Return `config`, in which the backbone that was used with `store` may replace the default backbone.
-
-    `config` must have the default backbone. The default backbone is replaced if its weights are not on this machine,
-    and exactly one other backbone was used with `store`. If the default backbone was used with `store`, too, it stays.
-    If only others were used, a line on the console says which backbone is taken.
-    """
+    """If the default backbone's weights aren't on this machine, return `config` with the only backbone of `store`."""
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
         return config
@@ -147,15 +142,8 @@ def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
 def _with_only(
     config: FeatureConfig, known: Sequence[Used], store: Path, rescaled: bool, needed: bool
 ) -> FeatureConfig:
-    """If exactly one entry of `known` can be used, return `config` with the entry's weights and rescaling.
-
-    `rescaled` says whether the user set the rescaling of `config`. If so, this rescaling stays. `needed` says whether
-    the command reads the weights. An entry can be used if its file still has the same bytes; see `Used.is_at_hand`.
-
-    If no entry can be used, a line on the console says so, and `config` is returned unchanged. If several entries can
-    be used, `needed` decides: if true, an OptionError is raised; if false, `config` is returned unchanged.
-    """
-    options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known
+    """If exactly one entry of `known` can be used, return `config` with the entry's weights and rescaling."""
+    options = [replace(one, rescale=config.rescale) for one in known] if rescaled else known  # the user set it
     usable = list({(one.digest, one.rescale): one for one in options if one.is_at_hand()}.values())
     if not usable:
         console.print(
@@ -175,11 +163,7 @@ def _with_only(
 
 
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
-    """Return `config` with the rescaling that was used in `store` for the weights file of `config`.
-
-    `known` holds the entries of `used.json` for the backbone of `config`. If the weights file was not used in `store`,
-    or was used with several rescalings, return `config` unchanged.
-    """
+    """Return `config` with the rescaling that was used in `store` for its weights file, if there is exactly one."""
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):
         return config

@@ -92,10 +92,7 @@ def _model(name: str, weights: str, size: int, precision: Precision, weights_see
 
 
 def _weights_of(name: str, weights: str, rescale: str) -> str:
-    """Return `name` if it is the path of a `.keras` file, which holds its own weights. Otherwise, return `weights`.
-
-    If `weights` or `rescale` has a value that is not allowed with a `.keras` file, an OptionError is raised.
-    """
+    """Return `name` for a `.keras` file, else `weights`. Raise an OptionError if an option does not suit the file."""
     if not is_own(name):
         return weights
     if weights != "imagenet":
@@ -125,11 +122,7 @@ def _facts(name: str, model: keras.Model) -> BackboneFacts:
 
 
 def _facts_without(name: str, size: int, digest: str, known: KnownBackbones | None) -> BackboneFacts:
-    """Return the facts of a network whose weights are not read. `digest` is the digest of these weights.
-
-    The shapes in the facts are for images of `size` pixels. If `known` lacks these shapes, they are for the network's
-    default size.
-    """
+    """Return the facts of a network whose weights are not read. Shapes may be for the default size, not for `size`."""
     shapes = known.recall_shapes(name, size) if known else None
     usual = outline(name).cuts
     return BackboneFacts(digest, shapes if shapes and list(shapes) == list(usual) else usual)

@@ -70,11 +70,7 @@ _PLAIN = {"include_preprocessing": False}
 
 
 def _family(builder: str, sizes: Mapping[str, int], rescaling: str, **options: Any) -> dict[str, BackboneSpec]:
-    """Return a dict that maps the name of each network in a family to its spec.
-
-    `builder` is the name of the family in Keras, such as `EfficientNet`. `sizes` has a key for each network: the suffix
-    that follows `builder`, such as `B0`. The value is the size of the images.
-    """
+    """Return the spec of each network in a Keras family. `sizes` has the image size for each suffix, such as `B0`."""
     name = {"EfficientNet": "efficientnet_", "EfficientNetV2": "efficientnet_v2_", "ConvNeXt": "convnext_"}[builder]
     return {
         f"{name}{suffix.lower()}": BackboneSpec(f"{builder}{suffix}", size, rescaling, **options)

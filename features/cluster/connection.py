@@ -20,7 +20,7 @@ from headstart.features.errors import HeadstartError, OptionError
 from headstart.features.signals import sigterm_kept
 
 T = TypeVar("T")
-_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0
+_CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 15.0  # Ray itself would try for two minutes
 _LEAST_OBJECT_BYTES = 100 << 20
 _CLIENT = "ray://"
 
@@ -110,10 +110,7 @@ def connecting(address: str, begin: Callable[[], T], end: Callable[[T], None]) -
 
 
 def _require_cluster(address: str) -> None:
-    """Raise a HeadstartError unless a Ray cluster answers at `address`. Ray itself would try for two minutes.
-
-    For `ray://HOST:PORT`, any server that accepts a connection counts as a cluster.
-    """
+    """Raise a HeadstartError unless a Ray cluster answers at `address`."""
     asked = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     place = asked.removeprefix(_CLIENT)
     if place not in ("", "auto"):

@@ -125,11 +125,7 @@ def _claimed(stores: Iterable[FeatureStore]) -> Iterator[Callable[[], None]]:
 
 
 def _missing(images: Sequence[ImageFile], stores: Mapping[Cut, FeatureStore]) -> Images:
-    """Return the images that lack features in at least one of `stores`. Of copies, only the first is returned.
-
-    If the disk has no room for the missing features, an OSError is raised. If a store that lacks features can't be
-    written to, a StoreError is raised.
-    """
+    """Return the distinct images that lack features. Raise an OSError if the features can't be stored."""
     every = Images.of(images)
     different = every[first_positions(every.digests)]
     writer = ShardWriter(stores, different.digests)
@@ -179,10 +175,7 @@ def _task(
 def _extracted(
     missing: Images, crew: Crew, advance: Callable[[int], None], renew_claims: Callable[[], None]
 ) -> Extracted:
-    """Extract the features of `missing` with the workers of `crew`.
-
-    `advance` is called with the number of images that were just done. `renew_claims` is called several times a second.
-    """
+    """Extract the features of `missing` with the workers of `crew`."""
     sent = absolute(missing)
     rejects: dict[int, Reject] = {}  # by position
     work = defaultdict[Member, NodeWork](NodeWork)
@@ -228,11 +221,7 @@ def _extracted(
 
 
 def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
-    """Return the work of each node, by the node's name. `work` has the work of each worker.
-
-    The workers of a node run at the same time, so their speeds are added. A node with n images gets the seconds that n
-    images take at this total speed.
-    """
+    """Return the work of each node by name. The speeds of its workers, which run at the same time, are added."""
     nodes: dict[str, NodeWork] = {}
     for name in sorted({member.name for member in work}):
         slots: dict[int, NodeWork] = defaultdict(NodeWork)  # a worker may have followed a dead one

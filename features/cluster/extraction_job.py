@@ -189,13 +189,7 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return a dict with the features of one or two images, so that workers can be compared.
-
-        A value has the features of one image at all cuts, joined to float32 [F]. The keys are:
-
-        - "": an image of random pixels, the same pixels in all workers.
-        - a digest: the first image of the task's sample that can be decoded. Without such an image, this key is absent.
-        """
+        """Return features to compare workers by: of fixed noise, as "", and of one sample image, as its digest."""
         from headstart.features.images.batches import decoded_batches
 
         size = self._network.images.size
@@ -248,10 +242,7 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """Return `network`, with a Keras model that is already built if possible.
-
-    The model is taken from the first network in `others` that has the same backbone as `network`.
-    """
+    """Return `network`, with the model of a network in `others` that has the same backbone, if there is one."""
     own = network.backbone
     for other in (one.backbone for one in others):
         same = (other.weights_digest, other.image_size, other.precision, other.shapes)

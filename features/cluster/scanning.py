@@ -130,16 +130,7 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Replace the paths in a worker's result by the original paths.
-
-    Returns the new result, and the indices in `files` of the files that the worker could not read, int64 [n],
-    ascending. The new result has no rejects for the unread files.
-
-    Args:
-        files: the original paths of the inspected files.
-        sent: the absolute paths of `files`, as the worker got them.
-        found: the worker's result, with the paths in `sent`.
-    """
+    """Return a worker's result with the original paths, and the indices of unread files, whose rejects are left out."""
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = {at for at, one in pairs if one.reason in UNREAD}
     kept = [(at, one) for at, one in pairs if at not in unread]

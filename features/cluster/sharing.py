@@ -115,10 +115,7 @@ class Sharing:
                 yield ready
 
     def _give_out(self) -> None:
-        """Give units to members without units and, if `ahead` is true, to members that will soon be without units.
-
-        The member with the least work left gets a unit first.
-        """
+        """Give units to members that have none or, if `ahead` is true, that will soon have none."""
         if self.window is not None:
             self._units.limit = self.done + self.window
         working = self.crew.working()
@@ -147,10 +144,7 @@ class Sharing:
         return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
 
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
-        """Process the result that `member` sent for `unit`. If `unit` is now done, yield it with its result.
-
-        If the member died or was refused, `unit` and `result` are None, and all units of the member are taken back.
-        """
+        """Process the result of `unit`, and yield it if it is done. Without a unit, `member` died or was refused."""
         if unit is None or result is None:
             self._lost(member)
             return

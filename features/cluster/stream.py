@@ -111,11 +111,7 @@ class UnitStream:
         view: View | None,
         images: int,
     ) -> None:
-        """Start the thread of the stream, which then waits for units.
-
-        `stores` has the store of each cut. `images` is the number of images that all workers together will extract. The
-        size of shards depends on this number; see `ShardWriter`.
-        """
+        """Start the thread of the stream. `images` is the number of images that all workers together extract."""
         self.stores = stores
         self._backbone, self._config, self._view = backbone, config, view
         self._writer = ShardWriter(stores, [], images)
@@ -205,17 +201,13 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit`, then of later units, to the stream. Yield their numbers in the stream, int64 [n].
-
-        At most 64 numbers are yielded at a time. Images that have features are left out. If no unit is in the queue,
-        the iterator ends, so that the decoder finishes a batch that is not full.
-        """
+        """Add the images of `unit` and of later units to the stream. Yield their numbers in the stream, int64 [n]."""
         try:
             while unit:
                 self._begun.append(unit)
                 yield from self._portions_of(unit)
                 unit.last = len(self._images) - 1
-                unit = self._waiting_unit()
+                unit = self._waiting_unit()  # None lets the decoder finish a batch that is not full
         except Exception as error:  # TensorFlow would raise another error in its place
             self._error = error
 
@@ -244,11 +236,7 @@ class UnitStream:
         return unit
 
     def _take(self, numbers: np.ndarray, features: Mapping[Cut, np.ndarray]) -> None:
-        """Collect `features`, the features of the images with these `numbers` in the stream.
-
-        If an image's file has changed since the scan, its features are left out. All collected features are written
-        when a unit is done, or when `ShardWriter.add` returns true.
-        """
+        """Collect features, except those of changed files. Write them when a unit ends or a shard is due."""
         images = [self._images[number] for number in numbers.tolist()]
         unchanged = np.array([image.is_unchanged_since_read() for image in images])
         digests = [image.digest for image, same in zip(images, unchanged, strict=True) if same]
@@ -262,10 +250,7 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count images as done: all images with numbers in the stream below `after` that are not counted yet.
-
-        Each image is counted in its unit: as extracted if its number is in `extracted`, and as undecoded otherwise.
-        """
+        """Count all images before number `after` as done: as extracted if in `extracted`, otherwise as undecoded."""
         done = set(extracted.tolist())
         for number in range(self._passed, after):
             unit, position = self._images.rows.pop(number)
@@ -277,11 +262,7 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Remove the finished units from `_begun`, and return a function that ends them.
-
-        A unit is finished if its last image has a number below `after` in the stream. The returned function must be
-        called when the features of the finished units are on disk.
-        """
+        """Remove units that end before number `after`. Return a function to call when their features are on disk."""
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:
             ended.append(self._begun.popleft())

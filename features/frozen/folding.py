@@ -87,10 +87,7 @@ def _is_plain(convolution: keras.Layer) -> bool:
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Return kernels and bias with which `convolution` alone does what it and then `batchnorm` do at inference.
-
-    The normalisation is `y * scale + shift` per channel (arXiv:1502.03167, section 3.1), computed in float64.
-    """
+    """Return kernels and bias for `convolution` that include `batchnorm` (arXiv:1502.03167, section 3.1)."""
     scale = 1 / np.sqrt(batchnorm.moving_variance.numpy().astype(np.float64) + batchnorm.epsilon)  # [channels]
     if batchnorm.scale:
         scale *= batchnorm.gamma.numpy()
@@ -105,10 +102,7 @@ def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNorma
 
 
 def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, example: Any) -> dict[str, np.ndarray]:
-    """Return the means of each convolution's input channels, float64 [channels], by the name of the convolution.
-
-    Convolutions that compute in float32 are left out.
-    """
+    """Return the mean of each input channel for each convolution that doesn't compute in float32, by layer name."""
     rounding = [layer for layer in convolutions if layer.compute_dtype != "float32"]
     if not rounding:
         return {}
@@ -118,11 +112,7 @@ def _input_means(convolutions: Sequence[keras.Layer], model: keras.Model, exampl
 
 
 def _output_mean(convolution: keras.Layer, kernels: Sequence[np.ndarray], mean: np.ndarray) -> np.ndarray:
-    """Return the mean of each output channel of `convolution` over all pixels, float64 [out].
-
-    `mean` [in] holds the means of the input channels. `kernels` are used in place of the kernels of `convolution`. Bias
-    and padding are ignored.
-    """
+    """Return each output channel's mean, given each input channel's `mean`. Bias and padding are ignored."""
     sums = [kernel.astype(np.float64).sum((0, 1)) for kernel in kernels]
     if not isinstance(convolution, keras.layers.Conv2D):  # depthwise or separable: first each channel alone, [in, m]
         mean = (mean[:, np.newaxis] * sums.pop(0)).reshape(-1)

@@ -54,11 +54,7 @@ class FrozenBackbone:
         return len(self._slots)
 
     def __call__(self, pixels: np.ndarray, run: Pass | None = None) -> dict[Cut, np.ndarray]:
-        """Run the network on `pixels`, uint8 [b, H, W, 3], and return the features at each cut.
-
-        The features are float32 [b, D], or [b, h, w, D] for a map. b is at most `images_per_pass`. `run` is the pass
-        to use, one of `passes`. By default, it is the first one.
-        """
+        """Return the features of `pixels`, uint8 [b, H, W, 3], at each cut. b is at most `images_per_pass`."""
         run = run or self.passes[0]
         used = self._slots[: len(pixels)]
         batch = pixels
@@ -123,10 +119,8 @@ def freeze(
 
 
 def _converted(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> Any:
-    """Convert a network for OpenVINO. In `folded`, batch normalisation is folded into the weights already.
-
-    OpenVINO reads no bfloat16 constants. For bfloat16, OpenVINO gets a float32 model, and rounds to bfloat16 itself.
-    """
+    """Convert a network with folded batch normalisation for OpenVINO."""
+    # OpenVINO reads no bfloat16 constants; it rounds a float32 model to bfloat16 itself.
     model = in_float32(folded.model) if folded.precision == "bfloat16" else folded.model
     return converted(traced(replace(folded, load=lambda: model), cuts, batch_size, compiled=False))
 
@@ -224,16 +218,12 @@ def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
 
 
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
-    """Return the slots of a batch that yield the same bits for the same image, int64 [n], n <= `batch_size`.
-
-    A slot is an index in the batch. The outputs of the last slots often differ from the others by rounding errors. If
-    fewer than half of the slots agree, all slots are returned.
-    """
+    """Return the slots of a batch with bit-identical outputs for the same image, or all if fewer than half agree."""
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
     rows = np.concatenate([output.reshape(batch_size, -1) for output in outputs], axis=1)
     seen = [hashlib.sha256(row.tobytes()).digest() for row in rows]
-    commonest, count = Counter(seen).most_common(1)[0]
+    commonest, count = Counter(seen).most_common(1)[0]  # the last slots often differ by rounding errors
     return np.flatnonzero([2 * count < batch_size or digest == commonest for digest in seen])
 
 
@@ -247,11 +237,7 @@ def _pass_seconds(folded: Backbone, cuts: Sequence[Cut], batch_size: int) -> flo
 
 
 def _fastest_batch_size(seconds: Callable[[int], float]) -> int:
-    """Return the fastest batch size on a GPU. `seconds` returns the time of a forward pass with a given batch size.
-
-    The search begins at 48 images. The size is doubled as long as the double size fits into memory, and gives at least
-    10 % more images per second. The largest size is 1536.
-    """
+    """Return the fastest batch size. `seconds` returns the time of a forward pass with a given batch size."""
     best, speed = _SMALLEST_BATCH, _SMALLEST_BATCH / seconds(_SMALLEST_BATCH)
     with suppress(tf.errors.ResourceExhaustedError):
         while best < _LARGEST_BATCH and (faster := 2 * best / seconds(2 * best)) >= 1.1 * speed:

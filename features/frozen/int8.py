@@ -132,15 +132,7 @@ def _decoded(images: Sequence[ImageFile], config: ImageConfig) -> tuple[np.ndarr
 
 
 def _fidelity(plain: FrozenBackbone, reduced: FrozenBackbone, pixels: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compare the features of n images by `plain` with the features of the same images by `reduced`.
-
-    `pixels`, uint8 [n, size, size, 3], has the images. Returns a dict from the name of each cut to two figures. If n is
-    below 3, the dict is empty. The figures are:
-
-    - `relative_error`: the mean of norm(p - r) / norm(p) over the images. p and r are an image's features by `plain`
-      and by `reduced`.
-    - `neighbours_kept`: the fraction of images that have the same nearest neighbour by both networks.
-    """
+    """Return for each cut the relative error of `reduced`, and the fraction of images that keep their neighbour."""
     if len(pixels) < 3:  # of two images, each is always the other's neighbour
         return {}
     expected, found = (_features_of(network, pixels) for network in (plain, reduced))

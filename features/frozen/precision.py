@@ -77,10 +77,7 @@ def _file(store: Path) -> Path:
 
 
 def _machine() -> dict[str, Any]:
-    """Return a dict with the date, and with the facts that decide the result of the timing.
-
-    The facts are the processor, the number of cores, the GPU, and the version of TensorFlow.
-    """
+    """Return the date, and the facts that decide the result of the timing."""
     gpu = {"gpu": start_tensorflow().removeprefix("GPU, ")} if on_gpu() else {}
     date = datetime.now(UTC).isoformat(timespec="seconds")
     return {"processor": processor(), "cores": cpu_count(), **gpu, "tensorflow": version("tensorflow"), "date": date}

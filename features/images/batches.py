@@ -52,12 +52,9 @@ def decoded_dataset(
     return batches.prefetch(2).with_options(explicit_options())
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=8)  # tracing the graph takes half a second
 def _batch_loader(config: ImageConfig, batch_size: int, finish: Callable[..., Columns], skip: bool) -> Any:
-    """Return the graph that maps a batch of files to the columns of `decoded_dataset`.
-
-    The graph is kept for later calls with the same arguments, because tracing a graph takes half a second.
-    """
+    """Return the graph that maps a batch of files to the columns of `decoded_dataset`."""
 
     def load(
         number: tf.Tensor, file: tf.Tensor, content: tf.Tensor, decoder: Any, reading: tf.Tensor, *rest: tf.Tensor
@@ -110,11 +107,7 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Read remote files, and return their contents, strings [b]; see `read_references`.
-
-    `files` are references, strings [b]; see `reference_of`. The content of a local file is b"", because `_content`
-    reads this file later.
-    """
+    """Return the contents of remote files, strings [b], with b"" for each file that `_content` reads later."""
 
     def read() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(read_references, [files], tf.string), files.shape)
@@ -211,11 +204,7 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Decode `image` with the function `pixels`. Return its result as an array, or None if the image can't be decoded.
-
-    `data` holds the bytes of the image's file. `pixels` takes the first three arguments of `decode`. The decoder of
-    `image` is tried first, then Pillow. Raises MemoryError or ResourceExhaustedError if memory is short.
-    """
+    """Decode an image with `pixels`, by its own decoder or else by Pillow. Return None if both fail."""
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):

@@ -62,10 +62,7 @@ def eight_bits(data: bytes, bits: int) -> Image.Image:
 
 
 def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
-    """Decode a file with 16-bit samples. Return the samples and their Pillow mode, such as `RGB`.
-
-    The samples are uint16 [H, W] or [H, W, C]. For `first`, see `open_image`.
-    """
+    """Return the 16-bit samples of a file, [H, W] or [H, W, C], and their Pillow mode, such as `RGB`."""
     with open_image(data, first=first) as image:
         raw_mode = _raw_mode(image)
         if not _colours(raw_mode):
@@ -85,12 +82,9 @@ def _samples(data: bytes, first: int | None = None) -> tuple[np.ndarray, str]:
 
 
 def _divided(samples: np.ndarray) -> np.ndarray:
-    """Return `samples`, uint16 [H, W, 4], with the colours divided by alpha.
-
-    An alpha of 2**b - 1 counts as 1, where b is the bit length of the largest alpha in the image.
-    """
+    """Return `samples`, uint16 [H, W, 4], with the colours divided by alpha."""
     alpha = samples[..., 3:].astype(np.uint32)
-    whole = (1 << int(alpha.max()).bit_length()) - 1
+    whole = (1 << int(alpha.max()).bit_length()) - 1  # the alpha that counts as 1
     colours = np.minimum(samples[..., :3] * np.uint32(whole) // np.maximum(alpha, 1), 65535)
     return np.concatenate([colours, alpha], axis=2).astype(np.uint16)
 

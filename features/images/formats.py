@@ -120,11 +120,7 @@ def _completed(header: Header, image: ImageFile.ImageFile, data: bytes, first: i
 def _header(
     data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None, decoding: bool = True
 ) -> Header | Fault:
-    """Read the header of an image with Pillow. Return the header, or the fault that makes the image unusable.
-
-    `pages` is the number of pages in the file. For `first`, see `open_image`; for `decoding`, see `inspect_bytes`.
-    Raises an exception of almost any type if Pillow can't read the image.
-    """
+    """Return an image's header, or why the image is unusable. Raises almost any exception if Pillow can't read it."""
     with open_image(data, format, first) as image:
         width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
         scans = count_scans(data) if format == "JPEG" else 1
@@ -183,11 +179,7 @@ def is_image(name: str | Path, prefix: bytes) -> bool:
 
 
 def _is_heic(data: bytes) -> bool:
-    """Return whether a file is HEIC, judged by its brands.
-
-    If the first brand is HEIC's own, such as `heic`, the file is HEIC. If the first brand is shared by HEIC and AVIF,
-    such as `mif1`, the file is HEIC only if a later brand is HEIC's own.
-    """
+    """Return whether a file is HEIC, judged by the brands in its header."""
     if data[4:8] != b"ftyp":
         return False
     brand, others = data[8:12], data[16 : min(int.from_bytes(data[:4], "big"), 256)]
@@ -241,11 +233,7 @@ class _Watched(PageStream):
 
 
 def _why_no_header(data: bytes, format: str, first: int | None = None) -> Fault:
-    """Return the fault of an image whose header Pillow could not read.
-
-    `data` holds the bytes of the image's file, and `format` is the format of the file. For a later page of a TIFF,
-    `first` is the offset of the page's directory; see `open_image`.
-    """
+    """Return the fault of an image whose header Pillow could not read."""
     watched = _Watched(without_texts(data), first)
     said = "can't be read"
     try:

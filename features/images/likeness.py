@@ -55,13 +55,7 @@ def correlation(image: np.ndarray, other: np.ndarray, background: np.ndarray) ->
 
 
 def _warps(pixels: np.ndarray) -> np.ndarray:
-    """Return six images, float64 [6, P], for a thumbnail of P pixels.
-
-    The images are:
-        the thumbnail.
-        four derivatives of the thumbnail: for each axis, one by a shift and one by a scaling.
-        an image of ones.
-    """
+    """Return a thumbnail, its derivatives by shifts and scalings, and an image of ones, float64 [6, P]."""
     places = np.linspace(-1, 1, SIDE, dtype=np.float32)
     down, right = np.gradient(pixels)
     changes = [down, down * places[:, np.newaxis], right, right * places]
@@ -69,10 +63,7 @@ def _warps(pixels: np.ndarray) -> np.ndarray:
 
 
 def _residual(values: np.ndarray, by: np.ndarray) -> float:
-    """Fit an array by a weighted sum of other arrays, with least squares. Return the sum of the squared residuals.
-
-    `values`, [P], is the array to fit. Each row of `by`, [R, P], is one of the other arrays.
-    """
+    """Return the sum of squared residuals of a least-squares fit of `values` [P] by the rows of `by` [R, P]."""
     products = by @ by.T  # only R x R, so the fit is fast; singular if the background is zero
     fit, *_ = np.linalg.lstsq(products, by @ values, rcond=None)
     return float(((values - fit @ by) ** 2).sum())

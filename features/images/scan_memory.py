@@ -93,13 +93,9 @@ class ScanMemory:
         return np.array(list(chain.from_iterable(rows_of)), np.int64), at.repeat([len(one) for one in rows_of])
 
     def _agrees(self, rows: np.ndarray, status: np.ndarray) -> np.ndarray:
-        """Return for each of n images whether its file has kept its size and modification time, bool [n].
-
-        `rows`, int64 [n], are the rows of the images in `self.images`. `status`, int64 [n, 2], has the present size and
-        modification time of each image's file. If all n images are pages of one file, `status` may be [1, 2].
-        """
+        """Return for each image in `rows` whether its file still has the size and modification time in `status`."""
         size, time_ns = self.images.numbers("bytes")[rows], self.images.numbers("mtime_ns")[rows]
-        agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])
+        agreeing: np.ndarray = (size == status[:, 0]) & (time_ns == status[:, 1])  # `status` may be [1, 2]
         return agreeing
 
     def add(self, images: Images) -> None:
@@ -125,11 +121,8 @@ class ScanMemory:
             self._write(settled)
 
     def _settled(self, images: Images) -> Images:
-        """Return `images` with paths relative to the data folder.
-
-        Images of files that were written shortly before the scan are left out. A file of this kind may change again and
-        keep its modification time.
-        """
+        """Leave out images of files written shortly before the scan. Make the paths relative to the data folder."""
+        # A file just written may change again, and keep its modification time.
         settled = images.numbers("mtime_ns") < self._started - SETTLED_NS
         images = images if settled.all() else images[settled]
         return images.at(self._relative(images.files))
@@ -156,10 +149,7 @@ class ScanMemory:
             console.print(f"the next scan will read all files again: {error}")
 
     def _loaded(self) -> Images:
-        """Return the images in the `.npz` file. A missing or damaged file raises one of the errors in `_DAMAGE`.
-
-        A file with another `HEADER_VERSION` counts as empty. Images in a format that is not in `FORMATS` are left out.
-        """
+        """Return the images in the `.npz` file. A missing or damaged file raises one of the errors in `_DAMAGE`."""
         with self._file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if arrays["version"] != HEADER_VERSION:
                 return self.images
@@ -182,11 +172,7 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield the path of each image's file. For example, the file of the image `a.tif#2` is `a.tif`.
-
-    `paths`, uint8 [bytes], holds the paths of N images (`ImageFile.path`), separated by zeros. `page`, [N], holds their
-    page numbers, from 1. Raises ValueError if there are not N paths.
-    """
+    """Yield each image's file: `a.tif` for the image `a.tif#2`. `paths` holds the images' paths, separated by zeros."""
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
     if len(ends) != len(page):
@@ -200,10 +186,7 @@ def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
 
 
 def _checked(array: np.ndarray, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Return `array` unchanged. Raise a ValueError if its dtype is no subtype of `kind`, or its shape is not `shape`.
-
-    `kind` is a NumPy type, such as `np.integer`. In `shape`, -1 stands for any size.
-    """
+    """Return `array`. Raises a ValueError if it is not of the dtype `kind`, or not of `shape` (-1: any size)."""
     fits = len(array.shape) == len(shape) and all(
         want in (-1, has) for has, want in zip(array.shape, shape, strict=True)
     )

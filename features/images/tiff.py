@@ -33,12 +33,9 @@ class _Layout:
     offset: str  # type of an offset in the file
 
     def read(self, kind: str, data: bytes, place: int) -> int:
-        """Return the integer at the offset `place` of `data`.
-
-        `kind` is the type of the integer, a format character of `struct`. Raises struct.error if `data` ends too early.
-        """
+        """Return the integer of struct format `kind` at byte `place`. Raises struct.error if `data` ends too early."""
         if place + struct.calcsize("=" + kind) > len(data):
-            raise struct.error
+            raise struct.error  # at a huge offset, unpack_from raises OverflowError instead
         (value,) = struct.unpack_from(self.order + kind, data, place)
         return int(value)
 
@@ -166,11 +163,7 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield a pair for each page of a TIFF: the position of its directory in the chain, and the directory.
-
-    Positions count from 0. If `sensors` is a list, the positions of directories with the data of a camera's sensor are
-    appended to `sensors`.
-    """
+    """Yield each page's position in the chain, and its directory. Positions of sensor data are added to `sensors`."""
     count = 0
     for number, one in enumerate(_directories(data)):
         if sensors is not None and one.is_sensor:
@@ -194,11 +187,7 @@ def _head(data: bytes, first: int) -> bytes:
 
 
 def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
-    """Yield the directories in the chain of a TIFF. Yield at most `most` directories, or all if `most` is None.
-
-    The chain ends before a damaged directory, and before a directory that was already yielded. The directories take at
-    most `_MOST_BYTES` bytes together.
-    """
+    """Yield the directories in the chain of a TIFF, at most `most` of them. A damaged one ends the chain."""
     layout = _layout(data)
     try:
         offset = layout.read(layout.offset, data, struct.calcsize("=" + layout.offset))
@@ -211,10 +200,7 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 
 
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
-    """Yield a pair (size in bytes, directory) for the directory at `offset`, then for each that follows it.
-
-    Stop when the directories would have more than `left` bytes together.
-    """
+    """Yield (size in bytes, directory) for each directory from `offset` on, up to `left` bytes together."""
     layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)
     try:
@@ -234,12 +220,7 @@ def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Director
 
 
 def _entries(data: bytes, layout: _Layout, start: int, count: int) -> tuple[dict[int, int], list[int]]:
-    """Read the `count` entries of a directory. The first entry lies at the offset `start`.
-
-    Return two things: the tags of the directory, and the offsets of its sub-directories. Only the tags in `_TAGS` are
-    read. Each tag maps to the first integer of its value, or to 0 if the type of the value is not an integer. Raises
-    struct.error if `data` is too short.
-    """
+    """Return the tags of a directory with their first values, and the offsets of its sub-directories."""
     width = struct.calcsize("=" + layout.offset)
     size = 4 + 2 * width
     if start + count * size > len(data):

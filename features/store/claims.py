@@ -165,11 +165,7 @@ class Claims:
         return Claim.BUSY if self._folder.is_dir() else found  # another process was faster, or there can be no claims
 
     def _is_void(self, portion: str) -> bool:
-        """Return whether the claim of another process on a portion is void; see `take`.
-
-        The age of a claim is measured by the disk's clock, and by the time for which this process has seen the file
-        unchanged. The larger age counts.
-        """
+        """Return whether another process's claim is void: the process has ended, or has not renewed it for long."""
         # The time of day on this host may differ from the disk's clock by more than `VOID_SECONDS`.
         claim = self._file(portion, "claimed")
         try:

@@ -139,12 +139,7 @@ def _rewrite(
     advance: Callable[[int], None] = lambda count: None,
     is_disturbed: Callable[[int], bool] = lambda replaced: False,
 ) -> None:
-    """Rewrite `shards` as shards of up to `large` bytes.
-
-    Keep the features of the digests in `wanted`. If `wanted` is None, keep all features. After each new shard, two
-    functions are called. `advance` gets the number of shards that the new shard replaces. `is_disturbed` gets the total
-    size of the features rewritten so far, in bytes. If `is_disturbed` returns true, rewriting ends.
-    """
+    """Rewrite `shards` as shards of up to `large` bytes, with only the features of `wanted` unless it is None."""
     replaced = 0
     try:
         for sources, digests, features in _batches(store, shards, wanted, max(1, large // store.form.image_bytes)):
@@ -164,12 +159,7 @@ def _rewrite(
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: Collection[str] | None, rows: int
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
-    """Yield the content of `shards` in batches of up to `rows` rows. A shard with more rows is a batch of its own.
-
-    A batch has three parts: some of `shards`, the digests in these shards, and the features of these digests. Digests
-    are `DIGEST` [n], and each occurs once in a batch. If `wanted` is not None, only digests in `wanted` are yielded.
-    Features are [n, *shape] in the stored dtype.
-    """
+    """Yield `shards` in batches of up to `rows` rows: some shards, their digests in `wanted`, and their features."""
     sources: list[Path] = []
     digests: list[np.ndarray] = []
     features: list[np.ndarray] = []

@@ -264,11 +264,7 @@ class Index:
             yield Slab(self.folder / names[shards[piece[0]]], lines[piece], piece, digests[piece])
 
     def _located(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return two arrays that say where each digest is.
-
-        The first array has the position of the digest's shard in `self.shards`, int64 [N]. The second array has the row
-        in this shard, int32 [N].
-        """
+        """Return each digest's shard, as a position in `self.shards`, int64 [N], and its row there, int32 [N]."""
         ranks = {name: rank for rank, name in enumerate(self.shards)}
         shards = np.full(len(digests), len(ranks), np.int64)
         lines = np.zeros(len(digests), np.int32)

@@ -87,11 +87,7 @@ def remove_segment(place: Path) -> None:
 
 
 def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
-    """Return an index that finds the digests of `shards` in `segments`. The longest segment comes first.
-
-    If several segments hold a shard, the index marks the shard as in use only in the first of them; see `Segment`.
-    Segments in which no shard is in use are left out.
-    """
+    """Return an index that finds each of `shards` in the longest of `segments` that holds it."""
     left, chosen = set(shards), []
     for segment in sorted(segments, key=lambda segment: -len(segment.entries.digests)):
         limited = segment.limited_to(left)
@@ -132,10 +128,7 @@ def _are_many(folder: Path, form: ShardFormat, names: Sequence[str], limit: int)
 
 
 def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator[Mapping[str, np.ndarray]]:
-    """Read the digests of the shards `names`. Yield them in parts of about `_AT_ONCE` digests.
-
-    Each part maps the names of shards to their digests, `DIGEST` [n].
-    """
+    """Yield the digests of the shards `names`, by shard, in parts of about `_AT_ONCE` digests."""
     part: dict[str, np.ndarray] = {}
     with progress("indexing", len(names), "shards") as advance:
         for name in names:
@@ -149,14 +142,8 @@ def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator
 
 
 def _long_ones(segments: Sequence[Segment]) -> list[Segment]:
-    """Return the segments that should stay as they are. The caller merges all others.
-
-    `segments` must be sorted by `size`, the largest first. A segment is worn if at least half of its digests are in
-    shards that are not in use. No worn segment stays.
-
-    Another segment is small if its size is at most twice the total size of all worn and all later segments. The first
-    small segment and all later segments do not stay.
-    """
+    """Return the segments not to merge. `segments` must be sorted by `size`, the largest first."""
+    # A worn segment, with at least half of its digests in shards that are not in use, is always merged.
     long = [one for one in segments if 2 * one.size > len(one.entries.digests)]
     others = sum(one.size for one in segments) - sum(one.size for one in long)
     for at in range(len(long)):

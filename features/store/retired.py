@@ -82,9 +82,6 @@ def _claim(shard: Path) -> Path:
 
 
 def _shard_of(name: str) -> str:
-    """Return the name of the shard that belongs to the marker file `name`. If the file is no marker, return "".
-
-    A marker says that its shard is retired, or is being removed.
-    """
+    """Return the name of the shard that the marker file `name` belongs to, or "" if the file is no marker."""
     shard, _, kind = name.rpartition(".")
     return shard if kind in ("retired", "removing") and SHARD_NAME.fullmatch(shard) else ""

@@ -169,11 +169,8 @@ def _opened(path: Path, form: ShardFormat) -> Iterator[Any]:
 
 
 def _system_error(error: OSError) -> int | None:
-    """Return the errno of `error` if this errno is in `_SYSTEM_ERRORS`. Otherwise, return None.
-
-    HDF5 often gives the errno only in the message of the error.
-    """
-    said = re.search(r"errno = (\d+)", str(error))
+    """Return the errno of `error` if it is in `_SYSTEM_ERRORS`, else None."""
+    said = re.search(r"errno = (\d+)", str(error))  # HDF5 often gives the errno only in the message
     number = error.errno or (int(said[1]) if said else None)
     return number if number in _SYSTEM_ERRORS else None
 
@@ -200,15 +197,7 @@ def _require_layout(file: h5py.File, form: ShardFormat, file_bytes: int) -> None
 
 
 def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], file_bytes: int) -> int:
-    """Check the dataset `name`. Return its number of rows.
-
-    `dtype` and `shape` are the expected dtype and the expected shape of a row. `file_bytes` is the size of the file.
-
-    Raises _NotAShardError in these cases:
-
-    - The dataset is missing, has another dtype or shape, has no checksums, or lacks rows.
-    - Reading the dataset could open other files, run code, or take more than `file_bytes` of memory.
-    """
+    """Return a dataset's number of rows. Raises _NotAShardError if it is malformed or unsafe to read."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise _NotAShardError(f"{name} is a link to elsewhere")
     if file.get(name, getclass=True) is not h5py.Dataset:
@@ -220,7 +209,7 @@ def _require_dataset(file: h5py.File, name: str, dtype: np.dtype[Any], shape: tu
     if dataset.dtype != dtype:
         raise _NotAShardError(f"{name} is {dataset.dtype} rather than {dtype}")
     filters = [plan.get_filter(number)[0] for number in range(plan.get_nfilters())]
-    if plan.get_layout() != h5d.CHUNKED or filters != [h5z.FILTER_FLETCHER32]:
+    if plan.get_layout() != h5d.CHUNKED or filters != [h5z.FILTER_FLETCHER32]:  # others could run code
         raise _NotAShardError(f"{name} is not in chunks with a checksum")
     if dataset.shape[1:] != shape or not dataset.shape[0]:
         raise _NotAShardError(f"{name} is {list(dataset.shape)} rather than [n, {', '.join(map(str, shape))}]")

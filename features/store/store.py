@@ -279,11 +279,7 @@ class FeatureStore:
         self._index, self._kept = Index(self.folder), frozenset[str]()
 
     def _refreshed(self) -> Index:
-        """Return the index of the shards on disk.
-
-        The folder is listed at each call, because other processes write shards, too. Digests are read only from shards
-        that are not in the index yet.
-        """
+        """Return the index of the shards on disk, including those that other processes have written."""
         entries = retired.entries_of(self.folder)
         while True:
             names, kept = retired.in_use(entries), index_folders(entries)

@@ -76,20 +76,14 @@ class ShardWriter(Generic[Key]):
         expected: int = 0,
         part: bool = False,
     ) -> None:
-        """Prepare to collect the features of `digests`.
-
-        Args:
-            expected: how many images all processes together will extract. This number decides the size of a shard; see
-                `shard_size`. If more of `digests` lack features, their number decides.
-            part: whether `digests` are one of many parts of the images to extract. If `part` is true,
-                `keep_shards_small` has no effect.
-        """
+        """Prepare to collect features of `digests`. All processes together will extract `expected` images."""
         raw = raw_digests(digests)
         self._parts = {
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
         }
         most = max(expected, *(len(part.lacking) for part in self._parts.values()))
         self._images = shard_size(most)
+        # If `digests` are one `part` of many, `keep_shards_small` has no effect.
         self._small_images = self._images if part else min(small_shard_size(len(raw)), self._images)
         self._keeps_small = False
         self._written = 0  # times that shards were written
@@ -210,11 +204,7 @@ class ShardWriter(Generic[Key]):
             return [part.taken() for part in self._parts.values()]
 
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
-        """Write `shards`, and then call each function in `then`.
-
-        If `write` was called meanwhile, write the features that were collected meanwhile, and call the functions that
-        were given to `write`. If `keep_shards_small` was called, also write features that fill a small shard.
-        """
+        """Write `shards` and call each function in `then`. Repeat while more has to be written."""
         try:
             while True:
                 self._write(shards)

@@ -103,10 +103,7 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Judge all candidates. Return two things: the judgements, and how similar the images are to ImageNet's.
-
-    The similarity is None if no candidate has features that can be compared with ImageNet's; see `can_compare`.
-    """
+    """Return the judgements of all stores, and how similar the images are to ImageNet's, or None if unknown."""
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:
@@ -124,11 +121,7 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return the accuracy of a network's best candidate minus the accuracy of its deepest candidate.
-
-    A candidate is one cut of one network. `stores` and `right` have the store and the accuracy of every candidate.
-    `chosen`, the index of a candidate, tells which network is meant.
-    """
+    """Return how much more accurate the best cut of candidate `chosen`'s network is than its deepest cut."""
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
     return max(right[row] for row in same) - right[max(same, key=lambda row: _depth(stores[row].fingerprint))]
@@ -162,18 +155,12 @@ def _scored(fingerprint: Fingerprint, judged: Judged, known: dict[str, Used]) ->
 
 
 def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
-    """Return the value of `--backbone` for the network of `fingerprint`: a backbone's name, or a `.keras` file's path.
-
-    `known` holds the backbones that were used with the store. The key of a backbone is the digest of its weights.
-    """
+    """Return the value of `--backbone` for `fingerprint`'s network. `known` maps digests of weights to backbones."""
     return known[fingerprint.weights].backbone if fingerprint.weights in known else fingerprint.backbone
 
 
 def _options(fingerprint: Fingerprint, store: Path) -> str:
-    """Return the command-line options that ask for the features of `fingerprint`.
-
-    If `store` has no record of the weights, only the store, the backbone and the cut are named.
-    """
+    """Return the command-line options for the features of `fingerprint`, as far as `store` records them."""
     try:
         config = settings_of(fingerprint, store)
         known = [f"--backbone={config.backbone}", *flags(replace(config, backbone=_DEFAULT.backbone, cut=_DEFAULT.cut))]

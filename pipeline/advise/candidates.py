@@ -73,12 +73,7 @@ def find_candidates(
 
 
 def _sample(examples: Examples, count: int, seed: int) -> Examples:
-    """Return a random sample of the examples. If `count` is 0, return all examples.
-
-    The sample has `count` examples, or ten times the number of classes if that is more. The classes keep their
-    proportions, with one exception: the sample has at least ten examples of each class, or all examples of a class that
-    has fewer than ten.
-    """
+    """Return a stratified random sample of `count` examples, more for many classes. If `count` is 0, return all."""
     labels = examples.labels
     if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
         return examples
@@ -92,13 +87,7 @@ def _sample(examples: Examples, count: int, seed: int) -> Examples:
 
 
 def _stored(examples: Examples, extraction: ExtractionConfig) -> tuple[list[FeatureStore], list[str]]:
-    """Return the stores that can be judged, and a line of text for each store that has features of too few `examples`.
-
-    A store can be judged if the share of `examples` without features is at most `--max-rejects`, and at most a half.
-
-    Three kinds of stores are left out without a line: stores of maps, stores of a view, and stores that have features
-    of none of `examples`.
-    """
+    """Return the stores with features of enough `examples`, and a note on each store with too few."""
     if not any(extraction.store.glob("*/fingerprint.json")):
         return [], []
     digests = set(HexDigests(examples.digests))
@@ -129,10 +118,7 @@ def _extracted(
 
 
 def _named(network: str) -> str:
-    """Return the backbone that `network`, a value of `--try`, names. For a `.keras` file, return its absolute path.
-
-    Raises OptionError if `network` names several backbones or an unknown one.
-    """
+    """Return the backbone that `network`, a value of `--try`, names. Raises OptionError unless it names one."""
     (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
     if others:
         raise OptionError(f"--try: names one network; repeat it for more. Received: {network}")
@@ -140,14 +126,7 @@ def _named(network: str) -> str:
 
 
 def _of_one(name: str, config: FeatureConfig) -> FeatureConfig:
-    """Return the settings for extracting features of the network `name` alone, at the cuts to try.
-
-    If the network is a backbone of `config`, all settings come from `config`. If `config` has no cuts of this backbone,
-    `_cuts` chooses the cuts.
-
-    If the network is no backbone of `config`, the weights are ImageNet's, `rescale` and `tokens` have their defaults,
-    and `_cuts` chooses the cuts. All other settings come from `config`.
-    """
+    """Return the settings for extracting the features of the network `name` alone, at the cuts to try."""
     plain = replace(config, backbone=name, weights="imagenet", rescale="auto", tokens="mean", cut=())
     name = _named(name)
     if name not in chosen_backbones(config):

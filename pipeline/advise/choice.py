@@ -56,12 +56,7 @@ def choose(judged: Sequence[Judged], folds: Sequence[Fold], defaults: Collection
 
 
 def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarray:
-    """Return the chance that a candidate's accuracy is at most `NEAR` below the best accuracy: float64 [candidates].
-
-    `right` tells which predictions each candidate gets right: bool [candidates, N]. The chance is estimated twice: from
-    resamples of the images, and from the spread over the folds. Both estimates use the corrected variance of Nadeau &
-    Bengio (2003, doi:10.1023/A:1024068626366). The lower estimate is returned.
-    """
+    """Return each candidate's chance to be near the best; see Nadeau & Bengio (2003, doi:10.1023/A:1024068626366)."""
     # The probes of different folds share training images, so the variance of each estimate is too small. Each variance
     # is multiplied by 1 + F / (F - 1) for F folds.
     draws = np.random.default_rng(seed)
@@ -82,9 +77,6 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether candidate `other` is right on significantly fewer images than candidate `best`.
-
-    The test is McNemar's. `best` and `other`, bool [N], say on which images each candidate is right.
-    """
+    """Return whether `other` has significantly fewer right predictions, bool [N], than `best` by McNemar's test."""
     lost, won = int((best & ~other).sum()), int((other & ~best).sum())
     return lost - won > _CERTAIN * math.sqrt(lost + won)

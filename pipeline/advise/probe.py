@@ -117,19 +117,12 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
 
 
 def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
-    """Return the mean of `gained` with a 95 % interval.
-
-    One interval is computed from the variance between images, another from the variance between folds. The wider
-    interval is returned. Only the interval from the folds includes the noise from the choice of training images.
-
-    Args:
-        gained: the gain on each image, float64 [N].
-        of_folds: the mean gain in each fold.
-    """
+    """Return the mean gain with the wider of two 95 % intervals: from images, and from folds."""
     from scipy.stats import t
 
     images, folds = len(gained), len(of_folds)
     by_images = t.ppf(0.975, images - 1) * np.sqrt(gained.var(ddof=1) / images)
+    # Only this interval includes the noise from the choice of training images.
     by_folds = t.ppf(0.975, folds - 1) * np.sqrt((1 / folds + 1 / (folds - 1)) * np.var(of_folds, ddof=1))
     value, off = float(gained.mean()), float(max(by_images, by_folds))
     return Gain(value, max(value - off, -1.0), min(value + off, 1.0))
@@ -141,11 +134,7 @@ def _loss(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _nearest(features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int) -> np.ndarray:
-    """Predict the class of each image from its five nearest images in other folds. Return int64 [N].
-
-    The most frequent class of the five is predicted. If classes are equally frequent, the lowest sum of ranks decides.
-    The nearest image has rank 1.
-    """
+    """Return the most frequent class among each image's five nearest images in other folds, int64 [N]."""
     predicted = np.empty_like(labels)
     weights = 1 + 1e-3 * np.arange(_NEIGHBOURS, 0, -1)  # decides ties
     for train, held in folds:
@@ -172,14 +161,7 @@ def logme(features: np.ndarray, labels: np.ndarray, classes: int) -> float:
 
 
 def _evidence(left: np.ndarray, squares: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return the maximal log evidence of a linear model, divided by the number of images.
-
-    Args:
-        left: the left singular vectors of the features, [N, R].
-        squares: the squared singular values of the features, [R].
-        target: the values that the model predicts, float [N]; 1 for images of a class, and 0 for the rest.
-        shape: the shape of the features, (N, D).
-    """
+    """Return a linear model's maximal log evidence per image. `left` and `squares` come from the features' SVD."""
     count, width = shape
     along = (left.T @ target) ** 2
     beside = max(float(target @ target - along.sum()), 0.0)  # the part of the target that no weights explain

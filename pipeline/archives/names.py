@@ -19,11 +19,7 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 
 
 def _latin(word: str) -> float:
-    """Return the fraction of a word's non-ASCII letters that belong to Western languages.
-
-    Each capital among these Western letters counts as 0.9 letters. If most letters of the word are not ASCII, return a
-    quarter of the fraction.
-    """
+    """Return how plausible a word is in a Western language, from the share of Western letters, in [0, 1]."""
     # Some codes are capitals in cp850 and small letters in cp1252.
     foreign = sum(not letter.isascii() for letter in word)
     known = sum(0.9 if letter.isupper() else 1.0 for letter in _LATIN_1.findall(word))
@@ -116,14 +112,10 @@ def _all_decode(names: Collection[bytes], encoding: str) -> bool:
 
 
 def _plausibility(names: Collection[bytes], encoding: str, judge: Callable[[str], float]) -> float:
-    """Decode `names`. Return the mean plausibility of the words that have non-ASCII letters, in [0, 1].
-
-    `judge` returns the plausibility of a word. A character that is neither ASCII nor a letter counts as a word with the
-    plausibility 0.
-    """
+    """Decode `names`, and return the mean plausibility of the words with non-ASCII letters, in [0, 1]."""
     text = "\n".join(dict.fromkeys(part for name in names for part in re.split(r"[/\\]", name.decode(encoding))))
     words = [word for word in _WORD.findall(text) if not word.isascii()]
-    signs = sum(not (letter.isascii() or letter.isalpha()) for letter in text)
+    signs = sum(not (letter.isascii() or letter.isalpha()) for letter in text)  # count as implausible words
     return sum(map(judge, words)) / (len(words) + signs) if words else 0.0
 
 

@@ -115,11 +115,7 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Add `size` to the number of unpacked bytes of all archives.
-
-        `files` is the number of files in one archive. Raises DataError if the sum or `files` is too large; see
-        `require_within_limits`.
-        """
+        """Add `size` to the unpacked bytes so far. Raises DataError if they or `files` exceed the limits."""
         self._total += size
         require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)
 
@@ -146,11 +142,7 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
-        """Append `blocks`, the unpacked content of an archive, to a temporary file. Return the appended part.
-
-        `archive` names the archive in errors, and `packed` is its size in bytes. Raises DataError if the archive can't
-        be unpacked, or if its content exceeds the limits.
-        """
+        """Return `blocks`, written to a temporary file. Raises DataError if they are damaged or too large."""
         if self._room is None:
             self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
         room, start, size = self._room, self._room.tell(), 0
@@ -171,11 +163,7 @@ class Archives:
 
 
 def _kind_of(file: Part) -> str:
-    """Return the kind of a file: `zip`, `tar`, or a key of `_DECOMPRESSED`.
-
-    A self-extracting zip, which begins with a program, is a `zip`, too. If the file is no archive, return a phrase that
-    describes the file in an error message.
-    """
+    """Return `zip`, `tar` or a key of `_DECOMPRESSED`, or for any other file a phrase for an error message."""
     file.seek(0)
     start = file.read(tarfile.BLOCKSIZE)
     if _begins_tar(start):
@@ -183,7 +171,7 @@ def _kind_of(file: Part) -> str:
     for magic, kind in _MAGIC.items():
         if start.startswith(magic):
             return kind
-    if zipfile.is_zipfile(file):
+    if zipfile.is_zipfile(file):  # a self-extracting zip begins with a program
         return "zip"
     return "its first bytes are of no archive" if start else "an empty file"
 
@@ -197,11 +185,7 @@ def _begins_tar(start: bytes) -> bool:
 
 
 def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`. After each block, call `advance` to show progress.
-
-    The blocks are made from the bytes of `file`. The argument of `advance` is the number of bytes that were read from
-    `file` to make the block.
-    """
+    """Yield `blocks`, and call `advance` with the number of bytes of `file` that were read for each."""
     before = 0
     for block in blocks:
         yield block

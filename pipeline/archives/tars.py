@@ -78,10 +78,7 @@ def _headers(file: Part, reader: _HeaderFile, archive: str) -> Iterator[tarfile.
 
 
 class _HeaderFile:
-    """A file from which tarfile reads headers. `read` raises an error for more bytes than a header can have.
-
-    Each access to the disk reads at least 4 KiB, because an access takes long on a disk in a network.
-    """
+    """A file from which tarfile reads headers, at least 4 KiB at once. `read` rejects impossible ones."""
 
     def __init__(self, file: Part) -> None:
         self._file = file
@@ -107,11 +104,7 @@ class _HeaderFile:
 
 
 def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry], held: bytes | None) -> Entry:
-    """Return the entry of a file in a tar.
-
-    `regular` maps the names of the regular files so far to their entries. If the file is regular, its entry is added.
-    `held` is the content of the file, or None if the content is not in memory.
-    """
+    """Return the entry of a file in a tar, and add it to `regular` if the file is regular."""
     if info.islnk() and info.linkname in regular:
         return replace(regular[info.linkname], name=info.name)
     if not info.isreg():
@@ -128,11 +121,7 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry], held: b
 
 
 def _blocks(file: Part, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
-    """Yield the content of a file in a tar. The content has `size` bytes.
-
-    The tar stores the content in `pieces`, each given as (offset in the content, length). The pieces lie one after
-    another in the tar, beginning at byte `start`. Bytes that are in no piece are 0, as in the gaps of a sparse file.
-    """
+    """Yield the content of a file in a tar: `pieces` (offset, length), stored from `start`, and zeros between them."""
     done = 0
     for offset, length in (*pieces, (size, 0)):
         if not done <= offset <= offset + length <= size:

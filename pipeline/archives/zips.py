@@ -44,29 +44,18 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError if Python has not found all entries of a zip.
-
-    At a damaged entry, Python raises no error, but ignores all further entries. The true number of entries stands in a
-    record at the end of the zip. If the record says 65,535, nothing is raised, because the true number may be larger.
-
-    Args:
-        size: the number of bytes of the zip.
-        found: the number of entries that Python has found.
-    """
+    """Raise a DataError if Python has not found all entries of a zip: at a damaged one, it stops without an error."""
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")
     counted = int.from_bytes(end[at + 10 : at + 12], "little")
-    if at >= 0 and counted not in (0xFFFF, found):
+    if at >= 0 and counted not in (0xFFFF, found):  # 0xFFFF may stand for more
         raise DataError(
             f"{archive}: a damaged zip ({found} of {counted} entries can be read); make or download it anew"
         )
 
 
 def _names(infos: list[zipfile.ZipInfo], archive: str, encoding: str | None) -> tuple[list[str], list[str]]:
-    """Return two lists: the name of each of `infos`, and notes on how the names were read.
-
-    If the encoding of names was guessed, a note says which encoding was chosen.
-    """
+    """Return the names of `infos`, and a list of notes: which encoding was guessed, if any."""
     marked = [_marked_name(info) for info in infos]
     raw = {_raw_name(info) for info, name in zip(infos, marked, strict=True) if name is None}
     foreign = {name for name in raw if not name.isascii()}

@@ -82,10 +82,7 @@ def check(
 
 
 def _stores(root: Path) -> list[FeatureStore]:
-    """Open the stores in `root`, except stores of maps and of augmented views.
-
-    Return an empty list if `root` is missing, or has no other stores. Raises StoreError if `root` is a file.
-    """
+    """Open the stores in `root`, except stores of maps and of augmented views."""
     if root.exists() and not root.is_dir():
         raise StoreError(f"--store {root}: not a folder")
     try:
@@ -95,11 +92,7 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Return the store that has features of the most `digests`. If no store has any of them, return None.
-
-    Only stores whose key or folder name begins with `wanted` are considered. In a tie, the store with the deeper cut is
-    returned. Raises OptionError if `wanted` is not empty, and fits no store.
-    """
+    """Return the store that fits `wanted` and has features of the most `digests`, or None if no store has any."""
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
     return best if best and missing[best] < len(digests) else None
@@ -113,11 +106,7 @@ def _cut_number(store: FeatureStore) -> int:
 
 
 def _undecodable(images: Images, stores: Iterable[FeatureStore], settings: CheckConfig) -> list[Reject]:
-    """Decode the images that have no features in `stores`. Return a reject for each failure.
-
-    Of several copies, only one is decoded. A store counts only if its images were decoded by the present rules (see
-    `PIXELS_VERSION`), and with the same value of `truncated` as in `settings`.
-    """
+    """Decode the images that have no features in `stores`, and return a reject for each failure."""
     config = ImageConfig(_DECODED_SIZE, truncated=settings.truncated)
     last = {digest: at for at, digest in enumerate(HexDigests(images.digests))}
     left = list(last)

@@ -42,11 +42,7 @@ def write_page(result: CheckResult, path: Path) -> None:
 
 
 def _sheets(result: CheckResult) -> dict[str | None, list[Example]]:
-    """Return the images of each contact sheet. The key of a sheet is the name of a class.
-
-    The first 30 classes with images have a sheet. The images on a sheet are spread evenly over the class. Images
-    without a class share one more sheet. This sheet has the key None, and comes first.
-    """
+    """Return the images of each contact sheet, by class. Images without a class have the key None."""
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in result.examples:
         by_label[example.label].append(example)

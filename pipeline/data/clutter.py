@@ -73,10 +73,7 @@ def clutter_kinds(paths: Iterable[str]) -> list[str | None]:
 
 
 def _raw_beside_pictures(names: Sequence[str]) -> set[str]:
-    """Return the names of raw photographs that also exist as an image file, such as IMG_1.CR2 beside IMG_1.JPG.
-
-    `names` are the names of all files in one folder.
-    """
+    """Return the names of raw photographs that also exist as an image file, such as IMG_1.CR2 beside IMG_1.JPG."""
     raw = [name for name in names if name.lower().endswith(_RAW_SUFFIXES)]
     pictures = {name.rpartition(".")[0] for name in names if has_image_suffix(name)} if raw else set()
     return {name for name in raw if name.rpartition(".")[0] in pictures}
@@ -88,11 +85,7 @@ def told(ignored: Mapping[str, int]) -> str:
 
 
 def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence[str]]) -> dict[str, str | None]:
-    """Return the kind of clutter of each folder. For a folder that may be data, the kind is None.
-
-    `folders` are the folders that hold files. `names_in` returns the names of the files in a folder. The folder "" is
-    the topmost.
-    """
+    """Return the kind of clutter of each folder, or None for a folder that may hold data."""
     inside: dict[str, set[str]] = {folder: set() for folder in folders}  # the folders in each folder
     for child in list(inside):
         while child:
@@ -115,13 +108,7 @@ def _kinds_of_folders(folders: Iterable[str], names_in: Callable[[str], Sequence
 
 
 def _is_ours(names: Sequence[str], folders: set[str], ours: set[str]) -> bool:
-    """Return whether a folder was made by headstart.
-
-    Args:
-        names: the names of the files in the folder.
-        folders: the paths of the folder's subfolders.
-        ours: the paths of the subfolders that headstart made. Paths of other folders do no harm.
-    """
+    """Return whether headstart made a folder. `ours` are the subfolders that it made."""
     here = set(names)
     if {"config.json", "head.keras"} <= here:  # a run
         return True

@@ -169,12 +169,7 @@ def scan(
 
 
 def _left_out(files: Files, seen: Inspected, is_list: bool) -> tuple[list[Reject], Counter[str]]:
-    """Return two things: the rejects, and the number of ignored files by kind.
-
-    `is_list` says whether `files` are the rows of a manifest. `seen` holds the images and rejects that were found among
-    `files`. A file that is not in `seen` is no image. In a manifest, it becomes a reject. In a folder or tars, it is
-    ignored.
-    """
+    """Return the rejects, and the number of ignored files by kind."""
     ignored, rejects = files.ignored.copy(), list(zip(seen.of_reject, seen.rejects, strict=True))
     found = np.zeros(len(files.paths), bool)
     found[seen.of_image] = found[np.array(seen.of_reject, np.int64)] = True
@@ -210,11 +205,7 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return `groups` with new groups. The pages of one file form a new group if they have no group yet.
-
-    `groups` holds the group of each image in `seen`, or None for an image without a group. The name of a new group is
-    the path of the file.
-    """
+    """Return `groups` with a new group for the pages of each file that have no group yet."""
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
     if not len(paged):
@@ -283,11 +274,7 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return `reject` with the path `path`. The file at `path` has the same content as the file of `reject`.
-
-    If the file of `reject` could not be read, a copy of it may be good. The reject of the copy then tells the user to
-    repeat the command.
-    """
+    """Return the reject of a copy. If the original could not be read, it tells the user to repeat the command."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")

@@ -70,11 +70,7 @@ def _is_clutter(name: str) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[str], int]:
-    """Return two things: the paths of the files below `folder`, and the number of clutter files.
-
-    The paths are sorted, and clutter is not among them. Links are followed. Each folder is entered only once, and a
-    folder that contains `folder` is not entered. Raises DataError if a folder can't be read.
-    """
+    """Return the sorted paths of the files below `folder` without clutter, and the number of clutter files."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: can't be read: {error.strerror}; change its permissions") from error
@@ -84,7 +80,7 @@ def _walk(folder: Path) -> tuple[list[str], int]:
     top, entered = os.path.realpath(folder), set[str]()
     for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         here = os.path.realpath(parent)
-        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):
+        if here in entered or top.startswith(here.rstrip(os.sep) + os.sep):  # a link may lead up
             folders.clear()
             continue
         entered.add(here)

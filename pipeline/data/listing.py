@@ -84,11 +84,7 @@ class _Visit:
 
 
 def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], list[str]]:
-    """Return three lists: all files below `folder`, the folders that can't be read, and the empty folders.
-
-    All paths are relative to `folder`. A folder with nothing but clutter counts as empty. If `recursive` is false, no
-    folder below `folder` is entered.
-    """
+    """Return all files, the unreadable folders and the empty folders below `folder`, relative to it."""
     parts: list[Paths] = []
     empty: list[str] = []
     unreadable: list[str] = []
@@ -106,18 +102,14 @@ def _all_below(folder: Path, recursive: bool = True) -> tuple[Paths, list[str], 
 
 
 def _visited(folder: Path, recursive: bool = True, clutter: bool = True) -> Iterator[_Visit]:
-    """Enter `folder` and the folders below it, and yield a visit of each.
-
-    Clutter folders are entered after all other folders. If `clutter` is false, they are not entered. No folder is
-    entered twice. If `recursive` is false, only `folder` itself is entered.
-    """
+    """Yield a visit of `folder` and of each folder below it, clutter folders last."""
     top, entered = os.path.realpath(folder), set[str]()
     pending, hidden = [""], list[str]()  # hidden ones come last, because a link in one may lead to data
     while pending or hidden:
         in_clutter = not pending
         path = (hidden if in_clutter else pending).pop()
         here = os.path.realpath(os.path.join(folder, path))
-        if here in entered or (path and top.startswith(here.rstrip(os.sep) + os.sep)):
+        if here in entered or (path and top.startswith(here.rstrip(os.sep) + os.sep)):  # a link may lead up
             continue
         entered.add(here)
         try:

@@ -95,10 +95,7 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
 
 
 def _relative(where: str, path: str, folder: str) -> str:
-    """Return `path` relative to `folder` if it is an absolute path below `folder`. Return any other path unchanged.
-
-    Raises DataError if `path` can't be the path of a file. `where` names the row in messages.
-    """
+    """Make `path` relative to `folder` if it lies below it. Raises DataError if no file can have this path."""
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
@@ -126,11 +123,7 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 
 
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
-    """Yield the number and the content of each row. The first row below a header has number 1.
-
-    Raises DataError if a column that `config` names is missing. If `labelled` is true, the column of labels must be
-    there, too. For other errors, see `read_manifest`.
-    """
+    """Yield the number, from 1, and the content of each row. Raises DataError if a needed column is missing."""
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()
     needed += [

@@ -142,10 +142,7 @@ def read_names(
 
 
 def _no_labels(where: str, names: Sequence[str], lists: Sequence[str] = ()) -> DataError:
-    """Return the error for images without labels. Its message says how labels can be given.
-
-    `names` are the file names of the images. `lists` are files in the folder `where` that may be manifests.
-    """
+    """Return the error for images without labels, which says how to give labels."""
     perhaps = perhaps_labels(names)
     hint = "give a CSV file with columns path,label as DATA, or --label-from REGEX"
     if lists:
@@ -273,10 +270,7 @@ def _described(file: Path, entries: Sequence[Entry]) -> str:
 
 
 def _without_row(file: Path, names: Sequence[str]) -> list[str]:
-    """Return images without a row in the manifest `file`, from the folders in which at least one image has a row.
-
-    `names` are the paths of the images with rows, relative to the manifest's folder.
-    """
+    """Return the images that have no row in the manifest `file`, from folders in which other images have one."""
     known = set(names)
     found = []
     for folder in sorted({os.path.dirname(name) for name in names if not is_url(name)}):

@@ -203,11 +203,7 @@ def agreeing(
 def _agreeing(
     image: ImageFile, around: Sequence[ImageFile], near: Neighbours, row: int, similarity: float, pixels: Pixels
 ) -> Iterator[Pair]:
-    """Yield a `Pair` for each near-duplicate of `image`; see `agreeing`.
-
-    `around` holds the neighbours of `image`, the nearest first. Row `row` of `near` has their positions and cosines.
-    `row` becomes `Pair.image`.
-    """
+    """Yield a pair for each near-duplicate of `image` among its nearest neighbours."""
     mine, cosines = pixels[image], near.cosines[row].tolist()
     plain = _plain(image, around, pixels)
     background = _background(plain, cosines, around, pixels)
@@ -220,10 +216,7 @@ def _agreeing(
 
 
 def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> list[float]:
-    """Return the correlation of the thumbnail of `image` with the thumbnail of each of `others`.
-
-    The correlation is -1 if one of the two thumbnails is missing.
-    """
+    """Return the correlation of the thumbnail of `image` with each other thumbnail, or -1 where one is missing."""
     return [
         float((pixels[image] * pixels[other]).mean()) if image in pixels and other in pixels else -1.0
         for other in others
@@ -233,16 +226,7 @@ def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> lis
 def _background(
     plain: Sequence[float], cosines: Sequence[float], around: Sequence[ImageFile], pixels: Pixels
 ) -> np.ndarray:
-    """Return the mean thumbnail of the eight usable neighbours that look most like an image, float [SIDE, SIDE].
-
-    A usable neighbour has a thumbnail, is not one of the first eight in `around`, and has a cosine that is too low for
-    a copy. If fewer than eight are usable, the mean is over all usable neighbours. If none is usable, the mean is 0.
-
-    Args:
-        plain: for each neighbour, the correlation of its thumbnail with the thumbnail of the image.
-        cosines: for each neighbour, the cosine between its whitened features and the whitened features of the image.
-        around: all neighbours of the image, the nearest first.
-    """
+    """Return the mean thumbnail of the farther neighbours that look most like an image, float32 [SIDE, SIDE]."""
     ranks = [at for at, other in enumerate(around) if at >= CANDIDATES and other in pixels and cosines[at] < _SURE]
     likest = sorted(ranks, key=lambda rank: -plain[rank])[:CANDIDATES]
     blank = [np.zeros((SIDE, SIDE), np.float32)]

@@ -65,16 +65,7 @@ class _Filling:
         return [pair for pair in self._due if not self.groups[pair]]
 
     def cover(self, pair: _Pair, depth: int) -> bool:
-        """Move a group with a certain class to a split that lacks this class. Return whether that was possible.
-
-        The move may leave the group's old split without one of the group's classes. If so, a second group with that
-        class is moved to the old split (see `_needed`). This may need a third move, and so on. If no way is found,
-        nothing is moved.
-
-        Args:
-            pair: the class and the split.
-            depth: how many further moves may follow the first one.
-        """
+        """Move a group of a class to a split, and fill the gaps that this leaves. If that fails, move nothing."""
         label, split = pair
         held = {at for at, _ in self._moves}
         ways = [at for at in self._free[label] if at not in held]
@@ -101,11 +92,7 @@ class _Filling:
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how much the distance from `wanted` grows if the group at position `at` goes to `split`.
-
-        The distance is the number of images that are missing or too many, added up over all classes and splits. If the
-        distance shrinks, the result is negative.
-        """
+        """Return by how many images the total deviation from `wanted` grows if group `at` goes to `split`."""
         cost = 0
         for label, count in self._contents[at].items():
             for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):

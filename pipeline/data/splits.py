@@ -97,11 +97,7 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Count the groups in several splits, and the images in several splits. Return a line for each count above 0.
-
-    An image is in several splits if its copies have different splits. `given` holds the names of the splits that the
-    data set gives. If it gives none, the result is [].
-    """
+    """Warn of groups and of copies that lie in several splits: return at most one line about each."""
     if not given:
         return []
     lines, codes = [], Coded.of(splits).codes
@@ -159,10 +155,7 @@ class _Groups:
 
     @classmethod
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
-        """Group the items. Items with equal digests, and items with equal `Item.group`, are in the same group.
-
-        If a group has items in test, its items with a true `Item.of_train` become a separate group.
-        """
+        """Group items with equal digests or groups. In a group with test items, those `of_train` form their own."""
         grouped = ~items.groups.is_(None)
         roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
         tested = np.zeros(len(items), bool)
@@ -205,16 +198,11 @@ class _Groups:
 
 
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """Group `count` positions by their keys. For each position, return the first position of its group, int64 [count].
-
-    `keys` has a pair of arrays for each kind of key. The first array, int [count], holds the key of each position. The
-    second array, bool [count], tells which positions have a key of this kind. Positions that share a key are in one
-    group. If A shares a key with B, and B shares a key with C, all three are in one group.
-    """
+    """Group positions that shared keys link. Return the first position of each one's group, int64 [count]."""
     roots = np.arange(count)
     while True:
         before = roots.copy()
-        for key, mask in keys:
+        for key, mask in keys:  # `mask`: which positions have a key of this kind
             lowest = np.full(key.max(initial=-1) + 1, count)
             np.minimum.at(lowest, key[mask], roots[mask])
             roots[mask] = np.minimum(roots[mask], lowest[key[mask]])
@@ -224,14 +212,7 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Choose the split for a group. Unless the choice is train, subtract the group's images from `wanted`.
-
-    `content` maps each label to the number of images with this label in the group. `wanted` maps each pair (label,
-    split) to the number of images with this label that the split still lacks.
-
-    The choice is test if test lacks at least half of the group's images, else val if val lacks at least half of them,
-    else train.
-    """
+    """Choose the split for a group. If it is test or val, subtract the group's images from `wanted`."""
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
         if 2 * lacking >= sum(content.values()):
@@ -247,20 +228,12 @@ def _asked(fractions: Mapping[str, float]) -> list[str]:
 
 
 def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int, str]]:
-    """Return each pair (class, split) for which the split must get a group of the class.
-
-    `groups` maps each class to its number of groups. A class with N groups must be in the first N splits of `_asked`.
-    """
+    """Return the pairs (class, split) for which the split must get a group of the class."""
     return {(label, split) for label, count in groups.items() for split in _asked(fractions)[:count]}
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return the wanted number of different images for each pair (class, split). The splits are val and test.
-
-    `sizes` maps each class to its number of different images. `groups` maps each class to its number of groups.
-    `fractions` maps each split to its fraction of the images. At least one image and one group of each class are left
-    for the split train.
-    """
+    """Return how many different images of each class val and test should get, by (class, split)."""
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
         drawn = _asked(fractions)[1 : groups[label]]  # train gets one group at least

@@ -111,13 +111,7 @@ def doctor(store: Path) -> Diagnosis:
 
 
 def _precision(store: Path) -> dict[str, Any]:
-    """Return a dict that says which precision `--precision auto` means in `store`.
-
-    - `auto`: the precision, or None if it is not decided or not known
-    - `machine`: facts about the machine on which both precisions were timed, or an empty dict
-    - `told`: a sentence for a person
-    - `problem`: the reason why the store can't be read, or None
-    """
+    """Return what `--precision auto` means in `store`."""
     try:
         verdict = stored_verdict(store)
     except (StoreError, OSError) as error:
@@ -131,16 +125,7 @@ def _precision(store: Path) -> dict[str, Any]:
 def _problems(
     started: dict[str, Any], machine: dict[str, Any], on: dict[str, Any], at_hand: dict[str, Any], limit: dict[str, Any]
 ) -> Iterator[str]:
-    """Yield a line for each fact that would make a command fail. The line also says what to do.
-
-    Each argument is the result of a function:
-
-    - `started`: `Start.result`
-    - `machine`: `device`
-    - `on`: `disk`
-    - `at_hand`: `weights`
-    - `limit`: `limits`
-    """
+    """Yield a line for each fact that would make a command fail, with what to do about it."""
     if started["problem"]:
         yield started["problem"]
     elif machine["gpu_at_hand"] and not machine["gpu"]:

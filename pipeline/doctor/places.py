@@ -131,10 +131,7 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the step, in nanoseconds, to which the disk of `file` rounds the times of files.
-
-    To find it, the time of `file` is changed. Return None if this fails.
-    """
+    """Return the resolution of file times on the disk of `file`, in nanoseconds, or None if they can't be set."""
     wanted = 1_234_567_891_111_111_111
     try:
         os.utime(file, ns=(wanted, wanted))

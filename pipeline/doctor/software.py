@@ -46,10 +46,7 @@ def _requirements(extra: str) -> list[Requirement]:
 
 
 def _version(name: str, wanted: set[str] = frozenset()) -> str | None:  # type: ignore[assignment]
-    """Return the installed version of the package `name`. Return None if the package is missing.
-
-    `wanted` names extras of the package. If a package that these extras require is missing, return None, too.
-    """
+    """Return the version of `name`, or None if it, or a package that its extras `wanted` require, is missing."""
     try:
         found = version(name)
         for text in requires(name) or [] if wanted else []:

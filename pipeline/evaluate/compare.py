@@ -81,16 +81,7 @@ def compare(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Read the predictions on `split`. The rows are sorted by digest. Rows with equal digests are sorted by class name.
-
-    Returns three things:
-
-    - the labels, int64 [N]
-    - the class names
-    - a dict from (run, name of the model) to the logits of the model, [N, 1 or classes]
-
-    Raises RunError if the runs were not evaluated on the same examples and classes.
-    """
+    """Return the labels, the class names, and the logits by (run, model). Raises RunError if the examples differ."""
     first, logits = read_predictions(runs[0], split).in_order(), {}
     for run in runs:
         found = first if run is runs[0] else read_predictions(run, split).in_order()
@@ -118,11 +109,7 @@ def _differing_settings(runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
 
 
 def _train_images(runs: Sequence[Run]) -> dict[Run, str]:
-    """Return the number of training images of each run, as text.
-
-    For every run except the first, the text also has a second number: how many of the training images are also training
-    images of the first run, with the same label.
-    """
+    """Return, as text, the number of training images of each run, and how many of them the first run has, too."""
     found = {
         run: [(row["digest"], row["label"]) for row in csv_rows(run.examples_file, ("digest", "label", "split"))
               if row["split"] == "train"]

@@ -84,10 +84,7 @@ class CrossValidated:
         )
 
     def _scored(self, predicted: Sequence[np.ndarray]) -> dict[str, Any]:
-        """Return the accuracy over all repeats, its interval, the accuracy of each fold, and the balanced accuracy.
-
-        `predicted` holds the predicted labels of each repeat, int64 [N].
-        """
+        """Return the accuracy over all repeats, its interval, the accuracy of each fold, and the balanced accuracy."""
         right = [found == self.labels for found in predicted]
         of_folds = [
             float(one[part].mean()) for one, repeat in zip(right, self.repeats, strict=True) for part in repeat.parts

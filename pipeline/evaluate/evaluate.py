@@ -111,13 +111,7 @@ def evaluate_cached(
 
 
 def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
-    """Tell the user what is scored. Return the scored images that training has seen.
-
-    Returns None if the user asked to score the run's own training images. Prints up to three things:
-    - the number of scored images, if all images are scored because the data have no splits
-    - the number of images that can't be used, if there are any
-    - warnings about the images that training has seen
-    """
+    """Tell the user what is scored. Return which images training saw, or None if the user chose training images."""
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
     if cached.rejects:
@@ -139,14 +133,11 @@ class _Output:
 
 @dataclass(frozen=True)
 class _Models:
-    """The models of a run that are scored: the head and, if fine-tuning improved it, the fine-tuned classifier.
-
-    If `workers` are given, they run the classifier.
-    """
+    """The models of a run that are scored: the head and, if fine-tuning improved it, the fine-tuned classifier."""
 
     run: Run
     cached: FeaturedExamples
-    workers: Cluster | None
+    workers: Cluster | None  # if given, they run the classifier
 
     @property
     def finetuned(self) -> bool:
@@ -154,11 +145,7 @@ class _Models:
         return self.run.classifier_file.exists() and not self.run.finetuning_gained_nothing()
 
     def thresholds(self, taken: Taken, config: ThresholdConfig, positive: str | None) -> dict[str, Threshold]:
-        """Return the threshold of each model, by the model's name. A model without a threshold is left out.
-
-        A threshold is given by an option, chosen on val, or kept in the run since an earlier evaluation. `positive` is
-        the positive class.
-        """
+        """Return the threshold of each model that has one, by the model's name."""
         run = self.run
         if positive is None:
             return {}
@@ -182,10 +169,7 @@ class _Models:
         }
 
     def outputs(self, examples: Examples) -> dict[str, _Output]:
-        """Run each model on `examples`. Return a dict from the model's name, `head` or `finetuned`, to its output.
-
-        Raises RunError if an output is not finite, and DataError if an image can't be decoded.
-        """
+        """Return the output of each model on `examples`, by the model's name, `head` or `finetuned`."""
         outputs = {"head": self._of_head(examples)}
         if self.finetuned:
             outputs["finetuned"] = self._of_classifier(examples)

@@ -96,11 +96,7 @@ def _require_own(run: Run, places: Places, scanned: Scan) -> None:
 
 
 def _head_config(run: Run) -> HeadConfig:
-    """Return the settings of the run's head.
-
-    If the head has layers of the user's own, the settings hold a function that copies these layers; see `_anew`. Raises
-    RunError if the settings are invalid or do not fit the saved head.
-    """
+    """Return the settings of the run's head. Raises RunError if they are invalid or do not fit the saved head."""
     again = "run `headstart head` again, with --overwrite"
     try:
         config = converted(run.config()["head"], HeadConfig, "head")
@@ -117,11 +113,7 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that copies the user's own layers, with new weights.
-
-    `model` is the saved head of `run`. The layers are copied from `model`, so the user's code is not run. Raises
-    RunError if `model` has no layers of the user's own.
-    """
+    """Return a function that copies the user's own layers from the saved head, with new weights."""
     from headstart.features.tensorflow import keras
 
     own = next((layer for layer in model.layers if layer.name == OWN_LAYERS and hasattr(layer, "layers")), None)
@@ -184,11 +176,7 @@ def _training_rows(parts: Sequence[np.ndarray], fold: int, validates: bool) -> n
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
-    """Train a head. Return the labels, int64 [n], that the head predicts for the examples at the positions `part`.
-
-    `train`, `val` and `part` are positions in the examples of `method`. The head is trained on the examples at `train`.
-    The examples at `val` choose the best epoch. `repeat` counts from 0, and is added to the run's seed.
-    """
+    """Train a head on the examples at `train`. Return the labels, int64 [n], that it predicts for those at `part`."""
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.head.loop import logits_of
     from headstart.pipeline.optimizers import release
@@ -201,14 +189,10 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Return the labels, int64 [n], that logistic regression predicts for the examples at the positions `part`.
-
-    `train` and `part` are positions in `method.labelled`. The fit uses the examples at `train`, or a sample of them. If
-    the fit would take too long even with a sample, all returned labels are -1.
-    """
+    """Return the labels that logistic regression predicts for the examples at `part`. Without a fit, all are -1."""
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]
-    if len(np.unique(labels[rows])) < 2:
+    if len(np.unique(labels[rows])) < 2:  # also without rows, if a fit would take too long
         return np.full(len(part), -1)
     groups = [method.groups[row] for row in rows]
     return predicted_labels(

@@ -81,11 +81,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`, or a copy whose predictions do not overwrite the predictions for other data.
-
-    A copy is returned if the file for the predictions of `taken` already holds predictions for other data. The field
-    `mark` of the copy changes the name of the file. In all other cases, `taken` itself is returned.
-    """
+    """Return `taken`, with a `mark` if its predictions would overwrite those for other data."""
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()
     if taken.elsewhere is None or not any(key != taken.key and of.get("predictions_file") == file for key, of in kept):

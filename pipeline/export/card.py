@@ -116,11 +116,8 @@ def _figures(source: Source) -> Iterator[str]:
 
 
 def _rates(own: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a model's accuracy and balanced accuracy as texts. `own` holds the model's figures from `metrics.json`.
-
-    A figure that an earlier version of headstart did not write is left out.
-    """
-    accuracy, balanced = own.get("accuracy"), own.get("balanced_accuracy")
+    """Yield a model's accuracy and balanced accuracy as texts, without figures that `own` lacks."""
+    accuracy, balanced = own.get("accuracy"), own.get("balanced_accuracy")  # an older run may lack one
     if isinstance(accuracy, float):
         ends = own.get("accuracy_interval")
         yield f"accuracy {accuracy:.4f}" + (f" (95 % interval {interval_text(ends)})" if ends else "")

@@ -67,11 +67,7 @@ def with_probabilities(classifier: keras.Model, temperature: float) -> keras.Mod
 
 
 def _plain(model: keras.Model) -> keras.Model:
-    """Copy `model`, and the models nested in it, for inference in float32.
-
-    In the copy, dropout is inactive, batch normalisation is folded into convolutions where possible, and each
-    `Normalization` over the last axis is replaced; see `_rescaling`.
-    """
+    """Copy `model` for inference in float32, with batch normalisation folded into convolutions where possible."""
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs, name=model.name)
     if any(isinstance(layer, keras.Model) for layer in model.layers):

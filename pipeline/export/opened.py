@@ -87,11 +87,7 @@ def _are_probabilities(found: np.ndarray) -> bool:
 
 
 def _require_valid(folder: Path, settings: dict[str, Any], second_above: object, classes: int) -> None:
-    """Raise an ExportError if `settings` or `second_above` is not valid.
-
-    `settings` (the settings of the preprocessing) and `second_above` (the threshold, or None) come from the file
-    `labels.json` in `folder`. `classes` is the number of classes.
-    """
+    """Raise an ExportError if the preprocessing settings or the threshold from `labels.json` are not valid."""
     try:
         size, resize, truncated, bits, most = (settings[name] for name in _SETTINGS)
         ImageConfig(size, resize, truncated, bits)

@@ -101,11 +101,7 @@ def pixels(
 
 
 def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, page: int) -> tuple[np.ndarray, int]:
-    """Return the pixels, uint8 [H, W, 3], and the EXIF orientation by which they must still be turned upright.
-
-    A JPEG that is much larger than `size` is decoded at a smaller size. `pad` says whether the image will be padded to
-    a square. For the other arguments, see `pixels`.
-    """
+    """Return the pixels, uint8 [H, W, 3], and the EXIF orientation by which they must still be turned upright."""
     with Image.open(io.BytesIO(data), formats=[one for one in FORMATS if one in Image.OPEN]) as image:
         if image.width * image.height > most_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels, over {most_pixels}")
@@ -125,10 +121,7 @@ def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, pag
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of `image`: usually a number from 1 to 8. If the EXIF data are broken, return 1.
-
-    For a TIFF, return 1, because Pillow itself turns a TIFF upright.
-    """
+    """Return the EXIF orientation by which `image` must still be turned upright, or 1 if it is missing or broken."""
     try:
         return 1 if image.format == "TIFF" else int(image.getexif().get(0x0112, 1))  # Pillow turns a TIFF by itself
     except Exception:  # broken EXIF does not harm the pixels
@@ -155,10 +148,7 @@ def _eight_bits(image: Image.Image, bits: str) -> np.ndarray:
 
 
 def _by_rows(x: np.ndarray, blend: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Apply `blend` to `x`, uint8 [H, W, 4], and return the result, uint8 [H, W, 3].
-
-    To save memory, `blend` is called for a few rows at a time. `blend` gets these rows as uint16.
-    """
+    """Apply `blend` to `x`, uint8 [H, W, 4], a few rows at a time to save memory. Return uint8 [H, W, 3]."""
     found = np.empty((*x.shape[:2], 3), np.uint8)
     for at in range(0, len(x), _ROWS):
         found[at : at + _ROWS] = blend(x[at : at + _ROWS].astype(np.uint16))
@@ -175,12 +165,9 @@ def _over_white(parts: np.ndarray) -> np.ndarray:
 
 
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
-    """Resize `x`, uint8 [H, W, 3], by bilinear interpolation, as TensorFlow does. `to` is the new height and width.
-
-    With `antialias`, the height is resized before the width. Without it, the width is resized before the height.
-    """
+    """Resize `x`, uint8 [H, W, 3], to the height and width `to` by bilinear interpolation, as TensorFlow does."""
     y = x.astype(np.float32)
-    for axis in (0, 1) if antialias else (1, 0):
+    for axis in (0, 1) if antialias else (1, 0):  # the order in TensorFlow
         if antialias or x.shape[:2] != tuple(to):
             y = _along(y, axis, int(to[axis]), antialias)
     return np.clip(np.round(y), 0, 255).astype(np.uint8)

@@ -74,11 +74,7 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return two things: the model's calibration on val, and the model's `Reference`.
-
-    Return None if the features, which are the inputs of the head, are not finite. This can happen in a model that
-    nearly diverged, even if its logits are finite.
-    """
+    """Return the model's calibration on val and its `Reference`, or None if its features are not finite."""
     kept, found = [], []
     with progress("calibrating", batches.reference_images + len(built.cached.of("val"))) as advance:
         for inputs, labels in batches.reference:
@@ -90,7 +86,7 @@ def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Re
             found.append((reference.distances(features.astype(np.float32)), logits, labels.numpy()))
             advance(len(labels))
     distances, logits, labels = map(np.concatenate, zip(*found, strict=True))
-    if not np.isfinite(distances).all():
+    if not np.isfinite(distances).all():  # possible in a model that nearly diverged, even if logits are finite
         console.print("the features of the best epoch are not finite, so its probabilities are not calibrated")
         return None
     return calibrate(logits, labels, usual(distances)), reference
@@ -104,11 +100,7 @@ def _begin(
     choose_by: ChooseBy,
     settings: dict[str, Any],
 ) -> float:
-    """Evaluate the head alone, as epoch 0. Return the seconds that the evaluation took.
-
-    The state of epoch 0 is written to disk. The curves of an earlier fine-tuning are removed. Raises RunError if the
-    head's outputs are not finite.
-    """
+    """Evaluate the head alone, and keep it as epoch 0. Return the seconds that the evaluation took."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     since = time.perf_counter()
     with progress("evaluating the head", len(built.cached.of("val"))) as advance:
@@ -145,11 +137,7 @@ def _kept(state: FinetuneState) -> Path:
 
 
 class _Keeper:
-    """Validates the model after each epoch, and writes the state to disk. Stops the training if `Course.stops` says so.
-
-    Keras's own callbacks `EarlyStopping` and `ModelCheckpoint` are not used, because they forget the best epoch when a
-    training is resumed.
-    """
+    """Validates the model and writes the state to disk after each epoch. Ends a training that no longer improves."""
 
     def __init__(
         self,
@@ -181,10 +169,7 @@ class _Keeper:
         logs.update({f"val_{name}": value for name, value in figures.items()})
 
     def keep(self, _: int, logs: dict[str, float]) -> None:
-        """Write the state after an epoch to disk. `logs` holds the metrics of the epoch.
-
-        If `Course.stops` says so, the training is stopped. Raises DataError if an image file is gone or changed.
-        """
+        """Write the state after an epoch to disk, and stop the training if it no longer improves."""
         require_unchanged_files(self._examples())
         course, previous = self.course, _kept(self.state)
         course.figures.append({name: logs[f"val_{name}"] for name in course.figures[0]})
@@ -215,14 +200,7 @@ def _fit(
     offset: int,
     val_seconds: float | None,
 ) -> float:
-    """Train the epochs after the last finished epoch. Return the speed in images per second.
-
-    `offset` is the number of epochs that trained the head. In the curves, the epochs of fine-tuning come after these.
-    `val_seconds` is the duration of a validation.
-
-    The expected duration of training is printed. It is estimated from the mean duration of the finished epochs. If no
-    epoch is finished, it is estimated from the first steps and `val_seconds`.
-    """
+    """Train the remaining epochs, and print their expected duration. Return the speed in images per second."""
     config, built, done = keeper.config, keeper.built, keeper.course.done
     train = built.cached.of("train")
     if done:
@@ -246,6 +224,7 @@ def _fit(
             class_weight=None if weights is None else dict(enumerate(weights.tolist())),
             initial_epoch=offset + done,
             epochs=offset + config.epochs,
+            # Keras's `EarlyStopping` and `ModelCheckpoint` forget the best epoch when a training is resumed.
             callbacks=[
                 counter,
                 speed,

@@ -91,10 +91,7 @@ def _finetune(
 
 
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
-    """If the head has a threshold, print that the new classifier does not use this threshold.
-
-    If the best epoch is 0, nothing is printed, because fine-tuning has then changed nothing.
-    """
+    """Tell the user that the new classifier does not use the head's threshold, if the head has one."""
     if result.best_epoch and run.threshold("head"):
         console.print(
             f"the threshold of the head is not that of the classifier, which has none; `headstart evaluate {run.path}` "

@@ -29,11 +29,7 @@ def forget_classifier(run: Run) -> None:
 
 
 def _rewrite(path: Path, drop_rows: bool) -> None:
-    """Remove the predictions of the fine-tuned classifier from a CSV file.
-
-    Columns whose name begins with `finetuned:` are removed. If `drop_rows` is true, rows of the classifier are removed.
-    If `drop_rows` is false, rows of the classifier stay without their prediction.
-    """
+    """Remove the predictions of the fine-tuned classifier from a CSV file, or their rows if `drop_rows` is true."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
         header = next(rows, [])
@@ -47,12 +43,7 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
-    """Yield `rows` without the predictions of the fine-tuned classifier. `header` has the names of the columns.
-
-    A row holds a prediction of the classifier if its column `model` is `finetuned`. If `drop_rows` is true, such a row
-    is left out. If not, its cells in the columns `model`, `predicted` and `probability` become empty. All other rows
-    are yielded unchanged.
-    """
+    """Yield `rows` without the fine-tuned classifier's predictions: drop its rows, or empty their cells."""
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:
         if "model" not in header or row[header.index("model")] != _MODEL:

@@ -209,11 +209,7 @@ def build_finetune_model(
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:
-    """Make the optimizer. Its step size follows `config.schedule`.
-
-    `examples` is the number of training examples in an epoch. Raises OptionError if the schedule is `cosine` and all
-    steps are warm-up.
-    """
+    """Return the optimizer. Its learning rate follows `config.schedule`, for epochs of `examples` examples."""
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
     clipping = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
     rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate
@@ -232,10 +228,7 @@ def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimi
 
 
 def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
-    """Return a model that shares the layers of `model`, to save or load their weights.
-
-    If `optimizer` is given, its state is saved or loaded with the weights.
-    """
+    """Return a model that shares the layers of `model` and the `optimizer`, to save or load their state."""
     sharing = keras.Model(model.inputs, model.outputs)
     if optimizer is not None:
         sharing.compile(optimizer)
@@ -243,10 +236,7 @@ def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = 
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """Return the cut at which the network can be split, so that the layers from `from_layer` on need nothing else.
-
-    The cut's features are a feature map [H, W, D]. Raises OptionError if there is no such cut.
-    """
+    """Return the cut, a feature map, that layers from `from_layer` on need. Raises OptionError if they need more."""
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(cut): cut.block for cut in backbone.cuts()}
     if len(crossing) == 1 and crossing[0] in by_layer:

@@ -103,11 +103,8 @@ class FinetuneResult:
             yield f"try smaller steps: {self._command(f'--overwrite --learning-rate={self.learning_rate / 10:g}')}"
 
     def _more(self) -> str:
-        """Return a command that asks for twice as many epochs as are finished.
-
-        With the schedule `cosine`, the command has the option `--overwrite`, and begins anew.
-        """
-        planned = any(option == "--schedule=cosine" for option in self.repeat)
+        """Return a command that trains for twice as many epochs as are finished."""
+        planned = any(option == "--schedule=cosine" for option in self.repeat)  # then, the epochs can't be changed
         patience = " --patience=0" if self.stopped_early else ""
         return self._command(f"{'--overwrite ' if planned else ''}--epochs={2 * self.epochs_done}{patience}")
 

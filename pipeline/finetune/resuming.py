@@ -114,11 +114,7 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
 
 
 def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise RunError if a fine-tuning can't go on with `settings`, because the fine-tuning began with other settings.
-
-    The dictionary `then` holds the settings with which the fine-tuning began. All settings must be the same, except the
-    patience and, if the schedule is not `cosine`, the number of epochs.
-    """
+    """Raise RunError if a fine-tuning that began with the settings `then` can't go on with `settings`."""
     fixed = [name for name in settings if name not in _MAY_CHANGE]
     changed = [f"{name} {then.get(name)!r}" for name in fixed if then.get(name) != settings[name]]
     if changed:

@@ -74,11 +74,7 @@ class HeadConfig:
         )
 
     def _take_own(self, own: OwnHead | str) -> None:
-        """Set the field `own`, and set `units` to () and `dropout` to 0, because `own` decides the layers.
-
-        The argument `own` is an `OwnHead`, or its text on the command line. Raises OptionError if the user set `units`
-        or `dropout`.
-        """
+        """Set the field `own`, which replaces `units` and `dropout`. Raises OptionError if the user set one."""
         object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
         for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):
             if value not in unset:

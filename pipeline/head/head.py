@@ -86,11 +86,8 @@ def fit_head(
 
 
 def _moments(features: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the variance of each column of `features` [N, D], both float64 [D].
-
-    Rows are processed in blocks, to avoid a temporary array as large as `features`.
-    """
-    rows = np.array_split(np.arange(len(features)), -(-len(features) // _BLOCK))
+    """Return the mean and the variance of each column of `features` [N, D], both float64 [D]."""
+    rows = np.array_split(np.arange(len(features)), -(-len(features) // _BLOCK))  # blocks avoid a full copy
     blocks = [slice(int(some[0]), int(some[-1]) + 1) for some in rows]
     mean = sum(features[block].sum(axis=0, dtype=np.float64) for block in blocks) / len(features)
     off = (features[block] - mean.astype(np.float32) for block in blocks)

@@ -99,14 +99,11 @@ class _Step:
         self._graph = tf.function(self._take, input_signature=signature, autograph=False)
 
     def copy_to(self, head: keras.Model) -> None:
-        """Set the weights of `head`, a clone of the trained model, to the running average of the trained weights.
-
-        The statistics of batch normalisation are copied from the trained model.
-        """
+        """Set the weights of `head`, a clone of the trained model, to the running average of the trained weights."""
         for weight, average in zip(head.trainable_variables, self.averages, strict=True):
             weight.assign(average)
         for weight, latest in zip(head.non_trainable_weights, self._trained.non_trainable_weights, strict=True):
-            weight.assign(latest)
+            weight.assign(latest)  # such as the statistics of batch normalisation
 
     def __call__(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Take one step on a batch.
@@ -152,13 +149,10 @@ def logits_of(head: keras.Model, labelled: LabelledFeatures) -> np.ndarray:
 
 
 def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield pairs: a block of rows, and the logits of `head` for these rows, float32 [n, 1 or C].
-
-    The head runs eagerly, because tracing a graph would take as long as several epochs.
-    """
+    """Yield blocks of rows, each as a slice with the logits of its rows, float32 [n, 1 or C]."""
     for start in range(0, len(labelled), _BLOCK):
         block = slice(start, start + _BLOCK)
-        yield block, head(labelled.features[block], training=False).numpy()
+        yield block, head(labelled.features[block], training=False).numpy()  # eager: tracing takes as long as epochs
 
 
 def on_val(row: Row) -> dict[str, float]:

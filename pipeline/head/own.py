@@ -134,10 +134,7 @@ class OwnHead:
 
     @contextmanager
     def _modules(self) -> Iterator[ModuleType]:
-        """Yield a new module in which the user's code runs. `sys.modules` holds the module until the context ends.
-
-        Modules beside the user's file are imported anew, even if an earlier call imported them.
-        """
+        """Yield a new module for the user's code. `sys.modules` holds it until the context ends."""
         folder = Path(self.file).absolute().parent
         beside = set() if self.given else _beside(self.source, folder).keys()
 
@@ -146,7 +143,7 @@ class OwnHead:
             own = [one for one in names if _lies_in(sys.modules[one], folder)]
             return {name: sys.modules.pop(name) for name in own}
 
-        before = taken()
+        before = taken()  # so modules beside the file are imported anew
         module = ModuleType(_MODULE)
         module.__file__ = str(Path(self.file).absolute())
         sys.modules[_MODULE] = module
@@ -158,13 +155,9 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Turn an error in the context into an OptionError with a one-line message.
-
-        `what` is the message's name for the code in the context, such as "the function". This code can import modules
-        that lie beside the user's file.
-        """
+        """Turn an error in the context into a one-line OptionError, in which `what` names the code that failed."""
         folder = str(Path(self.file).absolute().parent)
-        sys.path.insert(0, folder)
+        sys.path.insert(0, folder)  # the code may import modules beside the file
         try:
             yield
         except (Exception, SystemExit) as error:
@@ -185,10 +178,7 @@ def _digest(source: str, folder: Path | None = None) -> str:
 
 
 def _beside(source: str, folder: Path) -> dict[str, str]:
-    """Find the modules and packages in `folder` that `source` imports, directly or indirectly.
-
-    Returns a dict from the name of each module or package to its source.
-    """
+    """Return the modules in `folder` that `source` imports, directly or indirectly: a dict from name to source."""
     found: dict[str, str] = {}
     left = [source]
     while left:
@@ -218,10 +208,7 @@ def _lies_in(module: ModuleType, folder: Path) -> bool:
 
 
 def _checked(model: Any, head: str, features: int, classes: int) -> keras.Model:
-    """Return `model` as a functional model. Raises OptionError if it can't serve as a head; see `OwnHead.build`.
-
-    `head` is the option `--head` as text, for the message.
-    """
+    """Return `model` as a functional model. Raises OptionError if it can't serve as a head."""
     from headstart.features.tensorflow import keras
 
     if not isinstance(model, keras.Model):
@@ -274,10 +261,7 @@ def _probabilities(output: Any) -> str:
 
 
 def _code_in(config: Any) -> str:
-    """Return the name of the first layer or function in `config` that does not belong to Keras.
-
-    `config` is a serialised model. If all layers and functions belong to Keras, return "".
-    """
+    """Return the name of the first layer or function in a serialised model that is not from Keras, or "" if all are."""
     if isinstance(config, dict):
         name = str(config.get("class_name", ""))
         if name == "__lambda__" or (name == "Lambda" and config.get("module") == "keras.layers"):

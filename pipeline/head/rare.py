@@ -35,8 +35,5 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Return whether all images count the same in the figure that decides the best epoch (`config.choose_by`).
-
-    In such a figure, a rare class counts little.
-    """
+    """Return whether the figure that decides the best epoch counts all images the same."""
     return config.choose_by in ("loss", "accuracy")

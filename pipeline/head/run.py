@@ -183,11 +183,7 @@ def train_cached(
 def _simple_models(
     examples: Sequence[Example], train: LabelledFeatures, val: LabelledFeatures, class_names: Sequence[str]
 ) -> SimpleModels:
-    """Return the scores on `val` of two simple models.
-
-    One model always predicts the largest class. The other is logistic regression, fitted to `train`, which holds the
-    features of `examples`.
-    """
+    """Score two simple models on `val`: always the largest class, and logistic regression fitted to `train`."""
     trained = train.labels, unit_names(examples)
     return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, class_names)
 
@@ -201,17 +197,11 @@ def _fit(
     folded: dict[str, float] | None,
     memory: float,
 ) -> TrainedHead:
-    """Train the head. Write its curves and its calibration into the run folder.
-
-    For `folded`, see `train_run`. For `memory`, see `ExtractionConfig`. If `val` is None, three things differ:
-
-    - The best epoch is chosen on `train`.
-    - No calibration is written.
-    - Each row of the history and of the curves has the figures in `folded` as its figures on val.
-    """
+    """Train the head. Without `val`, the best epoch is chosen on `train`, and no calibration is written."""
     from headstart.pipeline.head.head import TrainedHead, fit_head
     from headstart.pipeline.head.loop import logits_of, writing_curves
 
+    # Without `val`, the figures of cross-validation are reported as those on val.
     figures = {} if val or not folded else {f"val_{name}": value for name, value in folded.items()}
     with (
         progress("training the head", head.epochs * len(train), "examples") as advance,

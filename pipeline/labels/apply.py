@@ -66,11 +66,7 @@ def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
 
 
 def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: Path) -> set[str]:
-    """Make the moves in `log` that are not made yet. Then move the images of `rows`.
-
-    If an earlier call was cut off, some moves in `log` are not made yet. Returns the old paths of all images that this
-    call moves.
-    """
+    """Make the moves that are left in `log`, then move the images of `rows`. Returns the old paths of moved images."""
     moved = move_all(data, log, path)
     if moved:
         console.print(f"{path}: {len(moved)} moves of an earlier call were left, and were made now")
@@ -83,11 +79,7 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock a folder while the context is open, so that no other call changes labels in this folder.
-
-    The folder is `data` or, if `data` is a list, the folder that holds the list. Temporary files of killed commands are
-    removed from the folder. Raises DataError if another command has locked the folder.
-    """
+    """Lock the folder `data`, or the folder of the list `data`. Raises DataError if another command has locked it."""
     folder = data if data.is_dir() else Path(os.path.realpath(data)).parent
     try:
         with folder_locked(folder, wait=False):

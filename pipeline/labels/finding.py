@@ -106,11 +106,7 @@ def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
 def _folds(
     labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw folds with similar class proportions. A fold is a pair: the rows to train on, and the rows held out.
-
-    `groups`, int64 [N], has the group of each row. The rows of a group are held out in the same fold. Raises DataError
-    if a class has images in fewer than two groups, or if the training rows of a fold have only one class.
-    """
+    """Draw folds, pairs of training rows and held-out rows. Rows of the same group are held out in the same fold."""
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:
         raise DataError(

@@ -72,10 +72,7 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _state_of(file: Path, log: Log, path: Path) -> int:
-    """Find the state in `log.states` that the list `file` is in now. Return the index of this state.
-
-    `path` is the path of the log. Raises DataError if the list is in none of the states in `log.states`.
-    """
+    """Return the index in `log.states` of the list's present state. Raises DataError if it is none of these."""
     now = sha256_of(file)
     for at, state in enumerate(log.states):
         if state.sha256 == now:
@@ -87,11 +84,7 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 
 
 def _original(path: Path, log: Log) -> bytes:
-    """Return the content that the list had before the first change in `log`.
-
-    `path` is the path of the log. The content is read from a copy beside the log, which `change_list` made. Raises
-    DataError if the copy is missing or damaged.
-    """
+    """Return the list from before the first change in `log`. Raises DataError if its copy is missing or damaged."""
     kept = kept_list(path)
     try:
         content = kept.read_bytes() if kept.is_file() else b""
@@ -116,11 +109,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: DataConfig, log: Log) -> dict[str, str]:
-    """Return the changes that are still to be made: a dict from the path of each image to its action.
-
-    `rows` ask for the changes. `entries` are the present entries of the list `file`. `log` has the changes that were
-    made before. Raises DataError if one of `rows` does not fit the list, or if a class would have no image left.
-    """
+    """Return the changes in `rows` that are still to be made: a dict from the path of each image to its action."""
     by_path = {entry.path: entry for entry in entries}
     require_classes(rows, sorted({entry.label for entry in entries if entry.label}), file)
     changes: dict[str, str] = {}
@@ -142,10 +131,7 @@ def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: 
 
 
 def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> bytes:
-    """Apply `changes` to the content of the list `file`, and return the new content. The file is not written.
-
-    `changes` is a dict from the path of an image to its action.
-    """
+    """Return the content of the list `file` after `changes`, a dict from the path of an image to its action."""
     folder = os.path.abspath(file.parent)
 
     def path_of(row: Mapping[str, Any]) -> str:
@@ -170,10 +156,7 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
 
 
 def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
-    """Return how each class is written in `column` of a list: a dict from the class name to the value in the list.
-
-    The value may be a number, or a text in another Unicode form than the class name. `rows` are the rows of the list.
-    """
+    """Return a dict from the name of each class to its value in `column` of `rows`, which may be a number."""
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 
 

@@ -136,13 +136,10 @@ def _make_folder(data: Path, name: str, log: Log, path: Path) -> None:
 
 
 def _rename(data: Path, source: str, target: str) -> None:
-    """Rename a file. Raises DataError if another file is at `target`, or if the file can't be renamed.
-
-    On a disk without hard links, a file that another process writes to `target` at the same moment is overwritten.
-    """
+    """Rename a file. Raises DataError if another file is at `target`."""
     old, new = os.path.join(data, source), os.path.join(data, target)
     try:
-        os.link(old, new)
+        os.link(old, new)  # unlike `os.rename`, never overwrites a file
     except FileExistsError:
         if not os.path.samefile(old, new):
             raise DataError(
@@ -152,7 +149,7 @@ def _rename(data: Path, source: str, target: str) -> None:
         if os.path.lexists(new):
             raise DataError(f"{new}: another file came there meanwhile; repeat the command") from error
         try:
-            os.rename(old, new)
+            os.rename(old, new)  # overwrites a file that another process writes at the same moment
         except OSError as failed:
             raise DataError(
                 f"{old}: can't be moved to {new} ({failed.strerror}); repeat the command after that"

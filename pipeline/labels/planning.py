@@ -86,15 +86,7 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise a DataError if the data would not be read as wanted after `moves`.
-
-    `names` lists the present paths of all images. `before` is the `Reading` of these paths. `empty` lists the folders
-    without files. After the moves, three things must hold:
-
-    - The layout of the new paths can be read. Images that are moved aside are left out.
-    - Each image has its old split. A moved image has the label that its action names, any other image its old label.
-    - A class that had images still has an image.
-    """
+    """Raise DataError if, after `moves`, an image would have a wrong split or label, or a class lost all images."""
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:
         split, _ = expected.pop(move.source)
@@ -117,12 +109,7 @@ def _require_reading(
 
 
 def _target(data: Path, row: Row, reading: Reading, names: Sequence[str], config: DataConfig, taken: set[str]) -> str:
-    """Return the new path of the image of `row`, relative to `data`.
-
-    `reading` has the splits and classes of all images, `names` has their paths, and `taken` has the new paths of other
-    images. The result is a path that is not in `taken`, and that no file has. Raises DataError if there is no such
-    path, or if the present path of the image does not tell its class.
-    """
+    """Return a free path, relative to `data`, for the image of `row`. Raises DataError if there is none."""
     wanted = as_label(row.action)
     at = None if config.label_from or row.action == ASIDE else _class_folder(row.path, as_label(row.label), config)
     if row.action == ASIDE:

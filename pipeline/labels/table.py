@@ -94,14 +94,7 @@ def _records(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(where: str, cells: Mapping[str, str]) -> Row | None:
-    """Return a record of the CSV file as a `Row`, or None if the record asks for no change.
-
-    `cells` maps each column to its value. Spaces around an action do not count. If the action is empty, or is the
-    image's own label, the result is None.
-
-    The action `suggested` stands for the class in the column `suggested`. If a `suggested` action finds no class there,
-    and the column `conflict` is filled, the result is None. If both columns are empty, a DataError is raised.
-    """
+    """Return a record of the CSV file as a `Row`, or None if the record asks for no change."""
     value = {name: original_text(cells.get(name, "")) for name in _COLUMNS}
     action = original_text(cells.get("action", "").strip()).strip()
     if action == SUGGESTED:
@@ -114,15 +107,12 @@ def _row(where: str, cells: Mapping[str, str]) -> Row | None:
 
 
 def _require_no_exchange(rows: Iterable[Row]) -> None:
-    """Raise a DataError if the changes in `rows` exchange the labels of two copies or near-duplicates.
-
-    Copies with different labels are a conflict. After such a change, their labels would still be different.
-    """
+    """Raise DataError if the changes in `rows` exchange the labels of two copies or near-duplicates."""
     seen: dict[tuple[str, str, str], Row] = {}
     for row in rows:
         seen[row.conflict, row.label, row.action] = row
         other = seen.get((row.conflict, row.action, row.label))
-        if row.conflict and other:
+        if row.conflict and other:  # after an exchange, their labels would still differ
             raise DataError(
                 f"{row.where}: {row.path} and {other.path} are copies or near-duplicates, and would exchange their "
                 "labels; empty one of the two actions"

@@ -94,13 +94,9 @@ def _from_environment(field: Field[Any]) -> Any:
 
 
 def _plain(value: Any, field: Field[Any]) -> Any:
-    """Return `value`, the value for a config's `field`, in a form that JSON can hold.
-
-    A path becomes text, and NumPy's numbers become Python's. If the option takes several values, a single value becomes
-    a list.
-    """
+    """Return `value`, the value for a config's `field`, in a form that JSON can hold."""
     value = without_numpy(value)
-    if isinstance(field.default, tuple) and isinstance(value, str | int):
+    if isinstance(field.default, tuple) and isinstance(value, str | int):  # the option takes several values
         value = [value]
     if isinstance(value, Path):
         return str(value)

@@ -180,11 +180,7 @@ def features_of_files(
 
 
 def _require_images(names: Sequence[str], rejects: Sequence[Reject], usable: int) -> None:
-    """Raise a DataError if one of the files `names` can't be used.
-
-    `usable` is the number of usable files. `rejects` holds the unusable images, but no missing files, and no files that
-    are no images.
-    """
+    """Raise DataError if one of the files `names` can't be used."""
     bad = len(names) - usable
     if rejects:
         first, more = rejects[0], f" ({bad} such files)" if bad > 1 else ""
@@ -202,10 +198,7 @@ def _no_image(names: Sequence[str]) -> str:
 
 
 def _require_alike(config: FeatureConfig) -> None:
-    """Raise an OptionError if `config` names several cuts and one of them is a map.
-
-    A map and the features of another cut can't lie side by side, because their shapes differ.
-    """
+    """Raise OptionError if `config` names several cuts and one of them is a map."""
     cuts = chosen_cuts(config)
     if len(cuts) > 1 and any(cut.map for cut in cuts):
         raise OptionError("cut: maps can't lie side by side; give one map alone, or no maps")

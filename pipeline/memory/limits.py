@@ -36,28 +36,20 @@ def total_memory() -> int:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """For each control group around this process, yield its limit and its use in bytes.
-
-    Inactive bytes of cached files do not count as use, because the system frees them when memory is short. Groups
-    without a limit are left out.
-    """
+    """Yield the memory limit and use, in bytes, of each control group around this process that has a limit."""
     for folder, most, used, cached in _groups():
         try:
             limit = (folder / most).read_text().strip()
             if limit != "max" and int(limit) < 1 << 60:  # version 1 writes a huge number for none
                 stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                # Inactive bytes of cached files do not count, because the system frees them when memory is short.
                 yield int(limit), int((folder / used).read_text()) - int(stats.get(cached, 0))
         except (OSError, ValueError):  # no such group, or another form than expected
             continue
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the folder of each control group around this process, and three names.
-
-    - the name of the file with the limit of the group's memory
-    - the name of the file with the number of bytes that the group uses
-    - the name of the entry of `memory.stat` that counts the inactive bytes of cached files
-    """
+    """Yield the folder of each control group around this process, and the names of its limit, use and file cache."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -65,7 +57,7 @@ def _groups() -> Iterator[tuple[Path, str, str, str]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")
+            root, names = _GROUPS, ("memory.max", "memory.current", "inactive_file")  # limit, use, file cache
         elif "memory" in controllers.split(","):
             root = _GROUPS / "memory"
             names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")

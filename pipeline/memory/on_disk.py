@@ -164,11 +164,7 @@ class _Folder:
 
 
 class _File:
-    """A file of rows, [N, width]. Rows are read without a memory map, for two reasons.
-
-    The pages of a map would count as memory of this process. And if the file was cut off, a read through a map would
-    kill the process, while a plain read only raises an error.
-    """
+    """A file of rows, [N, width]."""
 
     def __init__(self, path: Path, width: int, dtype: np.dtype[Any], folder: _Folder | None = None) -> None:
         self.path, self.width, self.dtype, self._folder = path, width, dtype, folder
@@ -216,6 +212,7 @@ class _File:
     def _read_into(self, buffer: memoryview, row: int) -> None:
         offset = row * self.width * self.dtype.itemsize
         while buffer:
+            # No memory map: its pages would count as memory of this process, and a cut-off file would kill it.
             count = os.preadv(self.descriptor, [buffer], offset)
             if not count:
                 raise StoreError(f"{self.path}: cut off while it was in use; repeat the command")

@@ -58,10 +58,7 @@ class _Lines:
 
 
 def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
-    """Return the paths in the lines of `file`. Remove an unfinished last line, and write the header if it is missing.
-
-    Raises DataError if a line does not match `form`.
-    """
+    """Return the paths in `file`, after removing an unfinished last line or writing a missing header."""
     done, end = Done(), len(form.header)
     file.seek(0)
     begin = file.read(end)
@@ -87,10 +84,7 @@ def _take_up(file: BinaryIO, output: Path, form: _Form) -> Done:
 
 
 def _lines(file: BinaryIO, form: _Form, output: Path, number: int) -> Iterator[bytes]:
-    """Yield the lines of `file` from its present position on. The last line may be unfinished.
-
-    `number` is the line number at the present position, for messages. Raises DataError if a line has an unpaired quote.
-    """
+    """Yield the remaining lines of `file`. The last one may be unfinished."""
     line = b""
     for piece in file:
         if line and not piece.count(b'"') % 2 and form.parse(piece) is not None:

@@ -185,10 +185,7 @@ class _Classifier:
             yield from zip(positions, logits, distances(self._reference, features), strict=True)
 
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split `rows`, the outputs for M images, into features [M, D] and logits [M, 1 or C].
-
-        Without a reference, D is 0. Raises RunError if the reference has another number of features than D.
-        """
+        """Split outputs for M images into features [M, D] and logits [M, 1 or C]. Without a reference, D is 0."""
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
         require_width(self._run, "finetuned", self._reference, features.shape[1:])
@@ -219,11 +216,7 @@ def _features(
     images: Sequence[ImageFile],
     view: View | None,
 ) -> Rows:
-    """Yield a pair for each image: its position in `images`, and its features, float32 [D].
-
-    `known` holds the features of some images, by position. The features of the other images are computed. An image that
-    can't be decoded is left out.
-    """
+    """Yield the position and features, float32 [D], of each image. Images that can't be decoded are left out."""
     lacking = [position for position in range(len(images)) if position not in known]
     rows = _passed(frozen(), [images[at] for at in lacking], network.images, view) if lacking else iter(())
     fresh = ((lacking[at], row) for at, row in rows)
@@ -244,10 +237,7 @@ def _stores(network: Network, bits: str) -> list[FeatureStore]:
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return a dict from positions in `images` to the features that the stores hold already, float32 [D].
-
-    `stores_of` maps a value of `--bits` to the stores of `network`. If a store is missing or damaged, return {}.
-    """
+    """Return features in the stores, float32 [D], by position in `images`, or {} if a store is missing or damaged."""
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}
@@ -272,12 +262,7 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Join the rows that several iterators have for the same image.
-
-    Each of `parts` yields pairs (position, row), sorted by the position of the image. A position is missing if the
-    image could not be decoded. The result has a pair (position, rows) for each position that all iterators yield.
-    `rows` is a list with one row from each iterator, in the order of `parts`.
-    """
+    """Yield each position that all `parts` have, with a list of one row from each part."""
     first, *others = parts
     held = [next(part, _END) for part in others]
     for position, row in first:

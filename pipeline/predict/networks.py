@@ -44,16 +44,8 @@ class Loaded:
     def __call__(
         self, pixels: Sequence[np.ndarray], number: int = 0
     ) -> tuple[np.ndarray, np.ndarray, Sequence[float | None]]:
-        """Return three things for b images: features, logits, and distances from the training images.
-
-        Features are float32 [b, D], and logits are float32 [b, 1 or C]. If `self.reference` is None, each distance is
-        None, and the features of a fine-tuned classifier are [b, 0].
-
-        Args:
-            pixels: an array for each network, uint8 [b, size, size, 3]. b is at most `images_per_pass`.
-            number: which forward pass to use, from 0 to `passes` - 1. Two calls at the same time must use different
-                numbers.
-        """
+        """Return features [b, D], logits [b, 1 or C] and distances from the training images, for b images."""
+        # Calls at the same time need different numbers.
         found = [network(one, network.passes[number]) for network, one in zip(self.networks, pixels, strict=True)]
         features, logits = self.head(np.concatenate([rows for one in found for rows in one.values()], axis=1))
         return features, logits, distances(self.reference, features)

@@ -63,10 +63,7 @@ def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
 
 @contextmanager
 def _locked_parts(output: Path) -> Iterator[Path]:
-    """Make and yield the folder for the parts of `output`. While the context is open, the folder is locked.
-
-    When the context ends, the folder is removed if it is empty. Raises DataError if another process has the lock.
-    """
+    """Lock and yield the folder for the parts of `output`. Raises DataError if another process has the lock."""
     folder = parts_folder(output)
     try:
         with _locked(output, folder / "lock"):
@@ -140,11 +137,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
-    """Yield the rows in the Parquet file `file` in batches. Each batch must have the column `path`.
-
-    `options` go to `ParquetFile.iter_batches`. Raises DataError if the file is damaged, or if its columns are not the
-    columns of `schema`.
-    """
+    """Yield batches of rows of a Parquet file. Raises DataError if the file is damaged, or does not match `schema`."""
     import pyarrow
     import pyarrow.parquet
 
@@ -168,11 +161,8 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
-    """Return whether `part` is already joined into the Parquet file.
-
-    `joined` has the paths in the Parquet file. Only the first path of `part` is looked up, because a join adds either
-    all rows of a part or none. A part without rows counts as joined.
-    """
+    """Return whether `part` is already joined into the Parquet file, whose paths are in `joined`."""
+    # A join adds all rows of a part or none, so one path is enough.
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined
 
@@ -193,10 +183,7 @@ def _read_paths(file: Path, schema: Any, model: str, done: Done) -> None:
 
 
 def _join(output: Path, folder: Path, schema: Any) -> None:
-    """Join the parts in `folder` into the Parquet file `output`. Then remove the parts.
-
-    If `output` exists, its rows stay, and the rows of the parts follow.
-    """
+    """Append the parts in `folder` to the Parquet file `output`, and remove them."""
     import pyarrow.parquet
 
     files = [*([output] if output.exists() else []), *_parts(folder)]

@@ -93,12 +93,7 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in `file`, a list of paths. `name` names the list in messages.
-
-    If the first 64 KiB of `file` have a NUL, each path ends with a NUL. Otherwise, each line is a path. Raises
-    DataError if the list is in UTF-16, if a path is much longer than 1 MiB, or if the first NUL comes after the first
-    64 KiB.
-    """
+    """Yield the paths in a list. Raises DataError if it is UTF-16, goes from lines to NULs, or a path is too long."""
     end, rest = b"", b""
     while block := file.read(1 << 16):
         if not end:
@@ -117,11 +112,7 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _name(entry: bytes, end: bytes) -> str:
-    """Return the path in `entry`, an entry of a list of paths. Return an empty text for a blank line.
-
-    `end` is the byte after each entry: NUL or a newline. If `end` is NUL, the whole entry is the path. If `end` is a
-    newline, the path is the entry without the carriage returns at its end.
-    """
+    """Return the path in `entry` of a list with the separator `end`, or "" for a blank line."""
     if end == b"\0":
         return os.fsdecode(entry)
     return os.fsdecode(entry.rstrip(b"\r")) if entry.strip() else ""
@@ -164,11 +155,7 @@ def _pieces(files: Sequence[str]) -> Iterator[Sequence[str]]:
 def _inspect(
     sources: Sources, max_pixels: int, pages: Pages, is_done: Callable[[str], bool], file: str
 ) -> list[ImageFile | Reject | None]:
-    """Inspect one file, and return its images and rejects.
-
-    An image or reject is replaced by None if `is_done` returns True for its path. If a file that was found in a folder
-    is no image, the result is empty.
-    """
+    """Return the images and rejects of a file, with None for those that are done."""
     if pages == "first" and is_done(file):
         return [None]
     found = inspect_image(file, max_pixels, pages)

@@ -74,11 +74,7 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images`, with near-duplicates in the same group (`Placement.group`).
-
-    Each element of `groups` holds the positions in `images` of near-duplicates of each other. If near-duplicates are in
-    several groups already, the groups are joined.
-    """
+    """Return `images`, with near-duplicates in the same group. Groups that share near-duplicates are joined."""
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
     for number, group in enumerate(groups):
@@ -96,16 +92,7 @@ def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> li
 
 
 def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int]], there: There) -> dict[int, int]:
-    """Choose the copies and near-duplicates to drop.
-
-    Returns a dict from the position of each dropped image to the position of the image that is kept in its place.
-
-    Args:
-        images: first the images of the source, then other images of the data folder.
-        count: the number of images of the source. Only these images can be dropped.
-        groups: each element is a group of near-duplicates, as positions in `images`.
-        there: the files of the data folder.
-    """
+    """Choose the duplicates to drop among the first `count` images. Return {position dropped: position kept}."""
     kept: dict[int, int] = {}
     for group in groups:
         held = [at for at in group if images[at].image.digest in there]
@@ -119,10 +106,7 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Return a list with one line: a warning about pairs with two different labels.
-
-    A pair is a dropped image, and the image that is kept in its place. If no pair has two labels, return [].
-    """
+    """Return a warning, if needed, that some dropped images have another label than the image kept."""
     differing = [pair for pair in pairs if pair[0].label != pair[1].label]
     if not differing:
         return []

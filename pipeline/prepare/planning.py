@@ -133,25 +133,12 @@ def choose_splits(
 
 
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
-    """Return the splits that the source allows for an image. An empty set means that all splits are allowed.
-
-    If `from_train` is true, val is drawn from train. An image of train may then be in train or in val.
-    """
+    """Return the splits that the source allows for an image, or an empty set if it allows all."""
     return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the last split in `there` that the source allows for the image `one`, or "" if there is none.
-
-    Args:
-        one: an image of the source.
-        there: a pair (split, path) for each copy of the image in the data folder.
-        allowed: the splits that the source allows for the image or for one of its copies in the source.
-        from_train: see `_splits_allowed`.
-
-    Raises:
-        DataError: the result would be "", and a split in `there` is not in `allowed`.
-    """
+    """Return the last split in `there` that the source allows, or "". Raises DataError if the splits conflict."""
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
     if not held and any(split not in allowed for split, _ in there):

@@ -201,20 +201,14 @@ def _require_classes(source: Path, read: Reading) -> None:
 def _require_few_rejects(
     rejects: Sequence[Reject], found: int, data: Path, max_rejects: float, list_rejects: Callable[[], None]
 ) -> None:
-    """Raise a DataError if the fraction of `rejects` is over `max_rejects`. `found` counts the images and the rejects.
-
-    `list_rejects` is called before the error is raised. The message names the folder `data`.
-    """
+    """Call `list_rejects` and raise a DataError if more than the fraction `max_rejects` of `found` are rejects."""
     if problem := too_many_rejects(rejects, found, max_rejects):
         list_rejects()
         raise DataError(f"{problem}; {data}/{REJECTS} has all")
 
 
 def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
-    """Return whether the folder `data` has a record of the settings that made this folder.
-
-    Raises a DataError if the record differs from `settings`, or is damaged.
-    """
+    """Return whether `data` has a record of its settings. Raises DataError if they differ from `settings`."""
     file = data / PREPARED
     if not file.is_file():
         return False
@@ -234,10 +228,7 @@ def _require_same_settings(data: Path, settings: dict[str, Any]) -> bool:
 
 
 def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str]) -> int:
-    """Move images within `data` to their new splits, and return the number of moved images.
-
-    `moves` maps the digest and old split of an image to its new split.
-    """
+    """Move images within `data`, and return how many. `moves` maps (digest, old split) to the new split."""
     moved = [(digest, old, path) for digest, old in moves for split, path in there[digest] if split == old]
     for digest, old, path in moved:
         target = data / moves[digest, old] / path.relative_to(data / old)
@@ -262,10 +253,7 @@ def _part_from_links(data: Path, there: There, placer: Placer) -> None:
 
 
 def _fill(data: Path, there: There, images: Sequence[Placement], chosen: Chosen, placer: Placer) -> tuple[int, int]:
-    """Write `images` into `data`. Move images that are in `data` already, if their split changes.
-
-    `there` has the files of `data`. Return the number of moved images and the number of new images.
-    """
+    """Write `images` into `data`, moving those whose split changes. Return the numbers of moved and new images."""
     if placer.copies:
         _part_from_links(data, there, placer)
     moved = _move_within(data, there, chosen.moves)

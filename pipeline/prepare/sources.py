@@ -144,13 +144,11 @@ def _unnested(members: Sequence[SourceFile], archives: Archives) -> list[SourceF
 
 
 def _below(members: Sequence[SourceFile], archive: str) -> list[SourceFile]:
-    """Return the files of an archive with new names: `a/train/` is put before each name if `archive` is `a/train.zip`.
-
-    If all names in the archive already begin with `train/`, only `a/` is put before them.
-    """
+    """Put the path of an archive before the names of its files: `a/train/` for `a/train.zip`."""
     parent, slash, name = archive.rpartition("/")
     folder = name[: -len(archive_suffix(name))] + "/"
     above = parent + slash
+    # If all files are in a folder of the archive's name, this name is not put before them again.
     inside = above if all(member.name.startswith(folder) for member in members) else above + folder
     return [member if member.escapes else replace(member, name=inside + member.name) for member in members]
 

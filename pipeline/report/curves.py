@@ -165,12 +165,7 @@ def calibration(evidence: Evidence) -> str:
 
 
 def _trust(evidence: Evidence) -> str:
-    """Return two HTML tables about the model that `predict` uses.
-
-    The first table has the accuracy on all answers, and on the most probable 90, 80 and 50 % of the answers.
-    The second table is about conformal prediction sets: how often a set holds the true label, and how many labels a set
-    has on average.
-    """
+    """Return HTML tables about the model of `predict`: its accuracy by coverage, and its conformal prediction sets."""
     found, model = evidence.predictions, evidence.answering
     assert found
     rule = moved(evidence.run.threshold(model))

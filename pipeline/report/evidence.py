@@ -190,11 +190,7 @@ def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | No
 
 
 def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
-    """Return the predictions on the val split of the run's own data.
-
-    `trained` has these data. If `trained` is None, the data are missing, and the predictions are read from the run.
-    Raises DataError if the data have no val split.
-    """
+    """Return the predictions on the val split of the run's own data. `trained` is None if these data are missing."""
     if trained is None:
         return read_predictions(run, "val")
     if not trained.of("val"):
@@ -203,11 +199,7 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 
 
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the predictions on the examples in `taken`, which are some of the examples in `cached`.
-
-    The predictions are read from the run. If the run lacks predictions of a model on these examples, the models are
-    evaluated first.
-    """
+    """Return the run's predictions on the examples in `taken`, after evaluating its models if any are missing."""
     tuned = run.classifier_file.exists() and not run.finetuning_gained_nothing()
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])
     names = run.class_names()

@@ -51,10 +51,7 @@ def heat_maps(run: Run, data: FeaturedExamples, images: Sequence[ImageFile], lab
 
 
 def _slopes(head: Any, maps: Sequence[np.ndarray], labels: Sequence[int]) -> np.ndarray:
-    """Return a gradient for each image, float32 [B, D]: how the logit of its label changes with its features.
-
-    `maps` has a map for each cut, float32 [B, h, w, d]. The features of an image are the means of its maps over space.
-    """
+    """Return the gradient of the label's logit with respect to the features, float32 [B, D], for B images."""
     from headstart.features.tensorflow import tf
 
     features = tf.constant(np.concatenate([one.mean(axis=(1, 2)) for one in maps], axis=1))

@@ -141,10 +141,7 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return an HTML figure of the image at the position `at` in the run's predictions.
-
-    The figure has the caption and the path of the image. It shows the image itself only if `made` has pictures.
-    """
+    """Return an HTML figure of image `at` of the predictions, with its path, and its picture if `made` has pictures."""
     found = made.evidence.predictions
     assert found
     path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"

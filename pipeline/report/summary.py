@@ -123,10 +123,7 @@ def _by_threshold(evidence: Evidence) -> str:
 
 
 def _by_folds(evidence: Evidence) -> str:
-    """Return a sentence on the accuracy that cross-validation measured.
-
-    If the run has no result of cross-validation, return `Evidence.advice` as a sentence. The advice may be empty.
-    """
+    """Return a sentence on the cross-validated accuracy or, without cross-validation, `Evidence.advice`."""
     if not (found := evidence.folds):
         return f"{escaped(evidence.advice)}." if evidence.advice else ""
     low, high = found.accuracy_interval

@@ -86,8 +86,5 @@ def origin_of_reference(run: Run, model: str) -> Path:
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return the model whose calibration and reference `model` uses.
-
-    This is `head` if no epoch of fine-tuning was better than the head, and otherwise `model` itself.
-    """
+    """Return whose calibration and reference `model` uses: `head` if fine-tuning gained nothing, else `model`."""
     return "head" if run.finetuning_gained_nothing() else model

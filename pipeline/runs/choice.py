@@ -92,10 +92,7 @@ class _Figures:
 
 
 def _figures(run: Run) -> _Figures | None:
-    """Compare the fine-tuned classifier with the head on val. Return None if the loss of either is missing.
-
-    They are compared by the figure that chose the best epoch. If either lacks this figure, their losses are compared.
-    """
+    """Compare the fine-tuned classifier with the head on val. Return None if the loss of either is missing."""
     found = run.metrics().get("finetune", {})
     before, after = found.get("before"), found.get("val")
     if not _has_loss(before) or not _has_loss(after):

@@ -101,10 +101,7 @@ def require_regular(file: Path, most: int, remedy: str = REMEDY) -> None:
 
 
 def _lines(file: TextIO, path: Path, remedy: str) -> Iterator[str]:
-    """Yield the lines of `file`. Raises RunError for a line of 16 Mi characters or more, which might fill the memory.
-
-    The message begins with `path`, and ends with `remedy`.
-    """
+    """Yield the lines of `file`. Raises RunError for a huge line, which might fill the memory."""
     while line := file.readline(_LINE):
         if len(line) == _LINE:
             raise RunError(f"{path}: has a line of {_LINE} characters or more; {remedy}")

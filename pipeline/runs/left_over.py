@@ -23,13 +23,8 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Remove what killed processes of an early version of headstart left beside `path`.
-
-    Early versions wrote a new run as `.NAME.PID.partial`, and moved an old run to `.NAME.PID.replaced`. NAME is the
-    name of `path`, and PID is the process ID. If the process still exists, its folders stay.
-
-    If there is nothing at `path`, the `.replaced` folder that was moved last is put back there.
-    """
+    """Remove what killed processes of early versions left beside `path`. If `path` is missing, put the old run back."""
+    # Early versions wrote a new run as `.partial`, and moved the old run to `.replaced`.
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]
     if not found:

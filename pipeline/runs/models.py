@@ -57,10 +57,7 @@ def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Whether the shape `found` fits the shape `wanted`. In `wanted`, None stands for any size.
-
-    In `found`, the first size (the batch size) must be None, and no other size may be None.
-    """
+    """Return whether `found` fits `wanted`, where None is any size. In `found`, only the batch size must be None."""
     sides = zip(found[1:], wanted[1:], strict=False)
     return len(found) == len(wanted) and found[0] is None and all(b in (None, a) and a is not None for a, b in sides)
 

@@ -32,10 +32,7 @@ def with_absolute_paths(config: Mapping[str, Any], folder: Path) -> dict[str, An
 
 
 def _changed(config: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """Return a copy of `config`, the content of `config.json`, in which each path is replaced by `change(path)`.
-
-    The paths name the data, the store, the weights, `.keras` files, and the study.
-    """
+    """Return a copy of a run's `config` in which each path is replaced by `change(path)`."""
     features = {"backbone": "inception_v3", "weights": "imagenet", **config["features"]}
     names = split_names(features["backbone"])
     own = {name: change(name) for name in names if is_own(name)}

@@ -123,11 +123,7 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Return baselines of nearest neighbours by cosine distance: one for each of several numbers of neighbours.
-
-    The probability of a class is its share of the votes. Each neighbour votes for its own class, and each class gets
-    one extra vote. So no probability is 0. For the arguments, see `fit_baselines`.
-    """
+    """Return a k-nearest-neighbours baseline for each of several k (cosine distance, one extra vote for each class)."""
     nearest = [
         labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
     ]
@@ -147,11 +143,7 @@ def _scored(
     folds: Sequence[Fold],
     choose_by: ChooseBy,
 ) -> Baseline:
-    """Score the method `name` with `setting` on each fold. Return the means as a baseline.
-
-    `chances` has an array for each fold. An array holds the class probabilities of the n validation rows, float64 [n,
-    classes]. For the figures, see `val_figures`.
-    """
+    """Score the class probabilities `chances`, [n, classes] for each fold, and return the means as a baseline."""
     found = [
         val_figures(choose_by, log_chances(rows), labels[val]) for rows, (_, val) in zip(chances, folds, strict=True)
     ]

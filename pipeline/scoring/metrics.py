@@ -21,11 +21,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def _for_each_class(logits: np.ndarray) -> np.ndarray:
-    """Convert `logits`, which is [N, 1] (two classes) or [N, C], to float64 [N, C].
-
-    A single logit x becomes the pair (0, x). The softmax of this pair gives the second class the probability
-    sigmoid(x).
-    """
+    """Convert `logits`, [N, 1] (two classes) or [N, C], to float64 [N, C]. A single logit x becomes (0, x)."""
     logits = logits.astype(np.float64)
     return np.concatenate([np.zeros_like(logits), logits], axis=1) if logits.shape[1] == 1 else logits
 

@@ -108,11 +108,7 @@ class Logistic:
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
     ) -> None:
-        """Fit logistic regression to `features`, float32 [N, D], and `labels`, int64 [N].
-
-        `groups` has the group of each image. Images of a group are in the same fold of the cross-validation that
-        chooses the penalty.
-        """
+        """Fit logistic regression to `features` (float32 [N, D]) and `labels` (int64 [N]) of images in `groups`."""
         from threadpoolctl import threadpool_limits
 
         count = min(_FOLDS, rarest(labels, groups)[1])

@@ -85,12 +85,7 @@ class Guard:
             raise RefusalError(403, "the request comes from a page of another site; open the server's own page")
 
     def _is_own(self, origin: str, host: str) -> bool:
-        """Return whether a page is a page of this server.
-
-        `origin` is the header `Origin` of the page's request, and `host` is the header `Host`. The page is the server's
-        own if `origin` has the same host and port as `host`. It is also the server's own if the host in `origin` is one
-        of the names `pages`; see `Guard`.
-        """
+        """Return whether a request's headers `Origin` and `Host` show that it comes from a page of this server."""
         try:
             parts = urlsplit(origin)
             return parts.netloc.lower() == host.lower() or (parts.hostname or "").removesuffix(".") in self._pages

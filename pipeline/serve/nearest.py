@@ -162,10 +162,7 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`. Return None if the folder can't be used, and the user did not name it.
-
-    If the user named a folder (in `places`) that can't be used, a HeadstartError is raised.
-    """
+    """Return the data folder of `run`, or None if unusable. Raises HeadstartError if the user named an unusable one."""
     try:
         return run_data(run, places)
     except HeadstartError:

@@ -142,12 +142,7 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Stop reading requests, and send a last response.
-
-        If the request in work has arrived whole, or if its answer has begun, its answer is the last response. In all
-        other cases, an error is sent: the HTTP status `status`, the status text `phrase` and the message `sentence`.
-        After the error, the connection ends when the client closes it, or when the time limit is over.
-        """
+        """Stop reading requests, and send an error, unless the current request can still be answered."""
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
             self.cycle.keep_alive = False

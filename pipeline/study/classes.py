@@ -67,11 +67,7 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much each score is expected to rise with twice as many training images, float64 [S, V].
-
-    A score is 1 if a prediction is right, and 0 if it is wrong. Each of the S subsets of a size gives a score to each
-    of the V val images. For the method, see `class_gains`.
-    """
+    """Return the rise of each score (1 if right, else 0) expected from twice the training images, float64 [S, V]."""
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])
     weights = np.log(2) * (x - x.mean()) / ((x - x.mean()) ** 2).sum()

@@ -97,11 +97,7 @@ def measure_curve(
 def _each(
     fit: Callable[[tuple[int, int]], int], places: Sequence[tuple[int, int]], advance: Callable[[int], None]
 ) -> None:
-    """Call `fit` in threads for each of `places`, and call `advance` with each result.
-
-    A place is a pair: the index of a size of the training set, and the index of a draw of this size. After Ctrl-C or an
-    error, the calls that have not begun are dropped.
-    """
+    """Call `fit` in threads for each of `places`, and call `advance` with each result."""
     with ThreadPoolExecutor(cpu_count()) as pool:
         try:
             for count in pool.map(fit, places):
@@ -112,10 +108,7 @@ def _each(
 
 
 def _logits(train: LabelledFeatures, features: Features) -> np.ndarray:
-    """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C].
-
-    For a class without training images, the result has the logarithm of the smallest normal float32.
-    """
+    """Train a head on `train`, and return its log probabilities for `features`, float64 [N, C]."""
     if len(known := np.unique(train.labels)) == 1:  # logistic regression needs two classes
         return log_chances(np.tile(np.eye(train.classes)[known[0]], (len(features), 1)))
     model = fitted_logistic(train.features[:], train.labels, _STRENGTH)

@@ -105,11 +105,7 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the expected errors, float64 [M], for M numbers of training images.
-
-        `errors`, [B, M], has the errors of B replicates. The result is the median over the replicates minus the bias
-        `_raised`, clipped to the range from 0 to 1. A loss is only clipped at 0.
-        """
+        """Return the expected errors, [M]: the medians of `errors`, [B, M], over the replicates, minus `_raised`."""
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
@@ -130,11 +126,7 @@ class Forecast:
         return round(images) if images <= _HORIZON * self._images[-1] else None
 
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
-        """Return a figure and its interval for each of `errors`, [M].
-
-        The intervals are computed from `replicates`, [B, M], the errors of the B replicates. If an interval does not
-        include its figure, it is widened until it does.
-        """
+        """Turn `errors`, [M], into figures with intervals, which are computed from `replicates`, [B, M]."""
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
         rows = zip(values.tolist(), np.minimum(low, values).tolist(), np.maximum(high, values).tolist(), strict=True)
@@ -173,11 +165,7 @@ class Forecast:
 
     @property
     def _added(self) -> int:
-        """The number of predictions that the bootstrap adds to val: 2 (one right, one wrong), or 0 for the loss.
-
-        Because of these two, replicates differ even if all predictions on val are right. Losses differ from image to
-        image anyway.
-        """
+        """The number of predictions that the bootstrap adds to val: 2 (one right, one wrong), or 0 for the loss."""
         return 0 if self._curve.metric == "loss" else 2
 
     @property
@@ -187,14 +175,7 @@ class Forecast:
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
-        """Fit two laws to each replicate, and keep the law that better predicts the largest sizes.
-
-        Returns a list of tuples. Each tuple stands for n replicates with the same law:
-
-        - the law
-        - the indices of the replicates, int64 [n]
-        - the parameters of the law for each replicate, float64 [n, P]
-        """
+        """Fit the better of two laws to each replicate. Return tuples: law, n replicates, parameters [n, P]."""
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
         fitted = []
@@ -209,23 +190,13 @@ class Forecast:
 
 
 def _interval(values: np.ndarray, method: Literal["linear", "nearest"] = "linear") -> tuple[np.ndarray, np.ndarray]:
-    """Compute intervals over the first axis of `values`, [B, ...]. Return the lower and the upper ends, each [...].
-
-    An interval holds the middle 0.9 (`LEVEL`) of its B values.
-    """
+    """Return the lower and upper ends of the middle 90 % (`LEVEL`) of `values` along axis 0."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0, method=method)
     return low, high
 
 
 def _spread(images: np.ndarray, errors: np.ndarray) -> float:
-    """Return an estimate of A, where A / n is the variance of the errors of heads on independent samples of n images.
-
-    `images`, [K], has the sizes of the subsets, rising. `errors`, [K, S], has the errors of the S subsets of each size.
-
-    All subsets are drawn from the same N images, where N is the last size. So the measured variance is too small by the
-    factor 1 - n / N. The estimate is corrected for this factor. Only sizes under 0.8 N (`_SUBSET`) are used. If there
-    are none, the result is 0.
-    """
+    """Estimate A, where A / n is the variance of the errors of heads trained on independent samples of n images."""
     small = images < _SUBSET * images[-1]
-    left = 1 - images[small] / images[-1]
+    left = 1 - images[small] / images[-1]  # subsets of the same images vary less, by this factor
     return float(np.mean(images[small] * errors[small].var(axis=1, ddof=1) / left)) if small.any() else 0.0

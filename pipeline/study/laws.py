@@ -55,11 +55,7 @@ def _log_linear_images(parameters: np.ndarray, error: float) -> np.ndarray:
 
 
 def _fit_power_law(images: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Fit `c + a n^-b`, with c >= 0 and a >= 0, to each of B curves. The columns of the result, [B, 3], are c, a and b.
-
-    `images`, [K], has the sizes n, and `errors`, [B, K], has a row for each curve. Each b on a grid is tried, and a
-    linear fit gives c and a. For each curve, the b with the lowest squared error is kept.
-    """
+    """Fit `c + a n^-b`, with a, c >= 0, to each of B curves. The columns of the result, [B, 3], are c, a and b."""
     best = np.full(len(errors), np.inf)
     kept = np.zeros((len(errors), 3))
     for b in _EXPONENTS:

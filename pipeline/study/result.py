@@ -134,11 +134,7 @@ class StudyResult:
         return f"+{100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}) of {titled(self.metric)}"
 
     def _reached(self, needed: Needed) -> str:
-        """Return a sentence that tells how many images are needed to reach the figure `needed.target`.
-
-        If the largest measured size reaches it, the number of images is measured. Otherwise, it is a forecast, or the
-        sentence says why there is none.
-        """
+        """Return a sentence that tells how many images are needed to reach `needed.target`."""
         name, first, last = f"{titled(self.metric)} {needed.target:g}", self.sizes[0].images, self.sizes[-1].images
         under = [row for row, size in enumerate(self.sizes) if not self._meets(size, needed.target)]
         if not under:

@@ -141,11 +141,7 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast how many images are needed to reach `target`, a value of the metric.
-
-    If `target` is 0, the next round value above the present value is taken, such as 0.95. If there is no such value,
-    the result is None. If `target` is 0 and the metric is the loss, the result is None, too.
-    """
+    """Forecast how many images are needed to reach `target`. If it is 0, use the next round value, or return None."""
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
         target = next((one for one in _TARGETS if one > now), 0.0)
@@ -153,18 +149,13 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return all `examples` if there are at most `most`. If there are more, return a random sample of `most` examples.
-
-    A unit is a group, or an image with its copies; see `unit_names`. The class of a unit is the class of its first
-    example. Each class keeps about its share, and at least one unit. If one unit of each class makes more than `most`
-    examples, the sample is larger.
-    """
+    """Return all `examples`, or a random sample of about `most` if there are more. Each class keeps about its share."""
     if len(examples) <= most:
         return examples
     labels = examples.labels
     order, ends = nested_order(labels, unit_names(examples), (seed, 0))
     classes = min(len(np.unique(labels)), len(ends))  # groups that mix classes may be fewer than the classes
-    most = max(most, int(ends[classes - 1]))
+    most = max(most, int(ends[classes - 1]))  # at least one unit of each class
     return examples[np.sort(order[:most])]
 
 

@@ -74,11 +74,7 @@ class _Searcher:
 
 
 class _Searchers:
-    """The workers of a search.
-
-    A slot is a share of a node's CPUs and GPUs. There is at most one worker for each slot. The place of a worker is a
-    pair: the ID of its node, and the number of its slot.
-    """
+    """The workers of a search: at most one for each slot, which is a share of a node's CPUs and GPUs."""
 
     def __init__(
         self, ray: Any, owner: Any, search: tuple[Space, int], data: Any, most: int, config: ClusterConfig
@@ -135,11 +131,7 @@ class _Searchers:
         self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
 
     def look(self) -> None:
-        """Wait a short time for an answer of a worker, and handle the answer.
-
-        If a worker has died, its trial goes back to the study, up to `MOST_DEATHS` times. A worker that lacks memory or
-        room on its disk is stopped, and counts as dead. Any other error of a worker is raised.
-        """
+        """Wait briefly for a worker's answer, and handle it. Raises a worker's error, unless its machine caused it."""
         if not self._calls:
             time.sleep(POLL_SECONDS)
             return
@@ -158,12 +150,7 @@ class _Searchers:
                 self._died(place, worker, first_line(str(error)))
 
     def _next(self, place: tuple[str, int], worker: _Searcher, answer: Any) -> None:
-        """Handle an answer of the worker at `place`.
-
-        The first answer is the worker's version of headstart. If the driver has the same version, the worker begins to
-        run trials. If the driver has another version, the worker is dismissed, and its node gets no more workers. The
-        second answer says that no trial is left, so the worker is dismissed.
-        """
+        """Handle an answer of the worker at `place`: first its version of headstart, later that no trial is left."""
         here = version("headstart")
         if worker.name in self._met:
             self.ended = True
@@ -176,11 +163,7 @@ class _Searchers:
             self._dismiss([place])
 
     def _died(self, place: tuple[str, int], worker: _Searcher, reason: str) -> None:
-        """Forget a worker that died, and count its death. After `_MOST_FAILURES` deaths, its node gets no more workers.
-
-        If the worker had finished a trial, earlier deaths on the node no longer count. If another worker had died in
-        the same trial, this death does not count.
-        """
+        """Forget a worker that died. After `_MOST_FAILURES` such failures, its node gets no more workers."""
         del self._workers[place]
         with self._owner_named():
             left = self.ray.get(self.owner.leave.remote(worker.name, died=True))
@@ -189,7 +172,7 @@ class _Searchers:
         console.print(f"node {worker.host}: a worker of the search died ({reason})")
         if left.deaths == MOST_DEATHS:
             console.print(f"{MOST_DEATHS} workers died of one head: its trial failed, and is not repeated")
-        self._failures[worker.node] += left.deaths < 2
+        self._failures[worker.node] += left.deaths < 2  # a head that had killed a worker before is at fault itself
         if self._failures[worker.node] == _MOST_FAILURES:
             self._refuse(worker, f"workers of the search died ({reason})")
 

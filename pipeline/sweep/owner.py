@@ -120,15 +120,12 @@ class StudyOwner:
 
 @contextmanager
 def _of_study(path: Path) -> Iterator[None]:
-    """While the context is open, turn an OSError into a StoreError that names `path`, the file of the study.
-
-    Otherwise, the driver would take the OSError for an error of the worker's machine.
-    """
+    """While the context is open, turn an OSError into a StoreError that names `path`, the file of the study."""
     try:
         yield
     except HeadstartError:
         raise
-    except OSError as error:
+    except OSError as error:  # the driver would take it for an error of the worker's machine
         raise StoreError(
             f"--study {path}: it or TensorBoard's files beside it can't be read or written ({error}); what was "
             "finished is kept: mend this, and repeat the command"

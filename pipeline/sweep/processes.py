@@ -51,11 +51,7 @@ def search(
 
 
 def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: float, tick: Callable[[], None]) -> None:
-    """Run `run_worker` in `config.jobs` processes, which read the features of `data` from the same files.
-
-    No trial starts after the time `until`, in seconds since 1970. While the processes run, `tick` is called regularly.
-    Raises HeadstartError if processes failed before the search was done.
-    """
+    """Run the search in `config.jobs` processes. Raises HeadstartError if processes failed before it was done."""
     call = pickle.dumps((run_worker, (study, data, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=run_pickled, args=(call,), daemon=True) for _ in range(config.jobs)]

@@ -159,17 +159,14 @@ class Study:
         return deaths
 
     def _cut_off(self, trial: FrozenTrial) -> None:
-        """Mark a trial that its process no longer runs as failed, and let a new trial try its head.
-
-        If the trial is not running, nothing happens. If the calling process is killed during the call, the call can be
-        repeated.
-        """
+        """Mark an interrupted trial as failed, and let a new trial try its head."""
         if trial.state != TrialState.RUNNING:
             return
         params = trial.system_attrs.get("fixed_params") or trial.params
         replaced = any(other.user_attrs.get(_REPLACES) == trial.number for other in self.optuna.trials)
         if params and not replaced and self.sampler != "grid":  # `_enqueue_from_grid` finds the head again
             self.optuna.enqueue_trial(params, user_attrs={_REPLACES: trial.number})
+        # Queued before this, so that a call that is killed between the two can be repeated.
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
@@ -230,10 +227,7 @@ def remove_curves(folder: Path) -> None:
 
 
 class _Worker:
-    """A locked file, by which other processes see that this process is alive.
-
-    The kernel releases the lock when the process ends. A process ID proves less: a later process may get the same ID.
-    """
+    """A file whose lock shows that this process is alive. The kernel releases the lock when the process ends."""
 
     # Names of this process's workers. A POSIX lock does not keep out its own process, which must not even open the file
     # again: when it closes any file, it loses its POSIX locks on this file.
@@ -243,7 +237,7 @@ class _Worker:
         for left in study.parent.glob(f".{escape(study.name)}.*.worker"):
             with suppress(OSError):  # it is no file, or of somebody else
                 self.ended(study, left.name.split(".")[-2])
-        self.name = uuid.uuid4().hex
+        self.name = uuid.uuid4().hex  # no process ID, which a later process may get, too
         weakref.finalize(self, self._leave, self.name, _locked_file(study, f"{self.name}.worker"))
         self._here.add(self.name)
 
@@ -271,10 +265,7 @@ def _beside(study: Path, ending: str) -> Path:
 
 
 def _locked_file(study: Path, ending: str) -> IO[str]:
-    """Open and lock a file beside `study`. The name of the file ends with `ending`.
-
-    Raises StoreError if the file can't be written, or if its disk can't lock files.
-    """
+    """Open and lock the file beside `study` whose name ends with `ending`."""
     try:
         file = _beside(study, ending).open("w")
     except OSError as error:

@@ -146,11 +146,7 @@ def _cache(
     reading: DataConfig,
     by_ray: ClusterConfig,
 ) -> tuple[FeaturedExamples, dict[str, str]]:
-    """Extract the missing features of `data` at every cut of the study's search space.
-
-    Returns the examples, and the result of `example_digests` for all scanned examples. Raises OptionError if the study
-    was made with other data or settings. Raises DataError if `data` can't be trained on.
-    """
+    """Extract missing features of `data`, which must be the study's. Return the examples, and hashes of the scan."""
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
 
@@ -174,12 +170,7 @@ def _cache(
 
 
 def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ray: ClusterConfig) -> SearchData:
-    """Return the features of train and val, with the folds in which heads are trained and validated.
-
-    With `config.folds`, folds are drawn from train and val together. Otherwise, heads are trained on train and
-    validated on val. Raises OptionError if trials should run on a cluster, but the features are on disk. Raises
-    DataError if the folds can't be drawn, or if `auc` can't be computed in one of them.
-    """
+    """Return the features of train and val, with the folds in which heads are trained and validated."""
     from headstart.pipeline.sweep.trials import SearchData
 
     train, val = cached.of("train"), cached.of("val")
@@ -196,10 +187,7 @@ def _search_data(cached: FeaturedExamples, config: SweepConfig, seed: int, by_ra
 
 
 def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: int) -> Sequence[Fold]:
-    """Draw `count` folds with similar class proportions. Copies of an image share a fold, and so do images of a group.
-
-    Raises DataError if a class has fewer than `count` different images, or if a fold can't be trained on.
-    """
+    """Draw `count` folds with similar class proportions. Copies of an image, and images of a group, share a fold."""
     _, fewest = rarest(labels, [example.image.digest for example in examples])
     if fewest < count:
         raise DataError(f"--folds {count}: a class has {fewest} different images alone in train and val")
@@ -207,11 +195,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
-    """Return the scores of the baselines, such as logistic regression, on the features at `cuts`.
-
-    The scores are kept in the study. `memory` is in GiB; see `ExtractionConfig`. If the fits would need more than this
-    memory, the baselines are fitted to a sample of the images, and scored on the same sample.
-    """
+    """Return the scores of the baselines on the features at `cuts`. The study keeps them, so they are fitted once."""
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
     kept = study.optuna.user_attrs.get(key)
@@ -233,10 +217,7 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
 
 
 def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
-    """Return the settings with which to train the head of `winner` again, and the head's cuts.
-
-    The number of epochs is the best epoch of `winner` plus `more`, but never above the number that `winner` had.
-    """
+    """Return the settings to train `winner` again, with up to `more` epochs after its best one, and its cuts."""
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
 
@@ -244,11 +225,7 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the head of the trial `number`, the winner, as the run `path`, or keep a run of the study at `path`.
-
-    A run of a better trial is kept. A run of a worse trial is replaced. A run of the same trial is replaced if
-    `overwrite` is true and the run was made before `began`, the start of this search in seconds since 1970.
-    """
+    """Train the winner, trial `number`, as the run `path`, unless another process wrote it or a better one there."""
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
         there = Run.existing(path) if path.exists() else None
@@ -264,10 +241,7 @@ def _write_run(
 
 
 def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
-    """Return the study and the trial from which `run` was made, or {} if `run` is not from a search.
-
-    If `run` is damaged, the result is {} with `overwrite`. Without `overwrite`, RunError is raised.
-    """
+    """Return the study and trial of `run`, or {} if none. Raises RunError for a damaged run, unless `overwrite`."""
     try:
         return run.config().get("sweep") or {}
     except RunError:

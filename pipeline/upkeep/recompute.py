@@ -95,13 +95,7 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
-    """Return `config` with the weights that made the features of `store`.
-
-    In two cases, `config` is returned unchanged:
-
-    - `config` names weights other than `imagenet`, the default.
-    - The weights of `store` are unknown, or no longer on this machine.
-    """
+    """Return `config` with the weights that made `store`, if they are on this machine and `config` names no others."""
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
         return config
@@ -110,13 +104,7 @@ def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
-    """Build the backbone that `fingerprint` describes, with the weights that `config` names.
-
-    Raises WeightsError if these weights are not the weights of `fingerprint`. Raises OptionError in two cases:
-
-    - This version of headstart computes features differently from the version that made the features of `fingerprint`.
-    - The features come from a `.keras` file, but `config.weights` names no `.keras` file.
-    """
+    """Rebuild the backbone of `fingerprint`. Raises WeightsError or OptionError if its features would differ."""
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
     precision = cast(Precision, fingerprint.precision)
@@ -153,11 +141,7 @@ def _errors(stores: Sequence[FeatureStore], backbone: Backbone, images: Sequence
 
 
 def _errors_of_batch(store: FeatureStore, batch: Sequence[ImageFile], fresh: np.ndarray) -> list[_Error]:
-    """Return the relative error of each image's features in `store`, compared with the features in `fresh`.
-
-    `fresh`, float32 [n, *shape], has the features of the n images of `batch`. Images without features in `store`, and
-    images whose file changed since the scan, are left out.
-    """
+    """Return the relative errors of stored features of the images `batch`, compared with the features `fresh`."""
     lacking = set(store.missing([image.digest for image in batch]))
     rows = [row for row, image in enumerate(batch) if image.digest not in lacking and image.is_unchanged_since_read()]
     flat = len(rows), math.prod(store.form.shape)

@@ -89,10 +89,7 @@ def export(
 
 
 def _chosen(root: Path, config: StoreExportConfig) -> FeatureStore:
-    """Return the only store in `root` that fits `config`. Raises OptionError if no store or several stores fit.
-
-    Without `config.fingerprint`, stores of augmented views don't fit.
-    """
+    """Return the only store in `root` that fits `config`. Raises OptionError if no store or several stores fit."""
     stores = open_stores(root)
     named = [
         store for store in stores_named(stores, config.fingerprint) if config.fingerprint or not store.fingerprint.view
@@ -134,10 +131,7 @@ def _write(file: Path, store: FeatureStore, examples: Examples, class_names: lis
 
 
 def _slabs(store: FeatureStore, digests: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the features of `digests`, in the order of `digests`, in slabs that are small enough for memory.
-
-    A slab is a pair: the position of its first row in `digests`, and its features, float32 [n, *shape].
-    """
+    """Yield the features of `digests` in slabs that fit in memory, each with the position of its first row."""
     rows = max(1, _SLAB_BYTES // (4 * math.prod(store.form.shape)))
     for start in range(0, len(digests), rows):
         yield start, store.read(digests[start : start + rows]).astype(np.float32, copy=False)

@@ -135,6 +135,14 @@ def test_a_folder_that_is_no_store_is_not_written_to(project: Path) -> None:
     assert list((project / "store").iterdir()) == []
 
 
+@pytest.mark.parametrize("keys", [{}, {"mixed10": "../../x"}, {"mixed10": "*"}])
+def test_a_run_whose_keys_are_no_hashes_names_no_store(project: Path, keys: dict[str, str]) -> None:
+    config = json.loads((project / "runs" / "a" / "config.json").read_text())
+    (project / "runs" / "a" / "config.json").write_text(json.dumps({**config, "fingerprints": keys}))
+    with pytest.raises(RunError, match="does not hold its features"):
+        run_store(Run.open(project / "runs" / "a"), Places())
+
+
 @pytest.mark.slow
 def test_weights_are_known_by_digest(project: Path, tmp_path: Path) -> None:
     run = Run.open(project / "runs" / "a")

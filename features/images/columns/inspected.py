@@ -152,11 +152,7 @@ def _inspected(
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Cut `unknown` into parts. Yield each part, and whether it is the last part.
-
-    `unknown` and the parts hold positions in `files`, int64 [n]. The files of a part have about `TURN_BYTES` together;
-    the last part may have less. Threads look up the sizes of the files shortly before the part is yielded.
-    """
+    """Yield parts of `unknown`, with about `TURN_BYTES` of files in each, and whether a part is the last."""
 
     def sizes(piece: np.ndarray) -> np.ndarray:
         return np.fromiter((size for size, _ in sizes_and_times(files[piece])), np.int64, len(piece))
@@ -178,11 +174,7 @@ def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool
 def _recalled(
     files: Paths, memory: Memory, pages: Pages, advance: Callable[[int], None], remote: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the images of unchanged files in `memory`. Return two arrays, int64 [n].
-
-    The first array holds the row of each image in `memory.images`. The second array holds the position of the image's
-    file in `files`.
-    """
+    """Return the row in `memory` of each image of an unchanged file, and the position of its file in `files`."""
     found = [(_NONE, _NONE)]
     every = np.arange(len(files))
     size = 1 if remote else _KNOWN_PIECE
@@ -256,11 +248,7 @@ class _Found:
         return every[start:]
 
     def recall(self, rows: np.ndarray, of_row: np.ndarray, known: Images, max_pixels: int) -> None:
-        """Add the images `known[rows]`, which an earlier scan has seen.
-
-        `rows` is int64 [n]. `of_row`, int64 [n], has the position of each image's file among all files. An image that
-        is too large for `max_pixels` becomes a reject; see `why_too_large`.
-        """
+        """Add the images `known[rows]` of an earlier scan. Those too large for `max_pixels` become rejects."""
         images = known if np.array_equal(rows, np.arange(len(known))) else known[rows]
         within = np.ones(len(rows), bool)
         width, height, tile, scans = (images.numbers(name) for name in ("width", "height", "tile_pixels", "scans"))

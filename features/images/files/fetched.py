@@ -45,10 +45,7 @@ class _Kept:
             self.open()
 
     def open(self) -> Path:
-        """Make the folder of kept bytes, if it is missing. Return its path.
-
-        Also mark the folder as used by this process, unless this process marked it in the last ten minutes.
-        """
+        """Return the folder of kept bytes, made if it is missing, and mark it as used by this process."""
         with self.lock:
             is_new = self.folder is None
             self.folder = self.folder or self._made()
@@ -85,11 +82,7 @@ class _Kept:
             self.left += size
 
     def leave(self, remove: bool) -> None:
-        """Record that this process no longer uses the folder of kept bytes. Remove the folder if it is not needed.
-
-        A temporary folder is always removed. A folder in a store is removed if `remove` is true, and no other process
-        uses the folder.
-        """
+        """Stop using the folder. Remove it if it is temporary, or if `remove` is true and no other process uses it."""
         if self.folder is None:
             return
         with suppress(OSError):
@@ -227,14 +220,10 @@ def _digest(version: Version, content: bytes) -> bytes:
 
 
 def _is_used(folder: Path) -> bool:
-    """Return whether a process uses `folder`.
-
-    A process of this host counts if it is alive. A process of another host counts if it has marked the folder as used
-    in the last half hour.
-    """
     for one in folder.glob(f"{_USER}*"):
         with suppress(OSError):
             ended = has_ended(one.name.removeprefix(_USER))
+            # A process of another host counts for half an hour after its last mark.
             if ended is False or (ended is None and time.time() - one.stat().st_mtime < 3 * _TOLD_SECONDS):
                 return True
     return False

@@ -111,13 +111,7 @@ def fault_of(error: Exception) -> Fault | None:
 
 
 def _asked(url: str, method: str, **more: int) -> Any:
-    """Call the method named `method` of fsspec's file system, and return the result.
-
-    The arguments of the call are `url` and `more`.
-
-    Raises DataError if there are no credentials, or if the library refuses the settings of this machine. Raises
-    UnreadableError if the library can't read the service's answer.
-    """
+    """Call `method` of fsspec's file system. Raises DataError for missing credentials or refused settings."""
     scheme = urlsplit(url).scheme
     url = scheme + url[len(scheme) :]  # the libraries know schemes in small letters only
     try:
@@ -144,11 +138,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Return the message for a user whose settings are refused by a library.
-
-    The library reads URLs with `scheme`, and has raised `error` for `url`. The message names the environment variables
-    that may be wrong.
-    """
+    """Return a message that the library for `scheme` refuses the user's settings, and which settings to change."""
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"
     names = sorted(name for name in os.environ if name.startswith((own, "AWS_") if scheme == "s3" else own))

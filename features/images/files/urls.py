@@ -153,11 +153,7 @@ def require_credentials(urls: Sequence[str]) -> None:
 
 
 def _why_refused(urls: Sequence[str]) -> str:
-    """Return why a bucket or host counts as unreadable. If it does not count as unreadable, return "".
-
-    `urls` are up to three objects of this bucket or host. For the rules, see `require_access`. Raises DataError if
-    credentials are missing.
-    """
+    """Return why a bucket or host counts as unreadable, judged by some of its objects; "" if it does not."""
     for number, url in enumerate(urls, 1):
         try:
             version_of_url(url)
@@ -172,18 +168,12 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return all bytes of an object. `version` is the object's version that was found earlier.
-
-    If the object is larger now than `version` says, return only its first `version.bytes` + 1 bytes. So the caller
-    sees that the size has changed. If `version.bytes` is 0, nothing is read, and the result is empty.
-
-    Raises UnreadableError if the object can't be read, or is larger than `MAX_FILE_BYTES`.
-    """
+    """Return the bytes of an object, at most one more than its size in `version`, if that is known."""
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
     if not version.bytes:
         return b""  # a server refuses to read a part of nothing
-    most = version.bytes + 1 if version.bytes >= 0 else MAX_FILE_BYTES + 1
+    most = version.bytes + 1 if version.bytes >= 0 else MAX_FILE_BYTES + 1  # one more shows that the object has grown
     if most <= _LARGE_BYTES:
         return _repeated(url, lambda reader: reader.read(url, most))
     with _large:
@@ -198,15 +188,7 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask` with the module that reads `url`, and return the result of `ask`. After some errors, call it again.
-
-    A DataError or UnreadableError of `ask` is raised unchanged. Any other error is passed to `fault_of` of the module:
-
-    - If `fault_of` returns a reason, an UnreadableError with this reason is raised.
-    - If `fault_of` raises the error again, so does this function.
-    - If `fault_of` returns None, `ask` is called again after a pause. The pauses have random lengths, and grow. After
-      `TRIES` calls in total, UnreadableError is raised.
-    """
+    """Call `ask` with the module that reads `url`, and again after errors that may pass, up to `TRIES` times in all."""
     reader = _reader_of(url)
     for number in range(TRIES):
         if number:

@@ -132,10 +132,7 @@ def _asked(url: str, method: str) -> "BaseHTTPResponse":
 
 
 def _target(url: str, location: str) -> str:
-    """Return the URL to which a redirect of `url` leads. `location` is the redirect's header Location.
-
-    The header may be relative to `url`. A header that can't be read as a URL is returned unchanged.
-    """
+    """Return the URL to which a redirect of `url` leads. `location` is the redirect's header Location."""
     try:
         return urljoin(url, location) if location else ""
     except ValueError:

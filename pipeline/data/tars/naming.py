@@ -122,14 +122,7 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
 
 def _root_of(data: Path) -> str:
-    """Return the path above all tars, with a slash at its end. No split is looked for in this path.
-
-    The path depends on `data`:
-
-    - a folder: the folder itself
-    - a single tar: the folder of the tar
-    - a pattern: the folders before the first braces
-    """
+    """Return the folder above all tars of `data`, in whose path no split is looked for."""
     if data.is_dir():
         return os.path.join(data, "")
     fixed = str(data).partition("{")[0] if not data.exists() else str(data)
@@ -144,10 +137,7 @@ def _split_in(path: str) -> str:
 
 
 def _holds_tars_alone(folder: Path) -> bool:
-    """Return whether `folder` holds tars and no images. Images are recognised by their first bytes.
-
-    Call this function only if no file in `folder` has the suffix of an image.
-    """
+    """Return whether `folder` holds tars and no images, recognised by their first bytes."""
     if not some_file(folder, is_tar):
         return False
     files = [name for name in list_files(folder).files if not is_tar(name)]

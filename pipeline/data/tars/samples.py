@@ -127,10 +127,7 @@ def hold_samples(names: Iterable[str]) -> bool:
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """Return the key and the suffix of a sample's file. For example, `a/1.left.jpg` has the key `a/1`.
-
-    The suffix is all that follows the key and a dot, such as `left.jpg`. It is returned in lower case.
-    """
+    """Return the key and the suffix of a sample's file: `a/1` and `left.jpg` for `a/1.left.jpg`."""
     folder, file = os.path.split(name)
     stem, _, suffix = file.partition(".")
     return os.path.join(folder, stem), suffix.lower()

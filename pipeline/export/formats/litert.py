@@ -118,24 +118,18 @@ def _converted(deployable: "Deployable", precision: str) -> bytes:
 
 
 def _in_float32(deployable: "Deployable") -> str:
-    """Return a regular expression that matches the names of the operations that are not quantised.
-
-    The last layer with weights and all layers after it are not quantised, because 256 levels are too few for
-    probabilities.
-    """
+    """Return a regular expression for the operations to keep in float32, from the last layer with weights on."""
     from headstart.features.backbones.graph import nested_layers
 
     layers = list(nested_layers(deployable.model.layers))
+    # 256 levels are too few for probabilities.
     last = max((at for at, layer in enumerate(layers) if layer.weights), default=0)
     names = "|".join(re.escape(layer.name) for layer in layers[last:])
     return rf"(^|[/;])({names})(_\d+)?/|PartitionedCall"  # the last one is the name of the model's output
 
 
 def _quantised(content: bytes, calibration: np.ndarray, in_float32: str) -> bytes:
-    """Return the 8-bit form of the model `content`. Operations whose names match `in_float32` stay float32.
-
-    Activations are quantised by their ranges on the images `calibration`, uint8 [N, S, S, 3].
-    """
+    """Quantise the model `content` to 8 bits, except the operations whose names match `in_float32`."""
     quantizer = package("ai_edge_quantizer.quantizer", _EXTRA).Quantizer(bytearray(content))
     kinds = package("ai_edge_quantizer.qtyping", _EXTRA).TFLOperationName
     for kind in _QUANTISED:

@@ -93,10 +93,7 @@ def _convert(deployable: "Deployable", file: Path) -> None:
 
 
 def _named(model: Any, onnx: Any) -> Any:
-    """Name the input, the output and the batch dimension of `model`, and return `model`.
-
-    Raises an ExportError if `model` has an operation that ONNX does not know, or is larger than 2 GB.
-    """
+    """Name the input, the output and the batch dimension. Raises ExportError if `model` is not valid ONNX."""
     for old, new in ((model.graph.input[0], _INPUT), (model.graph.output[0], _OUTPUT)):
         for node in model.graph.node:
             for names in (node.input, node.output):
@@ -112,13 +109,9 @@ def _named(model: Any, onnx: Any) -> Any:
 
 
 def _order(graph: Any) -> None:
-    """Sort the nodes and constants of `graph`. Give new names to nodes, constants and the outputs of nodes.
-
-    The order and the names depend only on the structure of `graph`, so the same model always gives the same file. A
-    graph that contains other graphs is left unchanged, because the inner graphs use the names of the outer graph.
-    """
+    """Sort and rename the nodes and constants of `graph`, so that the same model always gives the same file."""
     if any(one.HasField("g") or one.graphs for node in graph.node for one in node.attribute):
-        return
+        return  # the inner graphs use the names of the outer graph
     constants, nodes = {one.name: one for one in graph.initializer}, _in_order(graph)
     used = dict.fromkeys(name for node in nodes for name in node.input if name in constants)
     kept = {one.name for one in (*graph.input, *graph.output)}
@@ -152,10 +145,7 @@ def _in_order(graph: Any) -> list[Any]:
 
 
 def _store_as_float16(model: Any, onnx: Any) -> None:
-    """Store the float32 weights in `model` as float16, except weights with fewer than `_FEWEST` values.
-
-    Each float16 weight gets a cast to float32. Raises an ExportError if float16 can't hold a weight.
-    """
+    """Store the large float32 weights as float16. Raises ExportError if float16 can't hold a weight."""
     from headstart.pipeline.export.formats.keras_file import half
 
     casts = []
@@ -173,11 +163,7 @@ def _store_as_float16(model: Any, onnx: Any) -> None:
 
 
 def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> Any:
-    """Return the 8-bit form of `model`, made by ONNX Runtime.
-
-    The range of an activation is the mean of its ranges on batches of the images `calibration`. The range over all
-    batches together would be wider, and few of the 256 levels would be left for the usual values.
-    """
+    """Return `model` quantised to 8 bits, with activation ranges from the images `calibration`."""
     quantization = package("onnxruntime.quantization", _EXTRA)
     batches = iter([{_INPUT: calibration[at : at + _BATCH]} for at in range(0, len(calibration), _BATCH)])
     images = type("Images", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(batches, None)})
@@ -194,6 +180,7 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
+                # The mean range of batches: the range of all images is wider, and wastes levels on rare values.
                 extra_options={"CalibMovingAverage": True},
                 nodes_to_exclude=list(_in_float32(model)),
             )
@@ -203,15 +190,11 @@ def _quantised(model: Any, calibration: np.ndarray, folder: Path, onnx: Any) -> 
 
 
 def _in_float32(model: Any) -> Iterator[str]:
-    """Yield the names of the nodes that are not quantised.
-
-    There are two kinds of these nodes:
-    - The last matrix product, and all nodes after it. For probabilities, 256 levels are too few.
-    - All additions of a constant. A head adds a constant when it scales its inputs. With 256 levels, many of the scaled
-      inputs would be equal.
-    """
+    """Yield the names of nodes kept in float32: the last matrix product, all after it, and additions of constants."""
     nodes, constants = model.graph.node, {one.name for one in model.graph.initializer}
+    # 256 levels are too few for probabilities.
     last = max((at for at, node in enumerate(nodes) if node.op_type in ("MatMul", "Gemm", "Conv")), default=0)
     for at, node in enumerate(nodes):
+        # A head adds a constant when it scales its inputs; 256 levels would make many of these equal.
         if at >= last or (node.op_type == "Add" and constants & set(node.input)):
             yield node.name

@@ -98,11 +98,9 @@ def _quantised(model: Any, calibration: np.ndarray) -> Any:
 
 
 def _in_float32(model: Any) -> Iterator[str]:
-    """Yield the names of the nodes that are not quantised: the last matrix product, and all nodes after it.
-
-    For the probabilities that these nodes compute, 256 levels are too few.
-    """
+    """Yield the names of the nodes to keep in float32: the last matrix product, and all nodes after it."""
     kinds = [(node.get_type_name(), node.get_friendly_name()) for node in model.get_ordered_ops()]
+    # 256 levels are too few for probabilities.
     last = max((at for at, (kind, _) in enumerate(kinds) if kind in ("MatMul", "Convolution")), default=0)
     for kind, name in kinds[last:]:
         if kind not in ("Constant", "Result", "Parameter"):

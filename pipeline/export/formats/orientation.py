@@ -104,10 +104,7 @@ def _bytes(text: "tf.Tensor", place: "tf.Tensor | int", count: "tf.Tensor | int"
 
 
 def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
-    """Join bytes into integers (int64 [...]). `parts` holds the bytes of each integer (int32 [..., 2 or 4]).
-
-    `little` is true if the lowest byte of an integer comes first.
-    """
+    """Join bytes, int32 [..., 2 or 4], into integers, int64 [...]. If `little`, the lowest byte comes first."""
     from headstart.features.tensorflow import tf
 
     ordered = tf.cast(tf.where(little, tf.reverse(parts, [-1]), parts), tf.int64)
@@ -117,10 +114,7 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 
 @contextmanager
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
-    """Make the graph fail if `holds` is false. The error message begins with `why`.
-
-    Operations that are made while the context is open run only if `holds` is true. The context yields None.
-    """
+    """Make the graph fail, saying `why`, if `holds` is false. Operations made in the context run after this check."""
     from headstart.features.tensorflow import tf
 
     said = f"{why}, so its orientation is not sure; {_REMEDY}"

@@ -83,10 +83,7 @@ def _images(preprocessing: dict[str, Any]) -> ImageConfig:
 
 
 def _decoded(data: "tf.Tensor", images: ImageConfig) -> "tf.Tensor":
-    """Return the pixels, uint8 [S, S, 3], of a JPEG or PNG with the bytes `data`, decoded as headstart does.
-
-    The graph fails for a file in another format, and for a JPEG whose orientation is not certain; see `orientation`.
-    """
+    """Decode a JPEG or PNG to uint8 [S, S, 3]. The graph fails for other formats and uncertain orientations."""
     from headstart.features.images.decode import JPEG_RATIOS, PNG, decode
     from headstart.features.tensorflow import tf
 

@@ -208,11 +208,7 @@ def classified_by(
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Classify, in this process, the files that a worker could not read.
-
-    `items` has the results of the worker. `sources` holds all files of the worker's unit. Returns a list in the order
-    of `items`. For a file that is classified again, the new results replace the worker's reject.
-    """
+    """Return a worker's `items`, with the files that it could not read classified again by this process."""
     unread = dict.fromkeys(_unread(items)).keys() & set(sources.files)
     if not unread:
         return list(items)
@@ -229,27 +225,19 @@ def _unread(items: Sequence[Item]) -> list[str]:
 
 
 def _file(path: str, files: Container[str]) -> str:
-    """Return the file in `files` that holds the image `path`.
-
-    The path of an image is its file's path. From the second page of a file on, `#` and the number of the page follow.
-    """
+    """Return the file in `files` that holds the image `path`: `FILE`, or `FILE#PAGE` for a later page."""
     return path if path in files else path.rpartition("#")[0]
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return two things: `items` with new paths, and the number of files that have no item.
-
-    `given` has a pair (path, name) for each file, in the order of `items`. For example, the pair ("/data/a.tif",
-    "a.tif") changes an item's path from "/data/a.tif#2" to "a.tif#2".
-
-    If several files have the same path, the items with this path are divided equally among these files, in order.
-    """
+    """Return `items` with each file's path replaced by its name in `given`, and the number of files without an item."""
     names = defaultdict[str, list[str]](list)
     for path, name in given:
         names[path].append(name)
     files = [_file(item.path, names) for item in items]
     counts, seen, found = Counter(files), Counter[str](), list[Item]()
     for item, file in zip(items, files, strict=True):
+        # Files with the same path get equal shares of its items, in order.
         name = names[file][seen[file] * len(names[file]) // counts[file]]
         seen[file] += 1
         found.append(replace(item, path=name + item.path.removeprefix(file)))
