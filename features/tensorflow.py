@@ -1,7 +1,7 @@
 """TensorFlow and Keras. The import of this module starts both, which takes seconds; see `device.start_tensorflow`.
 
-Modules that use TensorFlow or Keras import both from here. Modules that every command uses import such slow modules
-only within functions. So a command that computes nothing does not start TensorFlow.
+All modules that use TensorFlow or Keras import them from here. A module that every command needs does so only within
+functions, so that a command that computes nothing does not start TensorFlow.
 """
 
 from headstart.features.device import start_tensorflow

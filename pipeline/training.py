@@ -72,10 +72,7 @@ class Progress(keras.callbacks.Callback):
         self._since: float | None = None  # start of the next batch; None until the first, untimed batch ends
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Start the clock, except in the first epoch.
-
-        The first batch builds the graph, and is not timed. The clock starts when this batch ends.
-        """
+        """Start the clock. In the first epoch, it starts later, after the batch that builds the graph."""
         self._done = 0
         if self._since is not None:
             self._since = time.perf_counter()

@@ -69,8 +69,8 @@ class Cluster:
     def prepare(self) -> None:
         """Wait until a worker has built the networks, and has saved their facts in the store; see `FactsTask`.
 
-        If the worker fails, the wait ends without an error. After connecting, the wait takes at most two minutes. If no
-        worker has a `FactsTask`, there is no wait.
+        The wait takes at most two minutes from the moment when Ray is connected. It ends without an error if the worker
+        fails. If no worker has a `FactsTask`, there is no wait.
         """
         self.begun().prepared(_PREPARED_SECONDS)
 

@@ -32,7 +32,7 @@ class NodeMemoryError(NodeError):
 
 @contextmanager
 def memory_errors_told() -> Iterator[None]:
-    """While the context is open, replace an error about a lack of memory, also on a GPU, by a NodeMemoryError."""
+    """While the context is open, turn errors about a lack of memory (of the node or a GPU) into a NodeMemoryError."""
     try:
         yield
     except Exception as error:

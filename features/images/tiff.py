@@ -200,7 +200,7 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 
 
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
-    """Yield (size in bytes, directory) for each directory from `offset` on, up to `left` bytes together."""
+    """Yield (size in bytes, directory) for the directories from `offset` on, until their sizes exceed `left` in all."""
     layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)
     try:

@@ -236,7 +236,7 @@ def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = 
 
 
 def _map_cut(backbone: Backbone, from_layer: int, cuts: Sequence[Cut]) -> Cut:
-    """Return the cut, a feature map, that layers from `from_layer` on need. Raises OptionError if they need more."""
+    """Return the cut whose feature map is the only input of the trained layers, or raise an OptionError."""
     crossing = backbone.crossing(from_layer, cuts)
     by_layer = {backbone.layer_index(cut): cut.block for cut in backbone.cuts()}
     if len(crossing) == 1 and crossing[0] in by_layer:

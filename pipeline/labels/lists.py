@@ -84,7 +84,7 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 
 
 def _original(path: Path, log: Log) -> bytes:
-    """Return the list from before the first change in `log`. Raises DataError if its copy is missing or damaged."""
+    """Return the list as it was before any change in `log`. Raises DataError if this copy is missing or damaged."""
     kept = kept_list(path)
     try:
         content = kept.read_bytes() if kept.is_file() else b""

@@ -58,8 +58,8 @@ def require_table(flag: str, path: Path) -> None:
 def read_table(path: Path) -> list[Row]:
     """Read a CSV file of labels. Return the rows that have an action. Equal actions for the same image give one row.
 
-    Raises DataError if the file can't be read as CSV, lacks a column, has different actions for one image, or would
-    exchange the labels of two copies or near-duplicates. For another error, see `_row`.
+    Raises DataError if the file can't be read as CSV, lacks a column, or has different actions for one image. Actions
+    must not exchange the labels of two images that are copies of each other. For another error, see `_row`.
     """
     header, records = _records(path)
     if lacking := [name for name in _NEEDED if name not in header]:

@@ -102,7 +102,7 @@ class Logistic:
     In two cases there is no cross-validation, and the inverse penalty is 0.01:
 
     - A class has only one group.
-    - A used fold is empty, or has training images of only one class; see `are_trainable`.
+    - The folds are too small to train on; see `are_trainable`.
     """
 
     def __init__(

@@ -25,10 +25,7 @@ class Threshold:
         return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
 
     def second_above(self, class_names: Sequence[str]) -> float:
-        """Return the threshold as a probability of the second class. Above it, the second class is predicted.
-
-        The positive class may be the first or the second of `class_names`.
-        """
+        """Return the probability of the second of two `class_names` above which the second class is predicted."""
         return self.value if self.positive == class_names[1] else 1 - self.value
 
 

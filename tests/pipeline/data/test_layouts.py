@@ -10,6 +10,7 @@ import pytest
 from headstart.features.errors import DataError, OptionError
 from headstart.pipeline.data.config import DataConfig, Layout
 from headstart.pipeline.data.layouts import Reading, read_layout
+from headstart.pipeline.data.names import splits_named
 from headstart.pipeline.data.reading import read_names
 from hypothesis import given
 from hypothesis import strategies as st
@@ -526,3 +527,8 @@ def test_an_expression_without_end_is_refused(option: str, monkeypatch: pytest.M
     with pytest.raises(OptionError, match=re.escape(option) + r" .*: takes too long on '.*aaab\.jpg'"):
         read_names(names, "x", config)
     assert (signal.getitimer(signal.ITIMER_VIRTUAL), signal.getsignal(signal.SIGVTALRM)) == before
+
+
+@pytest.mark.parametrize("start", ["seg_", "İ_", "\u0130\u0130-"])
+def test_what_all_folders_share_is_ignored_in_any_alphabet(start: str) -> None:
+    assert splits_named([f"{start}train", f"{start}test"]) == {f"{start}train": "train", f"{start}test": "test"}
