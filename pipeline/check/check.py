@@ -14,7 +14,7 @@ from headstart.features.images.pixels import PIXELS_VERSION, ImageConfig
 from headstart.features.images.scan import Reject
 from headstart.features.store.maintain import open_stores, stores_named
 from headstart.features.store.store import FeatureStore
-from headstart.features.terminal import progress
+from headstart.features.terminal import console, progress
 from headstart.pipeline.check.config import CheckConfig
 from headstart.pipeline.check.page import write_page
 from headstart.pipeline.check.report import CheckResult
@@ -87,7 +87,9 @@ def _stores(root: Path) -> list[FeatureStore]:
         raise StoreError(f"--store {root}: not a folder")
     try:
         return [store for store in open_stores(root) if len(store.form.shape) == 1 and not store.fingerprint.view]
-    except StoreError:
+    except StoreError as error:
+        if any(root.glob("*/fingerprint.json")):
+            console.print(f"left out: {error}")
         return []
 
 

@@ -189,6 +189,15 @@ def test_likeness_does_not_depend_on_how_many_are_compared_at_a_time(
     np.testing.assert_allclose([one.cosine for one in parts], [one.cosine for one in whole], rtol=1e-5)
 
 
+def test_a_store_that_can_not_be_opened_is_told(data: Path, tmp_path: Path, headstart: Cli) -> None:
+    folder = tmp_path / "store" / "some-features"
+    folder.mkdir(parents=True)
+    (folder / "fingerprint.json").write_text("{")
+    arguments = ("check", data, "--store", tmp_path / "store", "--allow")
+    assert f"left out: {folder}: no features of headstart" in headstart.whole(*arguments)[2]
+    assert headstart(*arguments)["features"] is None
+
+
 def test_what_has_features_is_not_decoded_again(
     data: Path, small: FeatureConfig, extraction: ExtractionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
