@@ -30,8 +30,6 @@ class _Signals:
 
     def handle(self) -> None:
         """See `stop_at_signals`."""
-        if self.in_command and self.raised:  # a library ignored the error while the commands were loaded
-            raise self.raised[0]()
         self._process, self.in_command = os.getpid(), True
         self.raised.clear()
         for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -78,6 +76,14 @@ def stop_at_signals() -> None:
     """
     if threading.current_thread() is threading.main_thread():
         _signals.handle()
+
+
+def command_begins() -> None:
+    """Call `stop_at_signals`. If a library ignored the error of a signal while commands were loaded, raise it now."""
+    ignored = _signals.raised[:] if _signals.in_command else []
+    stop_at_signals()
+    if ignored:
+        raise ignored[0]
 
 
 def command_ended() -> None:

@@ -15,7 +15,7 @@ from headstart.features.backbones.cuts import alternative_cuts, chosen_weights
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.device import keras_alone
 from headstart.features.errors import HeadstartError, OptionError
-from headstart.features.signals import command_ended, stop_at_signals
+from headstart.features.signals import command_begins, command_ended
 from headstart.features.terminal import PlainConsole
 from headstart.features.terminal import console as messages
 from headstart.pipeline.endings import ending
@@ -107,7 +107,7 @@ def command(
         @functools.wraps(function)
         def call(json: bool, seed: int, context: typer.Context, **values: Any) -> None:
             try:
-                stop_at_signals()
+                command_begins()
                 keras_alone()
                 arguments = _with_configs(values, configs)
                 if "seed" in inspect.signature(function).parameters:
