@@ -11,6 +11,7 @@ from headstart.features.frozen.network import load_network
 from headstart.features.images.scan import ImageFile
 from headstart.pipeline.classifier import build_classifier, unfreeze
 from headstart.pipeline.featured import load_examples
+from headstart.pipeline.finetune.batches import make_batches
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.model import build_finetune_model
 from headstart.pipeline.head.config import HeadConfig
@@ -47,7 +48,7 @@ def finetuning_rows(images: list[ImageFile], data: Path, folder: Path) -> list[R
 
     def ours(changed: FinetuneConfig) -> Callable[[], float]:
         built = build_finetune_model(run, load_examples(run), changed, 0)
-        batches = built.batches(changed, 0, lambda: 0).train
+        batches = make_batches(built, changed, 0, lambda: 0).train
         return steps(built.model, batches, len(built.cached.of("train")))
 
     found = in_turns(

@@ -42,18 +42,14 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
     return keras.Model(tensors, head(_joined(features)), name="top")
 
 
-def build_streamed(
-    backbone: Backbone, from_layer: int, cuts: Sequence[Cut], tops: Sequence[keras.Model]
-) -> list[keras.Model]:
-    """Build a whole classifier from each model in `tops`.
+def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top: keras.Model) -> keras.Model:
+    """Build a whole classifier from `top`, the result of `build_top` for the same other arguments.
 
-    Each model in `tops` is a result of `build_top`, for the same `backbone`, `from_layer` and `cuts`. Each classifier
-    maps pixels, uint8 [B, H, W, 3], to the output of its top. All classifiers share one lower part: the layers of
-    `backbone` below index `from_layer`, in their fast form (see `frozen_part`).
+    The classifier maps pixels, uint8 [B, H, W, 3], to logits. Its lower part, the layer `frozen`, has the layers of
+    `backbone` below index `from_layer` in their fast form; see `frozen_part`.
     """
     pixels = keras.Input((backbone.image_size, backbone.image_size, 3), dtype="uint8", name="pixels")
-    below = frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)
-    return [keras.Model(pixels, top(below)) for top in tops]
+    return keras.Model(pixels, top(frozen_part(backbone, backbone.crossing(from_layer, cuts))(pixels)))
 
 
 def with_features(model: keras.Model) -> keras.Model:

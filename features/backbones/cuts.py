@@ -29,7 +29,7 @@ class Cut:
 
     @classmethod
     def parse(cls, backbone: str, text: str) -> "Cut":
-        """Parse `text`, such as `mixed8` or `mixed8:map`, as a cut of `backbone`. The block need not exist."""
+        """Parse `text`, such as `mixed8` or `mixed8:map`, as a cut of `backbone`. Such a block need not exist."""
         return cls(backbone, text.removesuffix(_MAP), text.endswith(_MAP))
 
     @property

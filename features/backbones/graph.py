@@ -237,7 +237,7 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """Return the index of the last operation of each stage except the last, in a network without branches."""
+    """Return where the stages of a network without branches end: an index for each stage, but none for the last one."""
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:
         shape, before = graph.shape(index), graph.shape(kept)

@@ -102,16 +102,16 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return `asked`, the value of `--bits`. If `asked` is `folder`, return a number instead, as a string.
+    """Return the value of `--bits` for a folder. The value `folder` is replaced by a number, as text.
 
-    `bits` holds the results of `used_bits` for the images of the folder. The number is the largest of `bits`, or 16 if
-    none is above 0.
+    `asked` is the user's value. `bits` holds the results of `used_bits` for the images of the folder. The number is the
+    largest of `bits`, or 16 if none is above 0.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if `--bits 16` gives all images the same pixels as `--bits` with the value `asked`, else `asked`.
+    """Return `16` if `--bits` gives all images equal pixels with `asked` and with 16. Otherwise, return `asked`.
 
     `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
     """

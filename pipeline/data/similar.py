@@ -55,8 +55,8 @@ def near_duplicate_groups(images: Sequence[ImageFile], features: Features | None
     """Group near-duplicates: images of one picture that was encoded again, scaled, slightly cropped or brightened.
 
     Returns a list for each group: the positions of its images in `images`, ascending. If A is a near-duplicate of B,
-    and B of C, all three are in one group. Copies (images with equal bytes) are in the same group, but copies alone are
-    no group. Images that can't be decoded, and images of one colour, are in no group.
+    and B of C, all three are in one group. Copies (images with equal bytes) are in the same group. A group of
+    nothing but copies is left out. Images that can't be decoded, and images of one colour, are in no group.
 
     Args:
         images: may contain copies.

@@ -1,4 +1,4 @@
-"""Determine the threshold above which `evaluate` predicts the positive of two classes."""
+"""Determine the threshold above which `evaluate` predicts the positive class, if there are two classes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict

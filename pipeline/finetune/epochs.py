@@ -14,9 +14,10 @@ from headstart.features.files import require_space
 from headstart.features.tensorflow import keras, tf
 from headstart.features.terminal import console, progress
 from headstart.pipeline.data.examples import Example
+from headstart.pipeline.finetune.batches import Batches, MapBatches, make_batches
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.course import Course, as_text, cost_line
-from headstart.pipeline.finetune.model import Batches, FinetuneModel
+from headstart.pipeline.finetune.model import FinetuneModel
 from headstart.pipeline.finetune.start import Start
 from headstart.pipeline.finetune.state import FinetuneState, write_epochs
 from headstart.pipeline.inputs import explained, require_unchanged_files
@@ -56,7 +57,7 @@ def train_epochs(
     counter, raised = EpochCounter(), list[Exception]()
     train, val = built.cached.of("train"), built.cached.of("val")
     with explained([*train, *val], raised):
-        batches = built.batches(config, settings["seed"], lambda: counter.number - offset, raised)
+        batches = make_batches(built, config, settings["seed"], lambda: counter.number - offset, raised)
         val_seconds = None
         require_space(run.path, (1 if state.kept() else 2) * built.state_bytes)
         if state.kept() is None:
@@ -83,7 +84,7 @@ def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Re
         reference = Reference.of(np.concatenate(kept).astype(np.float32))
         for inputs, labels in batches.val:  # the features of all of val may be large
             features, logits = built.scored.predict_on_batch(inputs)
-            found.append((reference.distances(features.astype(np.float32)), logits, labels.numpy()))
+            found.append((reference.distances(features.astype(np.float32)), logits, np.asarray(labels)))
             advance(len(labels))
     distances, logits, labels = map(np.concatenate, zip(*found, strict=True))
     if not np.isfinite(distances).all():  # possible in a model that nearly diverged, even if logits are finite
@@ -96,16 +97,16 @@ def _begin(
     run: Run,
     state: FinetuneState,
     built: FinetuneModel,
-    val_batches: tf.data.Dataset,
+    val_batches: MapBatches,
     choose_by: ChooseBy,
     settings: dict[str, Any],
 ) -> float:
-    """Evaluate the head alone, and keep it as epoch 0. Return the seconds that the evaluation took."""
+    """Evaluate the head alone, and keep it as epoch 0. Return the seconds that another evaluation will take."""
     shutil.rmtree(run.logs / "finetune", ignore_errors=True)
     since = time.perf_counter()
     with progress("evaluating the head", len(built.cached.of("val"))) as advance:
         before = _figures(built, val_batches, choose_by, advance)
-    seconds = time.perf_counter() - since
+    seconds = time.perf_counter() - since - val_batches.kept_seconds
     if not np.isfinite(before["loss"]):
         raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
     console.print(f"epoch 0, the head alone: val {as_text(before)}")
@@ -119,12 +120,12 @@ def _begin(
 
 
 def _figures(
-    built: FinetuneModel, batches: tf.data.Dataset, choose_by: ChooseBy, advance: Callable[[int], None] = lambda _: None
+    built: FinetuneModel, batches: MapBatches, choose_by: ChooseBy, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, float]:
     """Return the `val_figures` of the model. `advance` is called with the number of images in each finished batch."""
     found = []
     for inputs, labels in batches:
-        found.append((built.model.predict_on_batch(inputs), labels.numpy()))
+        found.append((built.scored.predict_on_batch(inputs)[1], np.asarray(labels)))
         advance(len(labels))
     logits, labels = map(np.concatenate, zip(*found, strict=True))
     return val_figures(choose_by, logits, labels)
@@ -145,7 +146,7 @@ class _Keeper:
         built: FinetuneModel,
         config: FinetuneConfig,
         course: Course,
-        val_batches: tf.data.Dataset,
+        val_batches: MapBatches,
     ) -> None:
         self.state, self.built, self.config, self.course = state, built, config, course
         self._val_batches = val_batches

@@ -1,4 +1,4 @@
-"""The model that phase 2 trains, and the batches it is trained on."""
+"""The model that phase 2 trains."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ from headstart.features.config import AskedPrecision
 from headstart.features.device import make_deterministic
 from headstart.features.errors import OptionError, RunError, WeightsError
 from headstart.features.frozen.network import load_network
-from headstart.features.tensorflow import keras, tf
-from headstart.features.terminal import console
+from headstart.features.tensorflow import keras
 from headstart.pipeline.classifier import (
     build_classifier,
     build_streamed,
@@ -24,33 +23,17 @@ from headstart.pipeline.classifier import (
     unfreeze,
     with_features,
 )
-from headstart.pipeline.extracting import extract_at, first_views
 from headstart.pipeline.featured import FeaturedExamples
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.state import ANEW
-from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
 from headstart.pipeline.runs import Run
 from headstart.pipeline.runs.files import require_regular
-from headstart.pipeline.scoring.unlike import reference_rows
 from headstart.pipeline.training import compile_model, make_optimizer
 
 _MOST_BYTES = 64 << 30  # of a weights file
 _BEST, _LATEST = "best.top.weights.h5", "latest.top.weights.h5"
 # Versions before 0.2 saved the weights of the whole model, in these files.
 _EARLIER_BEST, _EARLIER_LATEST = "best.weights.h5", "backup/latest.weights.h5"
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The datasets of training images, of val images, and of the training images for the `Reference`.
-
-    Each batch is a pair of inputs and labels. The inputs are maps if the model takes maps. Otherwise, they are pixels.
-    """
-
-    train: tf.data.Dataset  # each iteration is an epoch; each epoch has its own order and augmentation
-    val: tf.data.Dataset
-    reference: tf.data.Dataset  # training images without augmentation or, from a cache of views, their first view
-    reference_images: int
 
 
 @dataclass(frozen=True)
@@ -65,9 +48,14 @@ class FinetuneModel:
     head: keras.Model
     from_layer: int
     model: keras.Model  # from pixels, or from a cached map, to logits
-    scored: keras.Model  # `model` with two outputs: the features that `head` takes, and the logits
     top: keras.Model  # the part of `model` that is trained; all of `model` if `model` takes a map
+    scored: keras.Model  # `top` with two outputs: the features that `head` takes, and the logits
     map_cut: Cut | None  # the cut whose map `model` takes; None if `model` takes pixels
+
+    @property
+    def frozen(self) -> keras.Model:
+        """The frozen part, if `model` takes pixels: a model that maps pixels to the inputs of `top`."""
+        return self.model.get_layer("frozen")
 
     @property
     def state_bytes(self) -> int:
@@ -123,38 +111,6 @@ class FinetuneModel:
             network.backbone.model.set_weights(trained.get_weights())
         return build_classifier(network.backbone, network.cuts, self.head)
 
-    def batches(
-        self, config: FinetuneConfig, seed: int, next_epoch: NextEpoch, raised: list[Exception] | None = None
-    ) -> Batches:
-        """Return the datasets of training images, of val images, and of images for the reference; see `Batches`.
-
-        `next_epoch` returns the number of the epoch that begins. The number decides the order of the training images.
-        If the model takes maps, missing maps are extracted first. For `raised`, see `features_dataset`.
-        """
-        cached, batch_size = self.cached, config.batch_size
-        train, val = cached.of("train"), cached.of("val")
-        width = self.scored.output_shape[0][-1]
-        drawn = [train[row] for row in reference_rows(np.array([one.label for one in train]), width)]
-        if self.map_cut is None:
-            images = cached.network.images
-            return Batches(
-                train_dataset(train, images, batch_size, config.augment, seed, next_epoch),
-                eval_dataset(val, images, batch_size),
-                eval_dataset(drawn, images, batch_size),
-                len(drawn),
-            )
-        if not config.views:
-            console.print("trained on images as they are; --views K caches K augmented views of each")
-        views = first_views(config.augment, seed, config.views)
-        (plain,) = extract_at(cached.network, self.map_cut, val if views else [*train, *val], [None])
-        viewed = extract_at(cached.network, self.map_cut, train, views) or [plain]
-        return Batches(
-            features_dataset(viewed, train, batch_size, seed, next_epoch, raised),
-            features_dataset([plain], val, batch_size, seed, lambda: 0, raised),
-            features_dataset(viewed[:1], drawn, batch_size, seed, lambda: 0, raised),
-            len(drawn),
-        )
-
 
 def load_state(model: keras.Model, file: Path) -> None:
     """Load `file`, a weights file of a state, into `model`.
@@ -198,14 +154,12 @@ def build_finetune_model(
     unfreeze(backbone, from_layer, config.thaw_batchnorm)
     make_deterministic(trained_layers(backbone, from_layer))
     head = run.load_model(run.head_file, (sum(backbone.shape(cut)[0] for cut in cuts),))
-    model = top = build_top(backbone, from_layer, cuts, head)
-    scored = with_features(top)
-    if map_cut is None:
-        model, scored = build_streamed(backbone, from_layer, cuts, [top, scored])
+    top = build_top(backbone, from_layer, cuts, head)
+    model = build_streamed(backbone, from_layer, cuts, top) if map_cut is None else top
     optimizer = _optimizer(config, len(cached.of("train")))
     compile_model(model, len(cached.class_names), optimizer, config.label_smoothing)
     optimizer.build(model.trainable_variables)
-    return FinetuneModel(cached, head, from_layer, model, scored, top, map_cut)
+    return FinetuneModel(cached, head, from_layer, model, top, with_features(top), map_cut)
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:

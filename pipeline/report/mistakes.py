@@ -141,7 +141,7 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return an HTML figure of image `at` of the predictions, with its path, and its picture if `made` has pictures."""
+    """Return an HTML figure of the image with the index `at`: its path and, if `made` has pictures, its picture."""
     found = made.evidence.predictions
     assert found
     path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"

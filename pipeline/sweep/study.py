@@ -104,8 +104,8 @@ class Study:
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial. Return the trial, and the number of trials that run in other processes.
 
-        If `most` trials are finished or running, or if the grid is used up, the trial is None. If another process dies,
-        a later call can claim its trials.
+        The trial is None if `most` or more trials are finished or running, or if the grid is used up. If another
+        process dies, a later call can claim its trials.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -170,7 +170,7 @@ class Study:
         self.optuna.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _enqueue_from_grid(self, trials: list[FrozenTrial]) -> bool:
-        """If the queue is empty, add the next untried head of the grid to it. Return False if the queue stays empty."""
+        """If the queue is empty, add one untried point of the grid. Return False if the queue stays empty."""
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         taken = {

@@ -122,7 +122,7 @@ def split_of_each(tars: Sequence[str], data: Path) -> tuple[list[str], list[str]
 
 
 def _root_of(data: Path) -> str:
-    """Return the folder above all tars of `data`, in whose path no split is looked for."""
+    """Return the folder above all tars of `data`. Splits are looked for only below this folder."""
     if data.is_dir():
         return os.path.join(data, "")
     fixed = str(data).partition("{")[0] if not data.exists() else str(data)

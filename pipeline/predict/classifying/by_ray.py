@@ -230,7 +230,7 @@ def _file(path: str, files: Container[str]) -> str:
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return `items` with each file's path replaced by its name in `given`, and the number of files without an item."""
+    """Return `items` with the names in `given` in place of paths, and the number of files that have no item."""
     names = defaultdict[str, list[str]](list)
     for path, name in given:
         names[path].append(name)

@@ -128,7 +128,7 @@ def test_thawed_batch_normalisation_trains_above_the_boundary_only(run: Path) ->
     for thaw in (False, True):
         unfreeze(backbone, boundary, thaw)
         top = build_top(backbone, boundary, cached.network.cuts, head)
-        (model,) = build_streamed(backbone, boundary, cached.network.cuts, [top])
+        model = build_streamed(backbone, boundary, cached.network.cuts, top)
         compile_model(model, 2, make_optimizer("sgd", 1e-3))
         before, frozen = weights_of(backbone.model), [weight.numpy() for weight in model.get_layer("frozen").weights]
         examples = cached.of("train")[:8]
