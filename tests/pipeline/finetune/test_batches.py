@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,12 @@ def test_the_frozen_part_sees_each_val_image_once(
         return eval_dataset(examples, *others)
 
     monkeypatch.setattr(batches, "eval_dataset", counting)
-    kept = finetune(tiny_run, QUICK)
+    config = replace(QUICK, learning_rate=1e-5, choose_by="accuracy")
+    kept = finetune(tiny_run, config)
     val, reference = decoded
     decoded.clear()
     monkeypatch.setattr(batches, "memory_limit", lambda _: 0)
-    streamed = finetune(tmp_path / "streamed", QUICK)
+    streamed = finetune(tmp_path / "streamed", config)
     assert streamed.best_epoch, "no epoch was better than the head: there is no pass for the calibration"
     assert decoded == [val] * 3 + [reference, val]  # the head, two epochs, and the calibration
     assert streamed.course == kept.course
