@@ -23,6 +23,7 @@ from headstart.pipeline.runs import Run, read_csv, write_csv
 from headstart.pipeline.runs.choice import Choice
 from headstart.pipeline.scoring.metrics import score
 from headstart.pipeline.scoring.simple_models import SimpleModels
+from headstart.tests.conftest import tiny_network
 from PIL import Image
 
 COLUMNS = ["path", "digest", "label", "model", "predicted", "probability"]
@@ -225,9 +226,10 @@ def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize(("on_val", "answering"), [(0.1, "finetuned"), (0.9, "head")])
 def test_details_are_of_the_model_that_answers(
-    headstart, run: Path, tuned_run: Path, on_val: float, answering: str
+    headstart, tiny_run: Path, tiny_tuned_run: Path, on_val: float, answering: str
 ) -> None:
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    run = tiny_run
+    shutil.copytree(tiny_tuned_run, run, dirs_exist_ok=True)
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["finetune"] |= {"best_epoch": 1, "before": {"loss": 0.5}, "val": {"loss": on_val}}
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -239,8 +241,9 @@ def test_details_are_of_the_model_that_answers(
 
 
 @pytest.mark.slow
-def test_both_models_are_scored_and_tested_against_each_other(run: Path, tuned_run: Path) -> None:
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+def test_both_models_are_scored_and_tested_against_each_other(tiny_tuned_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_tuned_run, run)
     result = evaluate(run)
     found, rows = result.fields(), read_predictions(run)
     right = {
@@ -344,7 +347,7 @@ def test_a_damaged_run_is_named(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_softmax_through_both_phases(tmp_path: Path, small, extraction) -> None:
+def test_softmax_through_both_phases(tmp_path: Path, extraction: ExtractionConfig) -> None:
     from PIL import Image, ImageDraw
 
     names = ["bar", "cross", "disc", "ring", "square"]
@@ -365,10 +368,11 @@ def test_softmax_through_both_phases(tmp_path: Path, small, extraction) -> None:
                 picture = Image.effect_noise((96, 96), 20).convert("RGB")
                 draw_one[name](ImageDraw.Draw(picture), (x, y, x + 60, y + 60), colour)
                 picture.save(tmp_path / "data" / split / name / f"{number}.jpg")
+    tiny = FeatureConfig(backbone=tiny_network(tmp_path), rescale="unit", precision="float32")
     train_run(
-        tmp_path / "data", tmp_path / "run", small, extraction, HeadConfig(units=(64,), epochs=10, learning_rate=5e-4)
+        tmp_path / "data", tmp_path / "run", tiny, extraction, HeadConfig(units=(64,), epochs=20, learning_rate=3e-3)
     )
-    finetune(tmp_path / "run", FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-2, augment="none"))
+    finetune(tmp_path / "run", FinetuneConfig(epochs=2, batch_size=8, learning_rate=1e-4, augment="none"))
     result = evaluate(tmp_path / "run", "test")
     assert list(result.head["per_class"]) == names
     assert result.head["accuracy"] > 0.8  # chance is 0.2

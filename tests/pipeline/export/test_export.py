@@ -86,9 +86,9 @@ def splits_of(run: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_the_same_export_gives_the_same_file(run: Path, tmp_path: Path) -> None:
+def test_the_same_export_gives_the_same_file(tiny_run: Path, tmp_path: Path) -> None:
     first, second = (
-        Path(export(run, tmp_path / name, ModelExportConfig("keras", images=2)).path) for name in ("a", "b")
+        Path(export(tiny_run, tmp_path / name, ModelExportConfig("keras", images=2)).path) for name in ("a", "b")
     )
     assert first.read_bytes() == second.read_bytes()
 
@@ -117,10 +117,10 @@ def keras_bytes(run: Path, tmp_path: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_files_are_turned_upright_by_the_saved_model(run: Path, tmp_path: Path) -> None:
+def test_files_are_turned_upright_by_the_saved_model(tiny_run: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    found = export(run, tmp_path / "out", ModelExportConfig("saved_model", images=2))
+    found = export(tiny_run, tmp_path / "out", ModelExportConfig("saved_model", images=2))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8))
     exif, turned = Image.Exif(), []
     for orientation in range(1, 9):
@@ -129,7 +129,7 @@ def test_files_are_turned_upright_by_the_saved_model(run: Path, tmp_path: Path) 
         picture.save(turned[-1], exif=exif)
     contents = tf.constant([file.read_bytes() for file in turned])
     chances = tf.saved_model.load(found.path).signatures["files"](files=contents)["probabilities"].numpy()
-    assert np.abs(chances - of_run(run, turned)).max() < 1e-5
+    assert np.abs(chances - of_run(tiny_run, turned)).max() < 1e-5
     assert len({tuple(row) for row in chances.round(6)}) > 4
 
 
@@ -146,23 +146,23 @@ def test_float16_takes_half_the_space(run: Path, tmp_path: Path, format: str) ->
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_a_fine_tuned_run(headstart, tuned_run: Path, prepared: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_run(headstart, tiny_tuned_run: Path, prepared: Path, tmp_path: Path) -> None:
     out, files = tmp_path / "out", files_of(prepared)
-    headstart("export", tuned_run, out, "--format=keras", "--model=finetuned")
+    headstart("export", tiny_tuned_run, out, "--format=keras", "--model=finetuned")
     opened = open_export(out)
     batch = np.stack([pixels(file, **opened.preprocessing) for file in files])
-    assert np.abs(opened.probabilities(batch) - of_run(tuned_run, files, model="finetuned")).max() < 1e-5
+    assert np.abs(opened.probabilities(batch) - of_run(tiny_tuned_run, files, model="finetuned")).max() < 1e-5
     assert json.loads((out / "labels.json").read_text())["provenance"]["model"] == "finetuned"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_a_threshold_decides_labels_of_the_export_too(run: Path, prepared: Path, tmp_path: Path) -> None:
-    Run.open(run).keep_thresholds({"head": Threshold("cat", 0.999, "given")})
-    export(run, tmp_path / "out", ModelExportConfig("keras"))
+def test_a_threshold_decides_labels_of_the_export_too(tiny_run: Path, prepared: Path, tmp_path: Path) -> None:
+    Run.open(tiny_run).keep_thresholds({"head": Threshold("cat", 0.999, "given")})
+    export(tiny_run, tmp_path / "out", ModelExportConfig("keras"))
     opened = open_export(tmp_path / "out" / "model.keras")
     assert opened.second_above == pytest.approx(0.001)
-    labels = [one.label for one in predict(run, files_of(prepared)).predictions]
+    labels = [one.label for one in predict(tiny_run, files_of(prepared)).predictions]
     batch = np.stack([pixels(file, **opened.preprocessing) for file in files_of(prepared)])
     assert [opened.class_names[opened.label(row)] for row in opened.probabilities(batch)] == labels
     assert "threshold" in (tmp_path / "out" / "README.md").read_text().lower()
@@ -179,42 +179,42 @@ def test_an_out_that_exists_is_refused(headstart, exported, run: Path, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_overwrite_replaces_an_export(headstart, exported, run: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_an_export(headstart, exported, tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(exported[0], out)
     (out / "mine.txt").write_text("mine")
-    headstart("export", run, out, "--format=keras", "--images=2", "--overwrite")
+    headstart("export", tiny_run, out, "--format=keras", "--images=2", "--overwrite")
     assert not (out / "mine.txt").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_an_export_that_is_too_far_from_the_run_is_not_written(
-    headstart, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    headstart, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = keras_file.load
     monkeypatch.setattr(keras_file, "load", lambda path: lambda batch: load(path)(batch)[:, ::-1])
-    said = headstart.error("export", run, tmp_path / "out", "--format=keras", "--images=3")
+    said = headstart.error("export", tiny_run, tmp_path / "out", "--format=keras", "--images=3")
     assert "no probability by over 0.0001, so nothing was written" in said
-    assert {file.name for file in tmp_path.iterdir()} == {"run", "store"}
+    assert {file.name for file in tmp_path.iterdir()} == {"tiny run", "tiny store"}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
-def test_data_that_moved_and_files_that_are_gone(headstart, run: Path, prepared: Path, tmp_path: Path) -> None:
+def test_data_that_moved_and_files_that_are_gone(headstart, tiny_run: Path, prepared: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(prepared, moved)
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
-    assert "its data" in headstart.error("export", run, tmp_path / "out", "--format=keras")
+    config = json.loads((tiny_run / "config.json").read_text())
+    (tiny_run / "config.json").write_text(json.dumps({**config, "data": str(tmp_path / "gone")}))
+    assert "its data" in headstart.error("export", tiny_run, tmp_path / "out", "--format=keras")
     gone = files_of(moved)[0]
     gone.unlink()
-    code, out, told = headstart.whole("export", run, tmp_path / "out", "--format=keras", f"--data={moved}")
+    code, out, told = headstart.whole("export", tiny_run, tmp_path / "out", "--format=keras", f"--data={moved}")
     assert code == 0
-    assert json.loads(out)["images"] == sum(split == "val" for split in splits_of(run)) - 1
+    assert json.loads(out)["images"] == sum(split == "val" for split in splits_of(tiny_run)) - 1
     assert "val images of the run are gone" in told
     shutil.rmtree(moved / "val")
-    said = headstart.error("export", run, tmp_path / "out2", "--format=keras", f"--data={moved}")
+    said = headstart.error("export", tiny_run, tmp_path / "out2", "--format=keras", f"--data={moved}")
     assert "none of the" in said
     assert "--data" in said
 
@@ -341,15 +341,15 @@ def test_a_runtime_that_fails_is_told_in_a_line(exported, tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["keras", pytest.param("saved_model", marks=pytest.mark.soak)])
 def test_the_export_runs_in_a_process_of_its_own_and_so_does_the_example(
-    headstart, run: Path, prepared: Path, tmp_path: Path, format: str
+    headstart, tiny_run: Path, prepared: Path, tmp_path: Path, format: str
 ) -> None:
     out, files = tmp_path / "out", files_of(prepared)
-    found = headstart("export", run, out, f"--format={format}")
+    found = headstart("export", tiny_run, out, f"--format={format}")
     assert found["largest_difference"] <= 1e-4
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, str(out / "example.py"), *map(str, files)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    chances = of_run(run, files)
+    chances = of_run(tiny_run, files)
     lines = [line for line in done.stdout.splitlines() if ".jpg" in line]
     assert [line.split()[-2] for line in lines] == [["cat", "dog"][row.argmax()] for row in chances]
     assert np.abs(np.array([float(line.split()[-1]) for line in lines]) - chances.max(axis=1)).max() < 1e-3

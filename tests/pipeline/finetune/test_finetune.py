@@ -35,7 +35,7 @@ from headstart.pipeline.places import Places
 from headstart.pipeline.runs import Run
 from headstart.pipeline.scoring.metrics import probabilities
 from headstart.pipeline.training import Progress, compile_model, make_optimizer
-from headstart.tests.conftest import Cli
+from headstart.tests.conftest import Cli, tiny_network
 from headstart.tests.pipeline.conftest import QUICK
 from headstart.tests.pipeline.finetune.test_resuming import keep, settings_of
 
@@ -508,10 +508,8 @@ def test_a_head_on_an_inner_cut_is_fine_tuned_on_the_block_below(
 
 
 @pytest.mark.slow
-def test_cuts_side_by_side_make_one_classifier(
-    prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path
-) -> None:
-    features = replace(small, cut=("expanded_conv_5_add+top_activation",))
+def test_cuts_side_by_side_make_one_classifier(prepared: Path, extraction: ExtractionConfig, tmp_path: Path) -> None:
+    features = FeatureConfig(backbone=tiny_network(tmp_path), rescale="unit", precision="float32", cut=("sum+end",))
     train_run(prepared, tmp_path / "r", features, extraction, HeadConfig(units=(4,), epochs=1))
     test_the_classifier_equals_the_head_on_cached_features(tmp_path / "r", prepared)
     finetune(tmp_path / "r", replace(QUICK, epochs=1))

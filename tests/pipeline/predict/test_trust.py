@@ -181,23 +181,32 @@ def require_fitting(run: Path, prepared: Path) -> None:
     assert sum(bool(one.unlike) for one in found) <= 1
 
 
+@pytest.fixture
+def gaining_run(tiny_run: Path, tiny_tuned_run: Path) -> Path:
+    """A run whose head any epoch of fine-tuning improves."""
+    shutil.copy(tiny_tuned_run / "head.keras", tiny_run)
+    return tiny_run
+
+
 @pytest.mark.slow
-def test_a_fine_tuned_classifier_has_a_calibration_of_its_own(run: Path, tuned_run: Path, prepared: Path) -> None:
-    head = read_calibration(Run.open(run), "head")
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
-    opened = Run.open(run)
-    assert opened.metrics()["finetune"]["best_epoch"] > 0
+def test_a_fine_tuned_classifier_has_a_calibration_of_its_own(
+    tiny_run: Path, tiny_tuned_run: Path, prepared: Path
+) -> None:
+    head = read_calibration(Run.open(tiny_run), "head")
+    shutil.copytree(tiny_tuned_run, tiny_run, dirs_exist_ok=True)
+    opened = Run.open(tiny_run)
     assert read_calibration(opened, "head") == head != read_calibration(opened, "finetuned")
-    require_fitting(run, prepared)
-    finetune(run, FinetuneConfig(epochs=1, batch_size=8, learning_rate=100.0), overwrite=True)
+    require_fitting(tiny_run, prepared)
+    diverging = FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e4)
+    assert finetune(tiny_run, diverging, overwrite=True).best_epoch == 0
     assert read_calibration(opened, "finetuned") == head
     assert not opened.reference_file("finetuned").exists()
-    require_fitting(run, prepared)
+    require_fitting(tiny_run, prepared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 2])
-def test_a_classifier_trained_from_a_cache_is_calibrated(run: Path, prepared: Path, views: int) -> None:
-    finetune(run, FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e-3, from_cache=True, views=views))
-    assert Run.open(run).reference_file("finetuned").exists()
-    require_fitting(run, prepared)
+def test_a_classifier_trained_from_a_cache_is_calibrated(gaining_run: Path, prepared: Path, views: int) -> None:
+    finetune(gaining_run, FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e-3, from_cache=True, views=views))
+    assert Run.open(gaining_run).reference_file("finetuned").exists()
+    require_fitting(gaining_run, prepared)
