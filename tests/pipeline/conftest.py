@@ -79,3 +79,10 @@ def photographs_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = FeatureConfig(backbone="efficientnet_lite0", cut=("top_act", "b10_add"))
     cache_features(conftest.shared_folder() / "data" / "dogs_vs_cats", features, ExtractionConfig(store=store))
     return store
+
+
+@pytest.fixture
+def gaining_run(tiny_run: Path, tiny_tuned_run: Path) -> Path:
+    """The run of `tiny_tuned_run` before phase 2, to change. Any epoch gains."""
+    shutil.copy(tiny_tuned_run / "head.keras", tiny_run)
+    return tiny_run

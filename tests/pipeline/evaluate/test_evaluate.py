@@ -49,12 +49,13 @@ def test_predictions_hold_every_example_and_agree_with_the_metrics(run: Path) ->
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_run_is_scored_twice_and_the_head_as_before(run: Path, tuned_run: Path) -> None:
+def test_a_fine_tuned_run_is_scored_twice_and_the_head_as_before(gaining_run: Path, tiny_tuned_run: Path) -> None:
+    run = gaining_run
     before = evaluate(run, "val")
     seen = {"duplicates_in_train": 0, "near_duplicates_in_train": 0}
     assert seen.items() <= before.fields().items()
     assert "finetuned" not in before.fields()
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+    shutil.copytree(tiny_tuned_run, run, dirs_exist_ok=True)
     after = evaluate(run, "val")
     assert after.head == before.head
     assert after.finetuned is not None
@@ -211,8 +212,9 @@ def test_the_summary_tells_a_person_how_good_it_is(headstart, run: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_what_was_not_fine_tuned_has_no_row(headstart, run: Path, tuned_run: Path) -> None:
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+def test_what_was_not_fine_tuned_has_no_row(headstart, tiny_tuned_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_tuned_run, run)
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["finetune"]["best_epoch"] = 0
     (run / "metrics.json").write_text(json.dumps(metrics))

@@ -22,7 +22,10 @@ from PIL import Image
 
 
 @pytest.mark.slow
-def test_prediction_uses_the_fine_tuned_classifier_and_names_what_it_can_not_read(run: Path, drawn: Path) -> None:
+def test_prediction_uses_the_fine_tuned_classifier_and_names_what_it_can_not_read(
+    gaining_run: Path, drawn: Path
+) -> None:
+    run = gaining_run
     head = predict(run, [drawn / "cat" / "cat.0.jpg"]).predictions[0]
     finetune(run, FinetuneConfig(epochs=1, batch_size=8, learning_rate=1e-3))
     result = predict(run, [drawn / "cat" / "cat.0.jpg", drawn / "dog"], PredictConfig(model="finetuned"))

@@ -181,13 +181,6 @@ def require_fitting(run: Path, prepared: Path) -> None:
     assert sum(bool(one.unlike) for one in found) <= 1
 
 
-@pytest.fixture
-def gaining_run(tiny_run: Path, tiny_tuned_run: Path) -> Path:
-    """A run whose head any epoch of fine-tuning improves."""
-    shutil.copy(tiny_tuned_run / "head.keras", tiny_run)
-    return tiny_run
-
-
 @pytest.mark.slow
 def test_a_fine_tuned_classifier_has_a_calibration_of_its_own(
     tiny_run: Path, tiny_tuned_run: Path, prepared: Path

@@ -101,8 +101,9 @@ def test_neighbours_are_training_images_and_mistakes_are_sorted(run: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_run_shows_maps_and_changed_examples(tuned_run: Path, run: Path, tmp_path: Path) -> None:
-    shutil.copytree(tuned_run, run, dirs_exist_ok=True)
+def test_a_fine_tuned_run_shows_maps_and_changed_examples(tiny_tuned_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_tuned_run, run)
     metrics = json.loads((run / "metrics.json").read_text())
     gained = {"best_epoch": 1, "before": {"loss": 0.5, "accuracy": 0.5}, "val": {"loss": 0.25, "accuracy": 0.5}}
     (run / "metrics.json").write_text(json.dumps({**metrics, "finetune": {**metrics["finetune"], **gained}}))

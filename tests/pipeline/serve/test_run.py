@@ -98,10 +98,10 @@ def test_answers_are_those_of_predict(run: Path, drawn: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_answers_of_a_fine_tuned_classifier(tuned_run: Path, drawn: Path, tmp_path: Path) -> None:
+def test_answers_of_a_fine_tuned_classifier(tiny_tuned_run: Path, drawn: Path, tmp_path: Path) -> None:
     photographs = sorted((drawn / "dog").glob("dog.*.jpg"))[:10]
-    with client_of(tuned_run, model="finetuned") as client:
-        require_alike(client, tuned_run, photographs, model="finetuned")
+    with client_of(tiny_tuned_run, model="finetuned") as client:
+        require_alike(client, tiny_tuned_run, photographs, model="finetuned")
         files = {"files": photographs[0].read_bytes()}
         assert len(client.post("/predict?nearest=4", files=files).json()["answers"][0]["nearest"]) == 4
 
