@@ -45,13 +45,11 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 QUICK = "mobilenet_v3_small"
 FOLDED = (
     "inception_v3",
-    "xception",
-    "efficientnet_v2_b0",
     "efficientnet_lite0",
     "resnet50",
     "mobilenet_v2",
 )
-OTHERS = ("resnet50_v2", "convnext_tiny", "nasnet_mobile", "inception_resnet_v2")
+OTHERS = ("xception", "efficientnet_v2_b0", "resnet50_v2", "convnext_tiny", "nasnet_mobile", "inception_resnet_v2")
 
 
 @pytest.fixture(

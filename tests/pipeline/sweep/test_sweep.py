@@ -310,6 +310,7 @@ def test_other_data_is_refused_by_name(space: Space, tmp_path: Path) -> None:
         Study(tmp_path / "text", space, "tpe", 0)
 
 
+@pytest.mark.slow
 def test_a_study_with_heads_of_an_earlier_version_goes_on_and_says_so(
     prepared: Path, small: FeatureConfig, extraction: ExtractionConfig, tmp_path: Path, capsys
 ) -> None:
