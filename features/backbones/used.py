@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
-from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_backbones
+from headstart.features.backbones.cuts import KNOWN_WEIGHTS, chosen_backbones, chosen_weights
 from headstart.features.backbones.outlines import is_own, place_of_weights
 from headstart.features.backbones.zoo import BACKBONES
 from headstart.features.config import FeatureConfig, Rescale
-from headstart.features.errors import OptionError
+from headstart.features.errors import OptionError, require_options
 from headstart.features.files import read_json, sha256_of, write_json
 from headstart.features.paths import absolute_path, relative_path
 from headstart.features.terminal import console
@@ -110,7 +110,10 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
     or were used with `store`, they stay.
 
     Raises OptionError if `needed` is true, the ImageNet weights are to be replaced, and several others can be used.
+    Also raises OptionError if `config` has a seed, but no backbone with random weights.
     """
+    random, seed = "random" in chosen_weights(config).values(), config.weights_seed
+    require_options(("--weights-seed", seed, random or not seed, "0 without --weights random"))
     if not {"backbone", "weights", "rescale", "cut"} & set(given):
         config = _with_used_backbone(config, store)
     names = chosen_backbones(config)

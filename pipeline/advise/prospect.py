@@ -20,7 +20,7 @@ EPOCHS = 10  # of `headstart finetune` by default
 _SHARES = {"near": 0.25, "between": 0.4, "far": 0.55, "unknown": 0.4}
 _TOO_DEEP, _LESS_DEEP_SHARE = 0.01, 0.1
 _HALF = 2000  # with this many images in train, half of a share is expected
-_FORWARD = 3  # validation is three times as fast as training
+_FORWARD = 3  # a forward pass is three times as fast as training; the frozen layers see val once
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def prospect(
     """
     answer = answered(*gains) if better_than_guessing else "unknown"
     speed = _speed(fingerprint, extraction, train, classes) if answer in ("yes", "perhaps") else None
-    minutes = EPOCHS * (len(train) + val / _FORWARD) / speed / 60 if speed else None
+    minutes = (EPOCHS * len(train) + val / _FORWARD) / speed / 60 if speed else None
     return Prospect(answer, gains[0], (0.0, gains[1]), minutes, speed)
 
 

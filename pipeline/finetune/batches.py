@@ -14,7 +14,7 @@ from headstart.pipeline.extracting import extract_at, first_views
 from headstart.pipeline.finetune.config import FinetuneConfig
 from headstart.pipeline.finetune.model import FinetuneModel
 from headstart.pipeline.inputs import NextEpoch, eval_dataset, features_dataset, train_dataset
-from headstart.pipeline.memory.limits import memory_limit
+from headstart.pipeline.memory.limits import free_memory, memory_limit
 from headstart.pipeline.scoring.unlike import reference_rows
 
 _SHARE = 2  # the training needs memory, too
@@ -26,7 +26,7 @@ class MapBatches:
     """Batches of the inputs of the trained part. Each iteration yields the same batches in the same order.
 
     The first iteration keeps batches in memory until they would take more than `most_bytes`. Later iterations compute
-    only the other batches anew.
+    only the other batches anew. One iteration must end before the next one begins.
     """
 
     def __init__(self, after: Callable[[int], Iterable[Batch]], most_bytes: int = 0) -> None:
@@ -81,10 +81,10 @@ def make_batches(
     width = built.scored.output_shape[0][-1]
     drawn = [train[row] for row in reference_rows(np.array([one.label for one in train]), width)]
     if built.map_cut is None:
-        images = cached.network.images
+        images, kept_bytes = cached.network.images, min(memory_limit(0), free_memory()) // _SHARE
         return Batches(
             train_dataset(train, images, batch_size, config.augment, seed, next_epoch),
-            _computed(built.frozen, val, images, batch_size, memory_limit(0) // _SHARE),
+            _computed(built.frozen, val, images, batch_size, kept_bytes),
             _computed(built.frozen, drawn, images, batch_size),
             len(drawn),
         )

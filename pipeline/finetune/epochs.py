@@ -107,6 +107,7 @@ def _begin(
     with progress("evaluating the head", len(built.cached.of("val"))) as advance:
         before = _figures(built, val_batches, choose_by, advance)
     seconds = time.perf_counter() - since - val_batches.kept_seconds
+    require_unchanged_files(_read_examples(built))
     if not np.isfinite(before["loss"]):
         raise RunError(f"{run.head_file}: its outputs on val are not finite; train the head again, with --overwrite")
     console.print(f"epoch 0, the head alone: val {as_text(before)}")
@@ -171,7 +172,7 @@ class _Keeper:
 
     def keep(self, _: int, logs: dict[str, float]) -> None:
         """Write the state after an epoch to disk, and stop the training if it no longer improves."""
-        require_unchanged_files(self._examples())
+        require_unchanged_files(_read_examples(self.built))
         course, previous = self.course, _kept(self.state)
         course.figures.append({name: logs[f"val_{name}"] for name in course.figures[0]})
         self._rows.append({"epoch": course.done, **{name: float(value) for name, value in logs.items()}})
@@ -187,10 +188,10 @@ class _Keeper:
         console.print(course.line(logs, self.config.epochs))
         self.built.model.stop_training = course.stops(self.config.patience)
 
-    def _examples(self) -> Sequence[Example]:
-        """Return the examples of train and val, or [] if the model takes cached maps and reads no image files."""
-        cached = self.built.cached
-        return [*cached.of("train"), *cached.of("val")] if self.built.map_cut is None else []
+
+def _read_examples(built: FinetuneModel) -> Sequence[Example]:
+    """Return the examples of train and val, or [] if the model takes cached maps and reads no image files."""
+    return [*built.cached.of("train"), *built.cached.of("val")] if built.map_cut is None else []
 
 
 def _fit(

@@ -74,7 +74,7 @@ class HeadResult:
         other = f", {titled(self.choose_by)} {self.val[self.choose_by]:.4f}" if len(self.val) > 2 else ""
         yield (
             f"val accuracy {self.val['accuracy']:.4f}, loss {self.val['loss']:.4f}{other} "
-            f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s)"
+            f"(best epoch {self.best_epoch} of {self.epochs}, {self.seconds:.1f} s in all)"
         )
         if self.simple:
             yield f"on {self.val_images} images of val: 95 % interval {interval_text(self.interval)}; {self.simple}"

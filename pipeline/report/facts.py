@@ -89,7 +89,8 @@ def settings(evidence: Evidence) -> str:
         "data": config["data"],
         "seed": config["seed"],
         "weights' digest": config["weights_digest"][:12],
-        **{f"{phase}: {name}": value for phase in ("head", "finetune") for name in ("best_epoch", "seconds")
+        **{f"{phase}: {title}": value for phase in ("head", "finetune")
+           for name, title in (("best_epoch", "best epoch"), ("seconds", "seconds of training"))
            if (value := phases.get(phase, {}).get(name)) is not None},
     }  # fmt: skip
     parts = {"The run": general, "Features": config["features"], "Head": config["head"]}

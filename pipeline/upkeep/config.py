@@ -20,10 +20,14 @@ class VerifyConfig:
     weights_seed: int = option(0, "Seed of --weights random.")
 
     def __post_init__(self) -> None:
-        together = "given with --data, and only with it: say which images to compare, and how many of them"
+        seed, together = (
+            self.weights_seed,
+            "given with --data, and only with it: say which images to compare, and how many of them",
+        )
         require_options(
             ("--recompute", self.recompute, self.recompute >= 0, "at least 0"),
             ("--recompute", self.recompute, (self.data is None) == (self.recompute == 0), together),
+            ("--weights-seed", seed, self.weights == "random" or not seed, "0 without --weights random"),
         )
 
 

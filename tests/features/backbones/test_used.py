@@ -23,6 +23,13 @@ def weights_file(folder: Path, name: str = "w.weights.h5") -> str:
     return str(folder / name)
 
 
+def test_a_seed_is_for_random_weights(tmp_path: Path) -> None:
+    random = replace(PLAIN, weights="random", weights_seed=3)
+    assert with_used_weights(random, tmp_path, ["weights", "weights_seed"]) == random
+    with pytest.raises(OptionError, match="--weights-seed must be 0 without --weights random, not 3"):
+        with_used_weights(replace(PLAIN, weights_seed=3), tmp_path, ["weights_seed"])
+
+
 def test_what_was_left_out_is_filled_in_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = weights_file(tmp_path)
     remember(tmp_path, [Used("inception_v3", file, 0, "unit", "d1")])

@@ -55,8 +55,9 @@ def test_a_batch_that_is_too_large_ends_the_keeping() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("most_bytes", "images_kept"), [(0, 0), (2 * 70_000, 8)])
 def test_the_frozen_part_sees_each_val_image_once(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int, images_kept: int
 ) -> None:
     shutil.copytree(tiny_run, tmp_path / "streamed")
     decoded = list[int]()
@@ -70,9 +71,10 @@ def test_the_frozen_part_sees_each_val_image_once(
     kept = finetune(tiny_run, config)
     val, reference = decoded
     decoded.clear()
-    monkeypatch.setattr(batches, "memory_limit", lambda _: 0)
+    monkeypatch.setattr(batches, "memory_limit", lambda _: most_bytes)
     streamed = finetune(tmp_path / "streamed", config)
     assert streamed.best_epoch, "no epoch was better than the head: there is no pass for the calibration"
-    assert decoded == [val] * 3 + [reference, val]  # the head, two epochs, and the calibration
+    left = val - images_kept
+    assert decoded == [val, left, left, reference, left]  # of the head, of two epochs, and of the calibration
     assert streamed.course == kept.course
     assert Run(tiny_run).history() == Run(tmp_path / "streamed").history()
