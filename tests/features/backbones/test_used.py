@@ -26,7 +26,7 @@ def weights_file(folder: Path, name: str = "w.weights.h5") -> str:
 def test_a_seed_is_for_random_weights(tmp_path: Path) -> None:
     random = replace(PLAIN, weights="random", weights_seed=3)
     assert with_used_weights(random, tmp_path, ["weights", "weights_seed"]) == random
-    with pytest.raises(OptionError, match="--weights-seed must be 0 without --weights random, not 3"):
+    with pytest.raises(OptionError, match="--weights-seed must be 0 without --weights random"):
         with_used_weights(replace(PLAIN, weights_seed=3), tmp_path, ["weights_seed"])
 
 
