@@ -191,7 +191,7 @@ def study(
     config: StudyConfig,
     seed: int = 0,
 ) -> Result:
-    """Measure how accuracy grows with the number of images, and what more images would bring. No test image is used."""
+    """Measure how accuracy grows with the number of images. Forecast accuracy for more images. Uses no test image."""
     from headstart.pipeline.study.study import study
 
     return study(data, features, extraction, config, seed, reading)
@@ -294,7 +294,7 @@ def export_model(
     overwrite: Overwrite = False,
     seed: int = 0,
 ) -> Result:
-    """Export a run as a model for use elsewhere. Compare the answers of the model and the run on val images."""
+    """Export a run as a model for use elsewhere. Compare the model's answers on val images with the run's answers."""
     from headstart.pipeline.export.export import export
 
     return export(run, out, config, places, overwrite, seed)
@@ -353,7 +353,7 @@ def explain(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Count the images that have features with the given settings. Name the settings in which other features differ."""
+    """Count images with features for given settings. For other features in the store, name the settings that differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed, reading)

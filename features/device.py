@@ -67,7 +67,7 @@ def cores_of_groups(groups: str, root: Path) -> float:
 
 
 def _limit(folder: Path, *names: str) -> float:
-    """Return a control group's limit in cores, or infinity. `names` are the files with its quota and period."""
+    """Return a control group's limit in cores, or infinity. `names` are the files with the quota and the period."""
     try:
         quota, period = " ".join((folder / name).read_text() for name in names).split()
     except OSError:

@@ -87,7 +87,7 @@ def extract_features(
     view: View | None = None,
     part: bool = False,
 ) -> Extracted:
-    """Extract the features of `images` that are missing in `stores`. If `view` is given, augment the images first.
+    """Extract the features that `stores` lack for `images`. If `view` is given, augment the images first.
 
     One forward pass serves all cuts. Images that have all their features are not read. Processes that fill one store at
     the same time share the work. Shards that were written before an error are kept.
@@ -253,7 +253,10 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Take the portions claimed before portion `before`, or all, and return a function that marks them as done."""
+        """Take the portions that were claimed before the portion `before`. If `before` is None, take all portions.
+
+        Return a function that marks the taken portions as done.
+        """
         names = []
         while self._taken and self._taken[0] != before:
             names.append(self.work.names[self._taken.popleft()])

@@ -113,7 +113,7 @@ def require_creatable(path: Path) -> None:
 
 @contextmanager
 def _told_of(path: Path, *made: Path) -> Iterator[None]:
-    """Make an OSError that names one of the paths `made` name `path`, which the user asked for, instead."""
+    """Change an OSError that names a path in `made`. The error then names `path`, the path that the user asked for."""
     try:
         yield
     except OSError as error:

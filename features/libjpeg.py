@@ -75,7 +75,7 @@ def _start_filter() -> None:
 
 
 def _stop_filter(child: "subprocess.Popen[bytes]", kept: int) -> None:
-    """Restore standard error from `kept`, and wait up to 10 s until the filter `child` has written its input."""
+    """Restore standard error from `kept`. Then wait up to 10 s until the filter `child` has written its last line."""
     sys.stderr.flush()
     with suppress(OSError, subprocess.TimeoutExpired):
         os.write(2, _END)

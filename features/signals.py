@@ -48,7 +48,10 @@ class _Signals:
         raise error
 
     def _raise_again(self, ignored: Any) -> None:
-        """As `sys.unraisablehook`: send a signal again if Python ignored the error that its handler raised."""
+        """Send a signal again if Python ignored the error that the signal's handler raised.
+
+        This method is used as `sys.unraisablehook`.
+        """
         here = self.in_command and threading.current_thread() is threading.main_thread()
         for number, error in _ERRORS.items():
             if here and ignored.exc_type is error:
@@ -60,7 +63,7 @@ class _Signals:
         self._hook(ignored)
 
     def _send(self, thread: int, number: int, raised: int) -> None:
-        """Send a signal again, unless a handler has raised another error or the command has ended."""
+        """Send a signal again. Do nothing if a handler has raised an error meanwhile, or if the command has ended."""
         if self.in_command and len(self.raised) == raised:
             signal.pthread_kill(thread, number)
 
@@ -79,7 +82,10 @@ def stop_at_signals() -> None:
 
 
 def command_begins() -> None:
-    """Call `stop_at_signals`. If a library ignored the error of a signal while commands were loaded, raise it now."""
+    """Call `stop_at_signals`. If a signal came while the commands were loaded, raise the signal's error again.
+
+    When the signal came, its error was raised, but a library caught the error and went on.
+    """
     ignored = _signals.raised[:] if _signals.in_command else []
     stop_at_signals()
     if ignored:
@@ -98,8 +104,8 @@ def command_ended() -> None:
 def one_line_at_signals() -> Iterator[None]:
     """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
 
-    A command is loaded and run in the context. Once the command has called `command_ended`, all errors leave the
-    context unchanged.
+    A command is loaded and run in the context. Once the command has called `command_ended`, the context passes all
+    errors on as they are.
     """
     stop_at_signals()
     try:

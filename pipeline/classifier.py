@@ -43,7 +43,7 @@ def build_top(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], head: ke
 
 
 def build_streamed(backbone: Backbone, from_layer: int, cuts: Sequence[Cut], top: keras.Model) -> keras.Model:
-    """Build a whole classifier from `top`, the result of `build_top` for the same other arguments.
+    """Build a whole classifier. `top` is the result of `build_top` for the same `backbone`, `from_layer` and `cuts`.
 
     The classifier maps pixels, uint8 [B, H, W, 3], to logits. Its lower part, the layer `frozen`, has the layers of
     `backbone` below index `from_layer` in their fast form; see `frozen_part`.
@@ -149,7 +149,7 @@ def freeze_in_parts(run: Run, network: Network) -> FrozenClassifier:
 
 
 def unfreeze(backbone: Backbone, from_layer: int, thaw_batchnorm: bool) -> None:
-    """Make the layers of `backbone` from index `from_layer` on trainable, and freeze the layers below.
+    """Freeze the layers of `backbone` below index `from_layer`, and make all other layers trainable.
 
     If `thaw_batchnorm` is false, all batch normalisation is frozen: scale, shift and moving statistics. All dropout
     layers of `backbone` get the rate 0.

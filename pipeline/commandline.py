@@ -153,7 +153,10 @@ def _parameters(function: Callable[..., Result]) -> tuple[list[inspect.Parameter
 
 
 def _option(prefix: str, field: Field[Any], config: Any, given: bool) -> inspect.Parameter:
-    """Return the command-line option for a field of `config`. It is hidden if an argument sets the field (`given`)."""
+    """Return the command-line option for a field of `config`.
+
+    If `given` is true, an argument of the command sets the field, and the option is hidden.
+    """
     hint, metadata = get_type_hints(config)[field.name], field.metadata
     option = typer.Option(
         _flag(field),
@@ -212,7 +215,10 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 
 
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
-    """Fill in the backbone, weights and rescaling that earlier commands used with the store, if not given."""
+    """Fill in the backbone, weights and rescaling that earlier commands used with the store.
+
+    Values that the user gave stay; see `with_used_weights`.
+    """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():
         if isinstance(value, FeatureConfig) and stores:

@@ -60,7 +60,10 @@ class Extractor:
 
 
 def _finish(stores: Stores, seconds: float) -> None:
-    """Update the index and the merged file of each store. Compact it if needed, unless `seconds` is 0."""
+    """Update the index and the merged file of each store.
+
+    If `seconds` is not 0, also compact each store that has too many shards; see `compact_by_itself`.
+    """
     for store in stores.values():
         store.keep_index()  # first, so that this process need not hold what others have written
         if seconds:

@@ -113,7 +113,10 @@ def features_dataset(
 def _shuffled(
     pieces: Iterator[_Piece], labels: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> Iterator[_Piece]:
-    """Shuffle each piece, and yield batches of rows with labels. Rows too few for a batch join the next piece."""
+    """Shuffle each piece, and yield batches of rows with labels.
+
+    If the last rows of a piece do not fill a batch, these rows are added to the next piece.
+    """
     left: _Piece | None = None
     for piece in pieces:
         positions, rows = _joined([left, piece]) if left else piece

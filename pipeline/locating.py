@@ -54,13 +54,14 @@ def run_data(run: Run, places: Places = Places()) -> Path:
 def run_store(run: Run, places: NetworkPlaces = NetworkPlaces()) -> Path:
     """Return the path of the store of `run`.
 
-    The first store that is known is chosen, in this order:
+    The first of these stores that applies is chosen:
 
-    - `places.store`
-    - the store in the run's settings, if it has the run's features
-    - the store in the environment variable HEADSTART_STORE
+    - `places.store`, if it is given.
+    - The store in the run's settings, if it has the run's features.
+    - The store in the environment variable HEADSTART_STORE, if the variable is set.
 
-    The first and the last store are not checked, and need not exist. If there is no store, a RunError is raised.
+    The first and the last store are not checked, so their folders may be missing. If none of the three applies, a
+    RunError is raised.
     """
     found = known_store(run, places)
     if found is None:
@@ -113,7 +114,10 @@ def located_networks(
 def _candidates(
     own: FeatureConfig, places: NetworkPlaces, digest: str, store: Path
 ) -> Iterator[tuple[str, FeatureConfig]]:
-    """Yield weights that may be those of a run, the likeliest first: a name, and a copy of `own` with the weights."""
+    """Yield a pair for each candidate for the weights of a run, the likeliest candidate first.
+
+    A pair holds the name of the weights, and the settings `own` with these weights.
+    """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)
         return
@@ -154,7 +158,10 @@ def _gone(run: Run, kind: str, *places: object) -> RunError:
 
 
 def _with_files(config: FeatureConfig, text: str) -> FeatureConfig:
-    """Return a copy of `config` with the files in `text`: one file, or one file per backbone, joined by `+`."""
+    """Return a copy of `config` that uses the weights that `text` names.
+
+    `text` is the path of one file, or one path per backbone, joined by `+`.
+    """
     files = weights_of_each(chosen_backbones(config), text)
     # A backbone that is a `.keras` file holds its own weights, so the whole backbone is replaced.
     moved = {name: os.path.abspath(file) for name, file in files.items() if is_own(name)}

@@ -16,7 +16,7 @@ _REJECT_FIELDS = ("path", "reason", "detail")
 
 
 def require_rejects_file(folder: Path) -> None:
-    """Raise a DataError if `folder` has a subfolder named `rejects.csv`, because the list needs this name."""
+    """Raise a DataError if `folder` has a subfolder named `rejects.csv`. The list of rejects needs this name."""
     if (folder / REJECTS).is_dir():
         raise DataError(
             f"{folder / REJECTS}: a folder; the list of rejected images must be a file: remove or rename it"

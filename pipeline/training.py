@@ -59,7 +59,7 @@ def class_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray | N
 
 
 class Progress(keras.callbacks.Callback):
-    """Reports the number of examples in each finished batch to `advance`, and measures the speed of training.
+    """Calls `advance` with the number of examples in each finished batch, and measures the speed of training.
 
     `examples` is the number of examples in an epoch.
     """
@@ -78,7 +78,7 @@ class Progress(keras.callbacks.Callback):
             self._since = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Report the examples of all batches that ended since the last call. `batch` is the index of the last one."""
+        """Report the examples of all batches that ended since the last call. `batch` is the index of the last batch."""
         count = min((batch + 1) * self.batch_size, self.examples) - self._done
         self._done += count
         self.advance(count)

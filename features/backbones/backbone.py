@@ -101,10 +101,10 @@ class Backbone:
         return output_of(self.model, self.layer_index(layer))
 
     def crossing(self, from_layer: int, cuts: Sequence[Cut]) -> list[int]:
-        """Return the indices, ascending, of the frozen operations from whose outputs the top computes `cuts`.
+        """Return the ascending indices of the frozen operations whose outputs the top needs for `cuts`.
 
         The operations below index `from_layer` are frozen, and operation 0 is always frozen. All other operations form
-        the top. If a cut is the output of a frozen operation, the result has this operation.
+        the top. If a cut is the output of a frozen operation, the result has the index of this operation.
 
         Raises OptionError if `graph.read_graph` returns None, for example because the network uses a layer twice.
         """

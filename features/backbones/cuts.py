@@ -29,7 +29,10 @@ class Cut:
 
     @classmethod
     def parse(cls, backbone: str, text: str) -> "Cut":
-        """Parse `text`, such as `mixed8` or `mixed8:map`, as a cut of `backbone`. Such a block need not exist."""
+        """Parse `text`, such as `mixed8` or `mixed8:map`, as a cut of `backbone`.
+
+        The backbone need not have the block that `text` names.
+        """
         return cls(backbone, text.removesuffix(_MAP), text.endswith(_MAP))
 
     @property
@@ -97,12 +100,14 @@ def chosen_cuts(config: FeatureConfig) -> tuple[Cut, ...]:
 def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...], bool]:
     """Return the sets of cuts from which a search chooses, and whether the search may also join sets.
 
-    - Without `--cut`, the last cut of each backbone is a set. With several backbones, these cuts together are one more.
+    - Without `--cut`, the last cut of each backbone is a set. With several backbones, all these cuts together are one
+      more set.
     - If a value of `--cut` contains `all`, each cut of each value is a set. Only in this case may the search join sets.
     - In all other cases, the cuts of each value of `--cut` are a set.
 
-    If a name in a value has no backbone (`mixed8`, not `backbone/mixed8`), the value also stands for the last cut of
-    each backbone in which the value names no cut.
+    A name in a value may lack its backbone: `mixed8`, not `backbone/mixed8`. If the value then names no cut of some
+    backbone, the last cut of that backbone is added to the value's cuts. If a value contains `all`, each name counts as
+    a value of its own.
     """
     if not config.cut:
         cuts = chosen_cuts(config)
@@ -209,7 +214,10 @@ def _separate(texts: Sequence[str], backbones: Sequence[str] = ()) -> list[str]:
 
 
 def _named(text: str) -> str:
-    """Return the backbone in a cut: `backbone` for `backbone/cut`, "" for `cut`. A file's path becomes absolute."""
+    """Return the part of a cut's name that names the backbone: `backbone` for `backbone/cut`, "" for `cut`.
+
+    If this part is the path of a `.keras` file, the path is made absolute.
+    """
     named = text.rpartition("/")[0]
     return os.path.abspath(named) if is_own(named) else named
 

@@ -134,7 +134,10 @@ def cut_indices(
 
 
 def _named(graph: Graph, ends: Sequence[int], stable: bool) -> dict[str, int]:
-    """Return a dict from each block's name to its last operation. Unless `stable`, replace names that Keras made up."""
+    """Return a dict from each block's name to the index of the block's last operation.
+
+    A block is named after this operation. If `stable` is false, a name that Keras made up is replaced.
+    """
     names: dict[str, int] = {}
     for start, end in pairwise([0, *ends]):
         name = graph.operations[end].name
@@ -252,7 +255,10 @@ def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    """Return the common start of `names` in whole words, such as `block5`, but never one of `names`."""
+    """Return the longest common start of `names`, such as `block5`.
+
+    The start consists of whole words. It is shorter than each name.
+    """
     alike = takewhile(lambda words: len(set(words)) == 1, zip(*(name.split("_") for name in names), strict=False))
     words = [word for word, *_ in alike]
     return "_".join(words[:-1] if "_".join(words) in names else words)

@@ -59,7 +59,7 @@ def said(error: Exception) -> str:
 
 
 def _loaded(path: str) -> Any:
-    """Load a model. Allocate weights only after the file has proved to hold them, as a file may declare huge ones."""
+    """Load a model. Allocate weights only after a check that the file holds them: a file may declare huge weights."""
     try:
         with keras.StatelessScope(initialize_variables=False) as scope:  # in it, weights have shapes but no values
             model = keras.saving.load_model(path, compile=False, safe_mode=True)

@@ -57,8 +57,8 @@ def at_size(model: keras.Model, name: str, size: int, precision: Precision) -> k
 
     `size` is the side of the images in pixels. `name` is the network's name in errors.
 
-    Raises OptionError if the network can't take images of this size. Raises WeightsError if `model` has no fixed image
-    size, and its output for an image depends on the other images of the batch.
+    Raises OptionError if the network can't take images of this size. Raises WeightsError if both of these are true:
+    `model` has no fixed image size, and its output for an image depends on the other images of the batch.
     """
     reduced = {"dtype": "mixed_bfloat16"} if precision == "bfloat16" else {}
 

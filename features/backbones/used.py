@@ -166,7 +166,10 @@ def _with_only(
 
 
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
-    """Return `config` with the rescaling that was used in `store` for its weights file, if there is exactly one."""
+    """Return `config` with the rescaling that was used with `store` and the weights file of `config`.
+
+    If none or several were used, return `config` unchanged.
+    """
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):
         return config

@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """If `count`, the number of usable slots, is 0, raise a HeadstartError after a refusal, or after a minute."""
+        """Raise a HeadstartError if no slot is usable (`count` is 0) after a worker was refused, or for a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused

@@ -221,7 +221,10 @@ def _extracted(
 
 
 def _by_node(work: Mapping[Member, NodeWork]) -> dict[str, NodeWork]:
-    """Return the work of each node by name. The speeds of its workers, which run at the same time, are added."""
+    """Return a dict from the name of each node to the work of the node.
+
+    The speed of a node is the sum of the speeds of its workers, because the workers run at the same time.
+    """
     nodes: dict[str, NodeWork] = {}
     for name in sorted({member.name for member in work}):
         slots: dict[int, NodeWork] = defaultdict(NodeWork)  # a worker may have followed a dead one

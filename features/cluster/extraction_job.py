@@ -189,7 +189,10 @@ class ExtractionJob:
         return self._built
 
     def _of_sample(self) -> dict[str, np.ndarray]:
-        """Return features to compare workers by: of fixed noise, as "", and of one sample image, as its digest."""
+        """Return features by which workers are compared: the features of fixed noise, and those of a sample image.
+
+        The key of the noise is "". The key of the sample image is the digest of the image.
+        """
         from headstart.features.images.batches import decoded_batches
 
         size = self._network.images.size
@@ -242,7 +245,10 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """Return `network`, with the model of a network in `others` that has the same backbone, if there is one."""
+    """If a network in `others` has the same backbone, return a copy of `network` with that network's model.
+
+    Otherwise, return `network` itself.
+    """
     own = network.backbone
     for other in (one.backbone for one in others):
         same = (other.weights_digest, other.image_size, other.precision, other.shapes)

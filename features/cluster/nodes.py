@@ -84,7 +84,9 @@ class Reference:
         """Describe how the features in `built` differ from the first worker's features.
 
         `built` comes from a worker on the node `name`. The result is "" in the first call, and if the features are
-        equal. Only the images that both workers have are compared. The first batch size over 0 of each kind of device
+        equal. Only the images that both workers have are compared.
+
+        If `built` has a batch size over 0, and `batch_sizes` has none for the worker's kind of device, the batch size
         is added to `batch_sizes`.
         """
         if built.batch_size:

@@ -43,9 +43,9 @@ def memory_errors_told() -> Iterator[None]:
 
 
 def is_seen(image: ImageFile) -> bool:
-    """Return whether this process can read the file of `image`, and the file is as the scan found it.
+    """Return True if this process can read the file of `image` and the file is unchanged since the scan.
 
-    The file is read. If it is on a web server that reports no versions, only the digest of its bytes is compared.
+    The file is read. If the file is on a web server that reports no versions, only the digest of its bytes is compared.
     """
     stateless = is_url(image.file) and image.mtime_ns == 0
     try:

@@ -130,7 +130,10 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return a worker's result with the original paths, without files that it could not read, and their indices."""
+    """Return a worker's result with the original paths, and the indices of the files that the worker could not read.
+
+    The rejects of these files are left out of the result.
+    """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = {at for at, one in pairs if one.reason in UNREAD}
     kept = [(at, one) for at, one in pairs if at not in unread]

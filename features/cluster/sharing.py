@@ -133,7 +133,7 @@ class Sharing:
                 member.give(unit, "do_unit", self.items(unit.positions, unit.again or repeated), repeated)
 
     def _seconds_left(self, member: Member) -> float:
-        """Return an estimate of the seconds until a member has no work left; infinity if this can't be estimated."""
+        """Estimate the seconds until `member` has no work left. If no estimate is possible, return infinity."""
         if not member.jobs:
             return 0.0
         held = self._units.held_by(member)
@@ -144,7 +144,7 @@ class Sharing:
         return (sum(map(len, held)) - member.tried) / speed if speed else float("inf")
 
     def _taken(self, member: Member, unit: Unit[Member] | None, result: Result | None) -> Iterator[Piece]:
-        """Process the result of `unit`, and yield it if it is done. Without a unit, `member` died or was refused."""
+        """Process the result of `unit`. A done unit is yielded. If `unit` is None, `member` died or was refused."""
         if unit is None or result is None:
             self._lost(member)
             return

@@ -165,7 +165,7 @@ class UnitStream:
             unit.shared = True
 
     def close(self) -> None:
-        """Tell the thread of the stream to end when it has finished the units that it has already."""
+        """Tell the stream's thread to finish all units that were given to `extract`, and then to end."""
         self._waiting.put(None)
 
     def _serve(self) -> None:
@@ -250,7 +250,10 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count all images before number `after` as done: as extracted if in `extracted`, otherwise as undecoded."""
+        """Count all images with numbers below `after` as done.
+
+        Images whose numbers are in `extracted` count as extracted, and all others count as undecoded.
+        """
         done = set(extracted.tolist())
         for number in range(self._passed, after):
             unit, position = self._images.rows.pop(number)
@@ -262,7 +265,10 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Remove units that end before number `after`. Return a function to call when their features are on disk."""
+        """Remove the units whose last image has a number below `after`.
+
+        Return a function to call when the features of the removed units are on disk.
+        """
         ended = []
         while self._begun and (last := self._begun[0].last) is not None and last < after:
             ended.append(self._begun.popleft())

@@ -150,10 +150,10 @@ class Units(Generic[Worker]):
         return others
 
     def die(self, worker: Worker, place: Hashable = None) -> bool:
-        """Record that `worker` has died. Return whether an earlier death hit one of its units.
+        """Record that `worker` has died. Return whether a worker had died earlier with one of the units of `worker`.
 
-        `place` is the node of `worker`. If another worker has a unit, too, that worker keeps the unit. If not, the unit
-        is given out again, halved or given up; see `Units`.
+        `place` is the node of `worker`. If another worker has the same unit, that worker keeps the unit. If not, the
+        unit is given out again, halved or given up; see `Units`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

@@ -95,7 +95,10 @@ class Job(Protocol):
         """Take note that, from now on, another worker also has the unit with the number `unit`."""
 
     def close(self) -> None:
-        """End this job's threads, after its last unit. The next job may still take over this job's network."""
+        """End this job's threads. This method is called after the job's last unit.
+
+        The next job may still take over this job's network.
+        """
 
 
 class Worker:
@@ -135,7 +138,7 @@ class Worker:
             return job.meet()
 
     def prepare(self, task: Task) -> Any:
-        """Make the job of `task`, which has no units. Return the result of the job's method `meet`.
+        """Make the job for `task`, a task without units. Return the result of the job's method `meet`.
 
         If the job builds networks, the next task whose `takes_network` is true can use these networks. The worker may
         do another task at the same time.

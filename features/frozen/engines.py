@@ -50,7 +50,8 @@ def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
     If `engine` is not None, OpenVINO makes the features. If `engine` is None, OpenVINO makes float32 features on a
-    machine that has OpenVINO and no GPU. If the machine has neither, a message is printed.
+    machine that has OpenVINO and no GPU. On a machine that has no GPU and no OpenVINO, TensorFlow makes these float32
+    features, and a message is printed.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None

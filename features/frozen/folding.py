@@ -87,7 +87,10 @@ def _is_plain(convolution: keras.Layer) -> bool:
 
 
 def _folded_weights(convolution: keras.Layer, batchnorm: keras.layers.BatchNormalization) -> list[np.ndarray]:
-    """Return kernels and bias for `convolution` that include `batchnorm` (arXiv:1502.03167, section 3.1)."""
+    """Return kernels and a bias with which `convolution` also does the work of `batchnorm`.
+
+    The method is that of arXiv:1502.03167, section 3.1.
+    """
     scale = 1 / np.sqrt(batchnorm.moving_variance.numpy().astype(np.float64) + batchnorm.epsilon)  # [channels]
     if batchnorm.scale:
         scale *= batchnorm.gamma.numpy()

@@ -38,8 +38,9 @@ class FrozenBackbone:
 
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time.
 
-    The features of an image do not depend on the other images in the batch. Some places of a batch may
-    stay empty, so that an image gets equal features at all other places, if possible; see `_equal_slots`.
+    The features of an image do not depend on the other images in the batch. But an image may get slightly different
+    features at different places of the batch. If possible, only places with equal features are used, and all other
+    places stay empty; see `_equal_slots`.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:
@@ -218,7 +219,10 @@ def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
 
 
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
-    """Return the slots of a batch with bit-identical outputs for the same image, or all if fewer than half agree."""
+    """Return the largest set of slots in a batch whose outputs for the same image are bit-identical.
+
+    If this set has fewer than half of the slots, return all slots.
+    """
     image = np.random.default_rng(0).integers(0, 256, (image_size, image_size, 3), dtype=np.uint8)
     outputs = run(np.repeat(image[np.newaxis], batch_size, axis=0))
     rows = np.concatenate([output.reshape(batch_size, -1) for output in outputs], axis=1)

@@ -1,4 +1,6 @@
-"""The 8-bit form of a frozen backbone. NNCF quantises the trained network, and OpenVINO runs it (the extra `int8`).
+"""The 8-bit form of a frozen backbone.
+
+NNCF, from the extra `int8`, quantises the trained network. OpenVINO runs the quantised network.
 
 Weights and activations become integers. The ranges of activations are measured on images (Jacob et al. 2018,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"). The quantised network

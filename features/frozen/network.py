@@ -122,7 +122,10 @@ class Network:
         return freeze(self.backbone, self.cuts, batch_size, asked, kept if keep else None)
 
     def _kept(self, batch_size: int) -> KeptNetwork:
-        """Return the place of the converted network in the store. It does not depend on the decoding of images."""
+        """Return the place of the converted network in the store.
+
+        The place does not depend on how images are decoded.
+        """
         arithmetic = ("weights", "image_size", "rescale", "precision", "forward_version")
         identity = {name: value for name, value in self._shared().items() if name in arithmetic}
         identity |= {"cuts": [cut.name for cut in self.cuts], "engine": engine(self.backbone), "batch_size": batch_size}
@@ -160,8 +163,8 @@ def load_networks(
     Args:
         known: facts about backbones. The Keras model of a backbone with known facts is built only when it is needed.
         digest_of: returns the digest of a backbone's weights from three arguments: the backbone's name, its value of
-            `--weights`, and the seed of random weights. If `digest_of` is given, only `.keras` files are read, and all
-            other networks can only make fingerprints.
+            `--weights`, and the seed of random weights. If `digest_of` is given, weights are read from `.keras` files
+            only. All networks without a `.keras` file can then only make fingerprints.
 
     Raises OptionError if `config.tokens` is not `mean`, but no network yields tokens. For other errors, see
     `chosen_cuts`, `resolve_precision` and `build_backbone`.
@@ -197,8 +200,8 @@ def load_networks(
 def may_build_here(config: FeatureConfig, extraction: ExtractionConfig) -> bool:
     """Return whether this process should load the networks of `config` now, and not wait for a worker of a cluster.
 
-    A worker would save facts about the networks in the store, and this process would need only the facts. If waiting is
-    of no use, the result is true:
+    A worker would save facts about the networks in the store, and this process would need only the facts. In each of
+    these cases, waiting is of no use, and the result is true:
 
     - The store has the facts already.
     - The precision is `auto`, and the store has no choice of a precision yet.
@@ -224,7 +227,10 @@ def weights_digest(networks: Sequence[Network]) -> str:
 
 
 def remember_weights(networks: Sequence[Network]) -> None:
-    """List the weights of `networks` in their store, so that later commands find them; see `used.with_used_weights`."""
+    """Record in the store which weights `networks` use, so that later commands find these weights.
+
+    See `used.with_used_weights`.
+    """
     for network in networks:
         config, backbone = network.config, network.backbone
         weights = config.weights if config.weights in KNOWN_WEIGHTS else os.path.abspath(config.weights)
@@ -255,8 +261,9 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return the keys that features of a data folder may have: first the keys for `--bits 16`, then those for `bits`.
+    """Return two lists of keys that features of a data folder may have: a list for `--bits 16`, and a list for `bits`.
 
-    Each list has the key of every cut's fingerprint. Which list is right depends on the bits in use in the images.
+    Each list has one key per cut: the key of the fingerprint at the cut. The images' own numbers of bits decide which
+    list applies; see `bits_that_matter`.
     """
     return [list(fingerprints_of(networks, used).values()) for used in ("16", bits)]

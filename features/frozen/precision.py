@@ -89,7 +89,7 @@ def _timed() -> Precision:
 
 
 def _product_seconds(*dtypes: str) -> list[float]:
-    """Return the shortest time, in seconds, of a matrix product in each of `dtypes`.
+    """Return a time for each of `dtypes`: the shortest time of a matrix product, in seconds.
 
     The dtypes take turns, so that other load slows all of them alike.
     """

@@ -204,7 +204,10 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Decode an image with `pixels`, by its own decoder or else by Pillow. Return None if both fail."""
+    """Decode an image by the function `pixels`, with the image's own decoder or else with Pillow.
+
+    Return None if both decoders fail.
+    """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))
     for decoder in (decoder_of(image, config), PILLOW):

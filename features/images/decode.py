@@ -74,7 +74,7 @@ def reading_of(image: ImageFile, config: ImageConfig) -> tuple[int, int, int]:
 
     The numbers are:
         the EXIF orientation, 1 to 8.
-        the bits in use of 16-bit samples, 8 to 16, or 0; see `ImageConfig.bits_of`.
+        the number of bits that 16-bit samples use, 8 to 16, or 0; see `ImageConfig.bits_of`.
         the number of the page, counted from 1.
     """
     return image.orientation, config.bits_of(image.bits), image.page

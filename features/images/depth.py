@@ -90,7 +90,7 @@ def _divided(samples: np.ndarray) -> np.ndarray:
 
 
 def _colours(raw_mode: str) -> int:
-    """Return how many samples, except alpha, a pixel has in the raw mode `raw_mode`.
+    """Return the number of samples per pixel in the raw mode `raw_mode`. Alpha does not count.
 
     The result is 0 if `raw_mode` does not begin with a key of `_COLOURS`.
     """
@@ -102,18 +102,18 @@ def _highest(image: Image.Image, colours: int) -> int:
 
 
 def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
-    """Return the value of `--bits` for a folder. The value `folder` is replaced by a number, as text.
+    """Return the value of `--bits` for the images of a folder: `asked`, or a number as text.
 
-    `asked` is the user's value. `bits` holds the results of `used_bits` for the images of the folder. The number is the
-    largest of `bits`, or 16 if none is above 0.
+    `asked` is the user's value. If `asked` is the string `folder`, a number is returned. The number is the largest of
+    `bits`, or 16 if no number in `bits` is above 0. `bits` holds the results of `used_bits` for the images.
     """
     return str(max({*bits} - {0}, default=16)) if asked == "folder" else asked
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return `16` if `--bits` gives all images equal pixels with `asked` and with 16. Otherwise, return `asked`.
+    """Return "16" if the values `asked` and 16 of `--bits` give each image the same pixels. Otherwise, return `asked`.
 
-    `asked` is `auto` or a number. `bits` holds one number for each image, as `used_bits` returns it.
+    `asked` is `auto` or a number. `bits` holds the results of `used_bits` for the images.
     """
     held = {*bits} - {0}
     return asked if held - ({16} if asked == "auto" else set()) else "16"

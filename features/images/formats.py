@@ -120,7 +120,10 @@ def _completed(header: Header, image: ImageFile.ImageFile, data: bytes, first: i
 def _header(
     data: bytes, format: str, pages: int, max_pixels: int, first: int | None = None, decoding: bool = True
 ) -> Header | Fault:
-    """Return an image's header, or why the image is unusable. Raises almost any exception if Pillow can't read it."""
+    """Return the header of an image, or the fault that makes the image unusable.
+
+    If Pillow can't read the header, Pillow raises an exception of almost any type.
+    """
     with open_image(data, format, first) as image:
         width, height, tile_pixels = image.width, image.height, _tile_pixels(image)
         scans = count_scans(data) if format == "JPEG" else 1

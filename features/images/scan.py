@@ -73,7 +73,8 @@ class Reject:
 def inspect_files(paths: Iterable[str], max_pixels: int, pages: Pages) -> list[list[ImageFile | Reject]]:
     """Return the result of `inspect_image` for each of `paths`.
 
-    `paths` should be few, because the tars of members stay open meanwhile; see `OpenTars`.
+    `paths` should be few. If `paths` names members of tars, up to two of these tars stay open until the call ends; see
+    `OpenTars`.
     """
     tars = OpenTars(most=2)  # members come in the order of their tars, and each of many threads has tars of its own
     return [inspect_image(path, max_pixels, pages, tars) for path in paths]
@@ -140,7 +141,7 @@ def content_of(path: str | Path, status: os.stat_result) -> bytes | Fault:
 
 
 def sizes_and_times(paths: Iterable[str]) -> list[tuple[int, int]]:
-    """Return `size_and_time` of each of `paths`. A tar is looked at once for all its members."""
+    """Return `size_and_time` of each of `paths`. The size and time of a tar are read once, not once per member."""
     tars = OpenTars()
     return [size_and_time(path, tars) for path in paths]
 

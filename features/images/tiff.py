@@ -163,7 +163,10 @@ class _Own:
 
 
 def _full_size(data: bytes, sensors: list[int] | None = None) -> Iterator[tuple[int, _Directory]]:
-    """Yield each page's position in the chain, and its directory. Positions of sensor data are added to `sensors`."""
+    """Yield the index and the directory of each page. Indices count the directories in the chain of the TIFF, from 0.
+
+    The indices of directories that describe sensor data are added to `sensors`.
+    """
     count = 0
     for number, one in enumerate(_directories(data)):
         if sensors is not None and one.is_sensor:
@@ -187,7 +190,10 @@ def _head(data: bytes, first: int) -> bytes:
 
 
 def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
-    """Yield the directories in the chain of a TIFF, at most `most` of them. A damaged one ends the chain."""
+    """Yield the directories in the chain of a TIFF. A damaged directory ends the chain.
+
+    The argument `most` limits the number of directories. None means no limit.
+    """
     layout = _layout(data)
     try:
         offset = layout.read(layout.offset, data, struct.calcsize("=" + layout.offset))
@@ -200,7 +206,10 @@ def _directories(data: bytes, most: int | None = None) -> Iterator[_Directory]:
 
 
 def _sized(data: bytes, offset: int, left: int) -> Iterator[tuple[int, _Directory]]:
-    """Yield (size in bytes, directory) for the directories from `offset` on, until their sizes exceed `left` in all."""
+    """Yield (size in bytes, directory) for each directory of a chain that begins at `offset`.
+
+    Stop before the sum of the sizes exceeds the argument `left`.
+    """
     layout, seen, left = _layout(data), set[int](), min(len(data), left)
     width = struct.calcsize("=" + layout.offset)
     try:

@@ -44,8 +44,8 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store that has more than `MANY_SHARDS` shards, unless that disturbs another process.
 
-    A shard is large if it has more than half of `large` bytes. If at least `MANY_SHARDS` shards are large, only the
-    other shards are counted.
+    The argument `large` is a number of bytes. A shard counts as large if it has more than half of this number. If at
+    least `MANY_SHARDS` shards are large, only the other shards are counted.
 
     Compaction ends early, or does not begin, in three cases:
 
@@ -139,7 +139,10 @@ def _rewrite(
     advance: Callable[[int], None] = lambda count: None,
     is_disturbed: Callable[[int], bool] = lambda replaced: False,
 ) -> None:
-    """Rewrite `shards` as shards of up to `large` bytes, with only the features of `wanted` unless it is None."""
+    """Rewrite `shards` as shards of up to `large` bytes.
+
+    Keep the features of the digests in `wanted`, or all features if `wanted` is None.
+    """
     replaced = 0
     try:
         for sources, digests, features in _batches(store, shards, wanted, max(1, large // store.form.image_bytes)):
@@ -159,7 +162,10 @@ def _rewrite(
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: Collection[str] | None, rows: int
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
-    """Yield `shards` in batches of up to `rows` rows: some shards, their digests in `wanted`, and their features."""
+    """Group `shards` into batches of up to `rows` rows, without dividing a shard that has more rows.
+
+    For each batch, yield the shards, those of their digests that are in `wanted`, and the features of these digests.
+    """
     sources: list[Path] = []
     digests: list[np.ndarray] = []
     features: list[np.ndarray] = []

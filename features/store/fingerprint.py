@@ -76,10 +76,11 @@ class Fingerprint:
         return fingerprint
 
     def differences(self, there: "Fingerprint") -> dict[str, dict[str, Any]]:
-        """Return the fields in which this fingerprint and the fingerprint `there` differ, with both values.
+        """Return the fields in which this fingerprint differs from another fingerprint, with both values.
 
-        The result maps the name of each such field to a dict. The dict has the value in this fingerprint under the key
-        `asked`, and the value in the other fingerprint under the key `there`. An absent field has the value None.
+        The argument `there` is the other fingerprint. The result maps the name of each such field to a dict. The dict
+        has the value in this fingerprint under the key "asked", and the value in the other fingerprint under the key
+        "there". An absent field has the value None.
         """
         asked, other = self.to_json(), there.to_json()
         return {

@@ -128,7 +128,10 @@ def _are_many(folder: Path, form: ShardFormat, names: Sequence[str], limit: int)
 
 
 def _in_parts(folder: Path, form: ShardFormat, names: Sequence[str]) -> Iterator[Mapping[str, np.ndarray]]:
-    """Yield the digests of the shards `names`, by shard, in parts of about `_AT_ONCE` digests."""
+    """Read the digests of the shards whose names are in `names`.
+
+    Yields dicts from a shard's name to all digests of the shard. Each dict has about `_AT_ONCE` digests in total.
+    """
     part: dict[str, np.ndarray] = {}
     with progress("indexing", len(names), "shards") as advance:
         for name in names:

@@ -36,8 +36,8 @@ _AT_A_TIME = 1 << 16  # digests that are looked up
 def create_folder(folder: Path, root: Path | None = None) -> None:
     """Make the folder of a store if it is missing. Remove half-written files of killed processes from the folder.
 
-    `root` is the value of `--store`, for messages; by default `folder`. Raises StoreError if `folder` can't be made or
-    written to.
+    `root` is the value of `--store`, and is used only in an error message. If `root` is None, the message names
+    `folder`. Raises StoreError if `folder` can't be made or written to.
     """
     try:
         with writable(root or folder):
@@ -122,7 +122,7 @@ class FeatureStore:
         return [asked[position] for position in np.flatnonzero(self.lacking(raw_digests(asked)))]
 
     def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
-        """Return which of `digests`, `DIGEST` [N], have no features yet, bool [N].
+        """Return bool [N]: whether each digest has no features yet. `digests` is an array [N] of dtype `DIGEST`.
 
         If `listed` is false, the folder of the store is not listed again. Then features that were written after the
         last listing count as lacking.

@@ -76,7 +76,10 @@ class ShardWriter(Generic[Key]):
         expected: int = 0,
         part: bool = False,
     ) -> None:
-        """Prepare to collect features of `digests`. All processes together will extract `expected` images."""
+        """Prepare to collect features of `digests`.
+
+        `expected` is the number of images that all processes together will extract.
+        """
         raw = raw_digests(digests)
         self._parts = {
             key: _Collected(store, set(hex_digests(raw[store.lacking(raw)]))) for key, store in stores.items()
@@ -116,7 +119,7 @@ class ShardWriter(Generic[Key]):
         return set().union(*(part.lacking for part in self._parts.values()))
 
     def bytes_to_come(self) -> int:
-        """Return an estimate of the number of bytes that the features of all lacking digests will take on disk."""
+        """Return an estimate of the number of bytes that the features still to be collected will take on disk."""
         sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 

@@ -44,8 +44,9 @@ def advise(
 ) -> Advice:
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
-    The networks to try and the networks with features in the store are judged on train and val, never on test. With
-    each network to try, the features of a sample of the images are extracted.
+    Two kinds of networks are judged: the networks to try, and the networks with features in the store. All of them are
+    judged on train and val, never on test. The features of a sample of the images are extracted with each network to
+    try.
 
     Args:
         config: the settings of the networks to try. If `asked` names no network and the store has no features of the
@@ -103,7 +104,10 @@ def _advice(data: Path, scanned: Scan, found: Candidates, extraction: Extraction
 def _judged(
     found: Candidates, labels: np.ndarray, folds: Sequence[Fold], classes: int
 ) -> tuple[list[Judged], Similarity | None]:
-    """Return the judgements of all stores, and how similar the images are to ImageNet's, or None if unknown."""
+    """Return the judgements of all stores, and the similarity of the images to ImageNet's images.
+
+    The similarity is None if it is unknown.
+    """
     judged, similarity = list[Judged](), None
     with progress("judging features", len(found.stores), "cuts") as advance:
         for store in found.stores:
@@ -121,7 +125,10 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return how much more accurate the best cut of candidate `chosen`'s network is than its deepest cut."""
+    """Return the accuracy of a network's best cut minus the accuracy of the network's deepest cut.
+
+    The network is the network of the store with index `chosen`.
+    """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]
     return max(right[row] for row in same) - right[max(same, key=lambda row: _depth(stores[row].fingerprint))]
@@ -134,7 +141,7 @@ def _depth(fingerprint: Fingerprint) -> int:
 
 
 def _is_last(fingerprint: Fingerprint) -> bool:
-    """Return whether `fingerprint` has a backbone in `BACKBONES`, and the default cut: the last of that backbone."""
+    """Return whether the backbone of `fingerprint` is in `BACKBONES`, and the cut is the default: the last cut."""
     return fingerprint.backbone in BACKBONES and fingerprint.cut == list(outline(fingerprint.backbone).cuts)[-1]
 
 
@@ -160,7 +167,10 @@ def _name(fingerprint: Fingerprint, known: dict[str, Used]) -> str:
 
 
 def _options(fingerprint: Fingerprint, store: Path) -> str:
-    """Return the command-line options for the features of `fingerprint`, as far as `store` records them."""
+    """Return the command-line options that give the features of `fingerprint`.
+
+    If `store` has no record of the network's weights, only the store, the backbone and the cut are named.
+    """
     try:
         config = settings_of(fingerprint, store)
         known = [f"--backbone={config.backbone}", *flags(replace(config, backbone=_DEFAULT.backbone, cut=_DEFAULT.cut))]

@@ -66,23 +66,26 @@ def find_candidates(
     examples = examples[~lacking]
     widest = max((store.form.shape[0] for store in stores), default=1)
     if (most := max(1, rows_in_memory(_COPIES * widest, extraction.memory))) < len(examples):
-        sample = _sample(examples, most, seed)
+        sample = _sample(examples, most, seed, min(_OF_EACH, most // len(np.unique(examples.labels))))
         notes.append(f"judged on {len(sample):,} of {len(examples):,} images, for memory holds no more; raise --memory")
         examples = sample
     return Candidates(stores, examples, notes)
 
 
-def _sample(examples: Examples, count: int, seed: int) -> Examples:
-    """Return a stratified random sample of `count` examples, more for many classes. If `count` is 0, return all."""
+def _sample(examples: Examples, count: int, seed: int, of_each: int = _OF_EACH) -> Examples:
+    """Return a stratified random sample of `count` examples. If `count` is 0, return all `examples`.
+
+    If there are many classes, the sample is larger than `count`: `of_each` examples per class on average.
+    """
     labels = examples.labels
-    if not count or (count := max(count, _OF_EACH * len(np.unique(labels)))) >= len(examples):
+    if not count or (count := max(count, of_each * len(np.unique(labels)))) >= len(examples):
         return examples
     order = np.random.default_rng(seed).permutation(len(examples))
     place = np.empty(len(examples))  # the position of an example within its class, from 0 to 1
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-        place[rows[:_OF_EACH]] = 0  # a rare class is in the sample, too
+        place[rows[:of_each]] = 0  # a rare class is in the sample, too
     return examples[np.sort(np.argsort(place, kind="stable")[:count])]
 
 
@@ -118,7 +121,10 @@ def _extracted(
 
 
 def _named(network: str) -> str:
-    """Return the backbone that `network`, a value of `--try`, names. Raises OptionError unless it names one."""
+    """Return the name of the backbone for `network`, a value of `--try`.
+
+    Raises OptionError if `network` is not a known backbone, or stands for several backbones.
+    """
     (name, *others) = chosen_backbones(FeatureConfig(backbone=network))
     if others:
         raise OptionError(f"--try: names one network; repeat it for more. Received: {network}")

@@ -77,6 +77,9 @@ def _confidence(right: np.ndarray, folds: Sequence[Fold], seed: int) -> np.ndarr
 
 
 def _worse(best: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether `other` has significantly fewer right predictions, bool [N], than `best` by McNemar's test."""
+    """Return whether `other` has significantly fewer right predictions than `best`, by McNemar's test.
+
+    `best` and `other`, bool [N], tell which predictions are right.
+    """
     lost, won = int((best & ~other).sum()), int((other & ~best).sum())
     return lost - won > _CERTAIN * math.sqrt(lost + won)

@@ -117,7 +117,7 @@ def gain_of_doubling(features: np.ndarray, labels: np.ndarray, folds: Sequence[F
 
 
 def _with_interval(gained: np.ndarray, of_folds: Sequence[float]) -> Gain:
-    """Return the mean gain. Its 95 % interval is computed over images and over folds; the wider one is returned."""
+    """Return the mean gain with the wider of two 95 % intervals: one over images, and one over folds."""
     from scipy.stats import t
 
     images, folds = len(gained), len(of_folds)

@@ -94,7 +94,7 @@ def require_within_limits(archive: str, count: int, size: int, packed: int) -> N
     """Raise a DataError if an archive has too many files or unpacked bytes, or is packed too densely.
 
     Args:
-        archive: the name of the archive in the message.
+        archive: the archive's name, for the message of the error.
         count: the number of files in the archive.
         size: the number of bytes of these files when they are unpacked.
         packed: the number of bytes of the archive.

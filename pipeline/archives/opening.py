@@ -142,7 +142,10 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
-        """Return `blocks`, written to a temporary file. Raises DataError if they are damaged or too large."""
+        """Write `blocks` to the temporary file, and return the written part of the file.
+
+        Raises DataError if the blocks are damaged or too large.
+        """
         if self._room is None:
             self._room = self._stack.enter_context(tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
         room, start, size = self._room, self._room.tell(), 0
@@ -163,7 +166,7 @@ class Archives:
 
 
 def _kind_of(file: Part) -> str:
-    """Return `zip`, `tar` or a key of `_DECOMPRESSED`, or for any other file a phrase for an error message."""
+    """Return `zip`, `tar` or a key of `_DECOMPRESSED`. For any other file, return a phrase for an error message."""
     file.seek(0)
     start = file.read(tarfile.BLOCKSIZE)
     if _begins_tar(start):
@@ -185,7 +188,7 @@ def _begins_tar(start: bytes) -> bool:
 
 
 def _told(blocks: Iterable[bytes], file: Part, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield `blocks`, and call `advance` with the number of bytes of `file` that were read for each."""
+    """Yield `blocks`. After each block, call `advance` with the number of bytes of `file` that the block took."""
     before = 0
     for block in blocks:
         yield block

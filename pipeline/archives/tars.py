@@ -78,7 +78,10 @@ def _headers(file: Part, reader: _HeaderFile, archive: str) -> Iterator[tarfile.
 
 
 class _HeaderFile:
-    """A file from which tarfile reads headers, at least 4 KiB at once. `read` rejects impossible ones."""
+    """A tar from which tarfile reads headers. At least 4 KiB of the tar are read at once.
+
+    `read` raises `tarfile.ReadError` for an impossible header.
+    """
 
     def __init__(self, file: Part) -> None:
         self._file = file
@@ -121,7 +124,10 @@ def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry], held: b
 
 
 def _blocks(file: Part, start: int, pieces: Sequence[tuple[int, int]], size: int) -> Iterator[bytes]:
-    """Yield the content of a file in a tar: `pieces` (offset, length), stored from `start`, and zeros between them."""
+    """Yield the content of a file in a tar. `pieces` has (offset in the content, length) of each stored piece.
+
+    The tar holds the pieces one after the other, from byte `start` on. All other bytes of the content are zeros.
+    """
     done = 0
     for offset, length in (*pieces, (size, 0)):
         if not done <= offset <= offset + length <= size:

@@ -44,7 +44,7 @@ def zip_entries(file: Part, archive: str, encoding: str | None) -> tuple[list[En
 
 
 def _require_all(file: Part, size: int, found: int, archive: str) -> None:
-    """Raise a DataError if Python has not found all entries of a zip: at a damaged one, it stops without an error."""
+    """Raise a DataError if not all entries of a zip were found. Python stops at a damaged entry without an error."""
     end = file.read_at(min(size, _MOST_END), max(0, size - _MOST_END))
     at = end.rfind(b"PK\5\6")
     counted = int.from_bytes(end[at + 10 : at + 12], "little")

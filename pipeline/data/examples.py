@@ -205,7 +205,7 @@ def _items(files: Files, seen: Inspected) -> Items:
 
 
 def _with_pages(groups: Coded[str | None], seen: Inspected) -> Coded[str | None]:
-    """Return `groups` with a new group for the pages of each file that have no group yet."""
+    """Return `groups` with new groups. If a file has several pages, its pages without a group form one new group."""
     count = np.bincount(np.concatenate([seen.of_image, np.array(seen.of_reject, np.int64)]))
     paged = np.flatnonzero((count[seen.of_image] > 1) & groups.is_(None))
     if not len(paged):
@@ -274,7 +274,7 @@ def reject_undecodable(scan: Scan, undecodable: Iterable[Reject]) -> Scan:
 
 
 def _reject_copy(reject: Reject, path: str) -> Reject:
-    """Return the reject of a copy. If the original could not be read, it tells the user to repeat the command."""
+    """Return the reject of a copy. The reject says "repeat the command" if the original could not be read."""
     if path == reject.path or reject.reason not in ("vanished", "unreadable"):
         return replace(reject, path=path)
     return replace(reject, path=path, detail=f"equal to {reject.path}, which could not be read; repeat the command")

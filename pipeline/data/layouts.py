@@ -255,7 +255,7 @@ class _Reader:
             images = self._without_repeated(inner)
 
     def _without_masks(self, images: ImageTree) -> ImageTree:
-        """Return `images` without mask folders. Raise a DataError if a folder may hold masks, but may be a class."""
+        """Return `images` without mask folders. Raise a DataError if it is unclear whether a folder holds masks."""
         masks: dict[Parts, int] = {}
         for path, parent, sure in mask_folders(images):
             if not sure and self.layout == "auto" and not self.classes:
@@ -273,7 +273,10 @@ class _Reader:
         return images.without(masks.keys())
 
     def _without_repeated(self, images: ImageTree) -> ImageTree:
-        """Leave out a folder whose subfolders have the names of all folders beside it, if these are two or more."""
+        """Leave out a folder if its subfolders have the same names as the folders beside it.
+
+        A folder with fewer than two subfolders stays.
+        """
         folders = images.folders
         repeated = {
             name

@@ -19,7 +19,7 @@ _CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
 def read_folder_v1(data: Path) -> tuple[Paths, Reading, Counter[str]]:
-    """Return three things: the files of a data folder, their reading, and the number of ignored files by kind.
+    """Return the files of a data folder, a `Reading` of these files, and the number of ignored files by kind.
 
     Folders called `train`, `val` and `test` are the splits, and the folders in them are the classes. Without split
     folders, the folders in `data` are the classes. Raises DataError if there are no class folders, or if a folder below
@@ -70,7 +70,7 @@ def _is_clutter(name: str) -> bool:
 
 
 def _walk(folder: Path) -> tuple[list[str], int]:
-    """Return the sorted paths of the files below `folder` without clutter, and the number of clutter files."""
+    """Return the sorted paths of the files below `folder` that are not clutter, and the number of clutter files."""
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: can't be read: {error.strerror}; change its permissions") from error

@@ -95,7 +95,10 @@ def entry_of(where: str, row: Mapping[str, Any], config: DataConfig, labelled: b
 
 
 def _relative(where: str, path: str, folder: str) -> str:
-    """Make `path` relative to `folder` if it lies below it. Raises DataError if no file can have this path."""
+    """Make `path` relative to `folder` if `path` lies below `folder`.
+
+    Raises DataError if no file can have this path.
+    """
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
@@ -123,7 +126,10 @@ def _formatted(where: str, row: _Row, pattern: str) -> str:
 
 
 def _rows(file: Path, config: DataConfig, labelled: bool) -> Iterator[tuple[int, _Row]]:
-    """Yield the number, from 1, and the content of each row. Raises DataError if a needed column is missing."""
+    """Yield the number and the content of each row. Numbers count from 1.
+
+    Raises DataError if a needed column is missing.
+    """
     needed = list(_FIELD.findall(config.path_format)) or [config.path_column]
     default = DataConfig()
     needed += [

@@ -69,7 +69,10 @@ def splits_named(names: Collection[str]) -> dict[str, str]:
 
 
 def _shared(names: Collection[str]) -> int:
-    """Return the length of the longest common beginning that ends with `-`, `_`, `.` or a space, or 0."""
+    """Return the length of the longest common beginning of `names` that ends with `-`, `_`, `.` or a space.
+
+    If there is no such beginning, return 0.
+    """
     lower = ["".join(char.lower()[0] for char in name) for name in names]  # `lower` makes two characters of some
     shared = os.path.commonprefix(lower)  # noqa: RUF071 of characters, not of folders
     return max(shared.rfind(mark) for mark in "-_ .") + 1
@@ -172,7 +175,10 @@ class _StuckError(Exception):
 
 @contextmanager
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
-    """Raise a _StuckError if `found` stops growing for a second or two. Does nothing on Windows or in other threads."""
+    """While the context is open, raise a _StuckError if `found` stops growing for a second or two.
+
+    Does nothing on Windows, and outside the main thread.
+    """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
         return

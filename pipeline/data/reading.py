@@ -124,9 +124,10 @@ def read_names(
         empty: folders without files, relative to `where`.
         labelled: whether labels are needed.
 
-    Raises the DataError of `read_layout` if `labelled` or `config.label_from` is set. If neither is set, no file gets a
-    label or a split instead. Also raises DataError if no file has a needed label, or if `config.group` matches no path.
-    Raises OptionError if `config.group` or `config.label_from` takes seconds on a path.
+    If `labelled` or `config.label_from` is set, raises the DataError of `read_layout`. If neither is set, this error
+    becomes a line of the result, and no file gets a label or a split. Also raises DataError if no file has a needed
+    label, or if `config.group` matches no path. Raises OptionError if `config.group` or `config.label_from` takes
+    seconds on a path.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
@@ -270,7 +271,7 @@ def _described(file: Path, entries: Sequence[Entry]) -> str:
 
 
 def _without_row(file: Path, names: Sequence[str]) -> list[str]:
-    """Return the images that have no row in the manifest `file`, from folders in which other images have one."""
+    """Return images without a row in the manifest `file`. Only folders of images with a row are searched."""
     known = set(names)
     found = []
     for folder in sorted({os.path.dirname(name) for name in names if not is_url(name)}):

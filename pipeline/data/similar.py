@@ -150,13 +150,13 @@ def fit_whitening(features: np.ndarray) -> Pipeline:
 def nearest(
     directions: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]], own: np.ndarray | None = None
 ) -> Neighbours:
-    """For each of n unit vectors, find the `NEIGHBOURS` vectors in `others` with the highest cosines to it.
+    """For each of n unit vectors, find the `NEIGHBOURS` vectors in `others` with the highest cosines to this vector.
 
     Args:
         directions: the n unit vectors, float32 [n, K].
         others: the vectors to search, in blocks. A block is a pair: positions (int64 [m]) and vectors (float32 [m, K]).
-        own: int64 [n], the position in `others` of each of the n vectors, so that none is its own neighbour. None if
-            the n vectors are not in `others`.
+        own: int64 [n], the position in `others` of each of the n vectors. A vector does not count as its own
+            neighbour. If the n vectors are not in `others`, `own` is None.
     """
     best = np.full((len(directions), NEIGHBOURS), -np.inf, np.float32)
     like = np.zeros((len(directions), NEIGHBOURS), np.int64)
@@ -216,7 +216,10 @@ def _agreeing(
 
 
 def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> list[float]:
-    """Return the correlation of the thumbnail of `image` with each other thumbnail, or -1 where one is missing."""
+    """Return the correlations of the thumbnail of `image` with the thumbnails of `others`.
+
+    If either of two thumbnails is missing, their correlation is -1.
+    """
     return [
         float((pixels[image] * pixels[other]).mean()) if image in pixels and other in pixels else -1.0
         for other in others
@@ -226,7 +229,10 @@ def _plain(image: ImageFile, others: Sequence[ImageFile], pixels: Pixels) -> lis
 def _background(
     plain: Sequence[float], cosines: Sequence[float], around: Sequence[ImageFile], pixels: Pixels
 ) -> np.ndarray:
-    """Return the mean thumbnail of the farther neighbours that look most like an image, float32 [SIDE, SIDE]."""
+    """Return the mean of the thumbnails that are most like the thumbnail of an image, float32 [SIDE, SIDE].
+
+    The thumbnails are chosen from the image's neighbours that are neither candidates nor likely copies.
+    """
     ranks = [at for at, other in enumerate(around) if at >= CANDIDATES and other in pixels and cosines[at] < _SURE]
     likest = sorted(ranks, key=lambda rank: -plain[rank])[:CANDIDATES]
     blank = [np.zeros((SIDE, SIDE), np.float32)]

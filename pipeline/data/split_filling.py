@@ -87,12 +87,15 @@ class _Filling:
         return False
 
     def _needed(self, at: int) -> list[_Pair]:
-        """Return the pairs of `due` (see `fill`) whose only group is the group at position `at`."""
+        """Return the pairs (class, split) that have only one group, the group with the index `at`.
+
+        Pairs that are not in the argument `due` of `fill` are left out.
+        """
         pairs = [(label, self._splits[at]) for label in self._contents[at]]
         return [pair for pair in pairs if pair in self._due and self.groups[pair] == 1]
 
     def _cost(self, at: int, split: str) -> int:
-        """Return by how many images the total deviation from `wanted` grows if group `at` goes to `split`."""
+        """Return the change of the total deviation from `wanted`, in images, if group number `at` moves to `split`."""
         cost = 0
         for label, count in self._contents[at].items():
             for pair, change in (((label, self._splits[at]), -count), ((label, split), count)):

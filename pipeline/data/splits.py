@@ -97,7 +97,7 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Warn of groups and of copies that lie in several splits: return at most one line about each."""
+    """Return warnings: at most one line about groups in several splits, and at most one about copies in several."""
     if not given:
         return []
     lines, codes = [], Coded.of(splits).codes
@@ -155,7 +155,10 @@ class _Groups:
 
     @classmethod
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
-        """Group items with equal digests or groups. In a group with test items, those `of_train` form their own."""
+        """Put items with equal digests, or with equal group names, in one group.
+
+        If a group has items in test, the items of the group with a true `of_train` form a separate group.
+        """
         grouped = ~items.groups.is_(None)
         roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
         tested = np.zeros(len(items), bool)
@@ -198,7 +201,10 @@ class _Groups:
 
 
 def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
-    """Group positions that shared keys link. Return the first position of each one's group, int64 [count]."""
+    """Put positions with an equal key in one group. Return, for each position, the first position of the group.
+
+    The result is int64 [count].
+    """
     roots = np.arange(count)
     while True:
         before = roots.copy()
@@ -212,7 +218,7 @@ def _roots(keys: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndar
 
 
 def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) -> str:
-    """Choose the split for a group. If it is test or val, subtract the group's images from `wanted`."""
+    """Choose the split for a group. If the split is test or val, subtract the group's images from `wanted`."""
     for split in _DRAWN:
         lacking = sum(min(count, max(0, wanted[label, split])) for label, count in content.items())
         if 2 * lacking >= sum(content.values()):
@@ -233,7 +239,7 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return how many different images of each class val and test should get, by (class, split)."""
+    """Return the number of different images that val and test should get of each class. A key is (class, split)."""
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
         drawn = _asked(fractions)[1 : groups[label]]  # train gets one group at least

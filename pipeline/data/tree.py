@@ -122,8 +122,8 @@ def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, 
     mask folder certainly holds masks in two cases:
 
     - A match has a name that says nothing about its images, such as `images`; see `says_nothing`.
-    - There is only one match, and the mask folder has over 5 % of its images in subfolders, or a file name that is not
-      a number.
+    - There is only one match. In addition, over 5 % of the mask folder's images are in subfolders, or at least one file
+      name in the mask folder is not a number.
     """
     folders = images.folders
     masks = set()
@@ -210,8 +210,8 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
     """Return a list with a line about the files without a suffix that are left out, or [] if there are none.
 
-    `images` holds the positions in `paths` of the recognised images. A file is counted only if it lies in a subfolder
-    in which no file has a suffix.
+    For each recognised image, `images` holds its index in `paths`. A file is counted only if it lies in a subfolder in
+    which no file has a suffix.
     """
     if len(images) == len(paths):
         return []

@@ -35,7 +35,7 @@ def weights() -> dict[str, Any]:
     - `cached`: the names of the networks whose weights Keras has downloaded
     - `download`: the number of networks whose weights are still to be downloaded
     - `HEADSTART_WEIGHTS`: the value of the variable, or None
-    - `HEADSTART_WEIGHTS_exists`: whether all files that the value names exist, or None if it names no file
+    - `HEADSTART_WEIGHTS_exists`: whether all files in this value exist, or None if there is no file in the value
     """
     places = {name: place_of_weights(name) for name in BACKBONES}
     by_place = {place: [name for name in places if places[name] == place] for place in ("shipped", "cached")}
@@ -50,9 +50,9 @@ def weights() -> dict[str, Any]:
 
 
 def _all_there(weights: str) -> bool | None:
-    """Return whether all files that `weights` names exist. Return None if `weights` names no file.
+    """Return whether all files in the text `weights` exist. Return None if there is no file in the text.
 
-    `weights` may join several names by `+`.
+    The text may join several files by `+`.
     """
     files = [weights] if Path(weights).is_file() else weights.split("+")
     files = [file for file in files if file not in KNOWN_WEIGHTS]
@@ -60,10 +60,10 @@ def _all_there(weights: str) -> bool | None:
 
 
 def disk(store: Path) -> dict[str, Any]:
-    """Return facts about the disk of `store`, such as the free space, and whether its files can be renamed.
+    """Return facts about the disk of `store`. Two of them: the free space, and whether files can be renamed.
 
-    If `store` is missing, the nearest folder above it is examined. To find the facts, files are made in a temporary
-    folder, which is removed at the end.
+    If `store` is no folder, the nearest folder above `store` is examined. To find the facts, files are made in a
+    temporary folder. This folder is removed at the end.
     """
     folder = next(one for one in (store.absolute(), *store.absolute().parents) if _is_folder(one))
     is_file = False
@@ -131,7 +131,10 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 def _resolution(file: Path) -> int | None:
-    """Return the resolution of file times on the disk of `file`, in nanoseconds, or None if they can't be set."""
+    """Return the resolution of file times on the disk of `file`, in nanoseconds.
+
+    If file times can't be set on this disk, return None.
+    """
     wanted = 1_234_567_891_111_111_111
     try:
         os.utime(file, ns=(wanted, wanted))

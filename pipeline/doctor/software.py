@@ -46,7 +46,10 @@ def _requirements(extra: str) -> list[Requirement]:
 
 
 def _version(name: str, wanted: set[str] = frozenset()) -> str | None:  # type: ignore[assignment]
-    """Return the version of `name`, or None if it, or a package that its extras `wanted` require, is missing."""
+    """Return the version of the package `name`.
+
+    Return None if this package is missing, or if one of its extras in `wanted` requires a missing package.
+    """
     try:
         found = version(name)
         for text in requires(name) or [] if wanted else []:

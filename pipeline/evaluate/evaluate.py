@@ -111,7 +111,10 @@ def evaluate_cached(
 
 
 def _told(run: Run, cached: FeaturedExamples, taken: Taken, places: Places) -> Seen | None:
-    """Tell the user what is scored. Return which images training saw, or None if the user chose training images."""
+    """Tell the user what is scored. Return the scored images that were seen in training; see `Seen`.
+
+    If the user asked to score training images, return None.
+    """
     if taken.whole:
         console.print(f"{places.data}: has no splits, so all of its {len(taken.examples)} images are scored")
     if cached.rejects:

@@ -49,8 +49,8 @@ def cross_validate(path: Path, config: FoldsConfig, places: Places = Places(), s
     """Estimate the accuracy of heads with the settings of the run at `path`, by cross-validation on all usable images.
 
     In each repeat, the images are divided into folds. The images of each fold are scored by a head that is trained on
-    the other folds. If the run has a val split, one of the other folds is not trained on, but chooses the best epoch.
-    Copies, near-duplicates and images of one group are always in the same fold.
+    the other folds. If the run has a val split, one of these other folds is left out of training. The fold that is
+    left out chooses the best epoch. Copies, near-duplicates and images of one group are always in the same fold.
 
     The result is stored in `metrics.json`, as `cross_validation`. Raises DataError if a class has too few images, and
     OptionError if `places` names other data than the run's own. For other errors, see `evaluate`.

@@ -41,8 +41,8 @@ def seen_in_training(run: Run, cached: FeaturedExamples, examples: Sequence[Exam
     """Find the `examples` that are copies or near-duplicates of images that `run` was trained on.
 
     Args:
-        cached: all examples, with features, of the data that `examples` are part of.
-        elsewhere: whether these data are not the run's own data.
+        cached: all examples of the data that `examples` were taken from. Each example has features.
+        elsewhere: whether `examples` were taken from other data than the run's own data.
     """
     trained = run.digests("train")
     equal = [one.image.path for one in examples if one.image.digest in trained]

@@ -81,8 +81,8 @@ def write_comparison(path: Path, sides: Sequence[Compared], test: McNemar, score
 def comparison(sides: Sequence[Compared], test: McNemar, scored: str) -> list[str]:
     """Return three pieces of HTML: a paragraph about the two best models, a chart of accuracies, a table of metrics.
 
-    `test` is McNemar's test of the two best models, which the paragraph reports. `scored` is a phrase that names the
-    scored images. The table also shows the settings in which the runs differ.
+    `test` is McNemar's test of the two best models. The paragraph reports this test. `scored` is a phrase that names
+    the scored images. The table also shows the settings in which the runs differ.
     """
     cells = [side.cells() for side in sides]
     rows = [[escaped(name), *(isolated(one[name]) for one in cells)] for name in cells[0]]

@@ -57,8 +57,8 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
     Args:
         cached: all examples of `data`.
-        data: the folder or list that the user named, or None for the run's own data. If a folder or list has at least
-            half of the run's training images in train, it counts as the run's own data.
+        data: the folder or list that the user named, or None for the run's own data. A folder or list counts as the
+            run's own data if its train split holds at least half of the run's training images.
         split: the name of a split, `all`, or `auto`. If the data are not the run's own and have no splits, `auto` means
             `all`. In all other cases, `auto` means `test`.
 
@@ -81,7 +81,10 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return `taken`, with a `mark` if its predictions would overwrite those for other data."""
+    """Return the examples `taken`, with the field `mark` set if necessary.
+
+    The field is set if the predictions would otherwise overwrite the predictions for other data.
+    """
     file = run.predictions_file(taken.stem).name
     kept = run.metrics().get("evaluate", {}).items()
     if taken.elsewhere is None or not any(key != taken.key and of.get("predictions_file") == file for key, of in kept):

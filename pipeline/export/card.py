@@ -116,7 +116,7 @@ def _figures(source: Source) -> Iterator[str]:
 
 
 def _rates(own: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a model's accuracy and balanced accuracy as texts, without figures that `own` lacks."""
+    """Yield a model's accuracy and balanced accuracy as texts. A figure that is not in `own` is left out."""
     accuracy, balanced = own.get("accuracy"), own.get("balanced_accuracy")  # an older run may lack one
     if isinstance(accuracy, float):
         ends = own.get("accuracy_interval")

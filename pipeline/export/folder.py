@@ -21,8 +21,8 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def require_free(out: Path, overwrite: bool) -> None:
     """Raise ExportError if no export may be written to `out`.
 
-    Without `overwrite`, `out` must not exist. With `overwrite`, `out` must not exist, or must be a valid export. Raises
-    an OSError if no folder can be made at `out`.
+    Without `overwrite`, `out` must not exist. With `overwrite`, `out` may exist if it is a valid export. Raises an
+    OSError if no folder can be made at `out`.
     """
     if out.exists() or out.is_symlink():
         if not overwrite:

@@ -74,7 +74,7 @@ def measure(folder: Path, asked: Asked) -> Measured:
 
 
 def measured(folder: Path) -> Measured:
-    """Run the export that the file `ASKED` in `folder` names, in this process. Return the export's answers.
+    """Run an export in this process, and return its answers. The file `asked.json` in `folder` describes the export.
 
     The result also has the differences between the pixels that `preprocess.py` makes and headstart's own pixels.
     """

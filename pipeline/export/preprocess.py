@@ -74,7 +74,7 @@ def pixels(
         page: the page of a TIFF, from 1.
 
     Raises:
-        ValueError: the image has over `most_pixels` pixels, or 32 bits per sample.
+        ValueError: the image has 32 bits per sample, or has over `most_pixels` pixels.
         PIL.Image.DecompressionBombError: the image has over twice Pillow's `MAX_IMAGE_PIXELS`.
         EOFError: the image has no page with the number `page`.
         OSError, ValueError, SyntaxError: the file is damaged, or is no image. These errors come from Pillow.
@@ -121,7 +121,10 @@ def _decoded(data: bytes, size: int, pad: bool, bits: str, most_pixels: int, pag
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation by which `image` must still be turned upright, or 1 if it is missing or broken."""
+    """Return the EXIF orientation by which `image` must still be turned upright.
+
+    If the orientation is missing or broken, return 1.
+    """
     try:
         return 1 if image.format == "TIFF" else int(image.getexif().get(0x0112, 1))  # Pillow turns a TIFF by itself
     except Exception:  # broken EXIF does not harm the pixels
@@ -165,7 +168,10 @@ def _over_white(parts: np.ndarray) -> np.ndarray:
 
 
 def _resized(x: np.ndarray, to: np.ndarray, antialias: bool) -> np.ndarray:
-    """Resize `x`, uint8 [H, W, 3], to the height and width `to` by bilinear interpolation, as TensorFlow does."""
+    """Resize `x`, uint8 [H, W, 3], by bilinear interpolation, as TensorFlow does.
+
+    The argument `to` holds the new height and width.
+    """
     y = x.astype(np.float32)
     for axis in (0, 1) if antialias else (1, 0):  # the order in TensorFlow
         if antialias or x.shape[:2] != tuple(to):

@@ -24,9 +24,10 @@ class Course:
     def of(
         cls, choose_by: ChooseBy, before: Mapping[str, float | None], history: Sequence[Mapping[str, float]]
     ) -> Course:
-        """Return a course: epoch 0 has the figures in `before`, and the later epochs have those in `history`.
+        """Return a course. Epoch 0 has the figures in `before`, and the later epochs have the figures in `history`.
 
-        `history` has a row of metrics for each finished epoch. None in `before` stands for NaN, which JSON lacks.
+        `history` has a row of metrics for each finished epoch. In `before`, the value None stands for NaN, because JSON
+        has no NaN.
         """
         first = {name: math.nan if value is None else value for name, value in before.items()}
         return cls(choose_by, [first, *({name: row[f"val_{name}"] for name in before} for row in history)])
@@ -47,9 +48,9 @@ class Course:
         return self.best_of(range(1, len(self.figures)))
 
     def best_of(self, epochs: Sequence[int]) -> int:
-        """Return the number of the best of some epochs.
+        """Return the number of the best epoch in `epochs`.
 
-        `epochs` holds the numbers of these epochs. Of equal epochs, the first in `epochs` is the best.
+        `epochs` holds numbers of epochs. Of equal epochs, the first in `epochs` is the best.
         """
         return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
 

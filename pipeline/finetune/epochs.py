@@ -1,4 +1,4 @@
-"""The epochs of phase 2: training goes on from the state of the last finished epoch."""
+"""The epochs of phase 2. A training that is continued begins with the state of the last finished epoch."""
 
 import math
 import shutil
@@ -75,7 +75,10 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return the model's calibration on val and its `Reference`, or None if its features are not finite."""
+    """Return two things: the model's calibration on val, and the model's `Reference`.
+
+    If the model's features are not finite, return None in place of both.
+    """
     kept, found = [], []
     with progress("calibrating", batches.reference_images + len(built.cached.of("val"))) as advance:
         for inputs, labels in batches.reference:

@@ -43,7 +43,10 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 
 
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
-    """Yield `rows` without the fine-tuned classifier's predictions: drop its rows, or empty their cells."""
+    """Yield `rows` without the predictions of the fine-tuned classifier.
+
+    If `drop_rows` is true, drop the classifier's rows; otherwise, keep these rows, but empty their prediction cells.
+    """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:
         if "model" not in header or row[header.index("model")] != _MODEL:

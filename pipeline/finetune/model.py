@@ -134,7 +134,7 @@ def build_finetune_model(
 ) -> FinetuneModel:
     """Put the run's head on the backbone of `cached`, and compile this model.
 
-    `seed` decides dropout. The backbone has the run's precision. If the run has int8, the backbone has `precision`.
+    `seed` decides dropout. The backbone has the run's precision, or the argument `precision` if the run has int8.
 
     Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
     `--from-cache`. Also raises OptionError if all steps are warm-up.
@@ -182,7 +182,10 @@ def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimi
 
 
 def _sharing(model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
-    """Return a model that shares the layers of `model` and the `optimizer`, to save or load their state."""
+    """Return a new model that shares its layers with `model`, and is compiled with `optimizer` if there is one.
+
+    The new model serves to save or load the state of the layers and of the optimizer.
+    """
     sharing = keras.Model(model.inputs, model.outputs)
     if optimizer is not None:
         sharing.compile(optimizer)

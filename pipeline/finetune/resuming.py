@@ -60,7 +60,7 @@ def state_of(run: Run, overwrite: bool) -> FinetuneState:
 
 
 def resolve(run: Run, config: FinetuneConfig, start: Start | None) -> tuple[FinetuneConfig, ChooseBy]:
-    """Return a copy of `config` without the value `auto`, and the figure that decides the best epoch.
+    """Return two things: a copy of `config` in which no value is `auto`, and the figure that decides the best epoch.
 
     `start` is the content of `start.json` of the fine-tuning that continues. The values in `start` replace `auto`. If
     `start` is None, a new fine-tuning begins, and the values of the run's head replace `auto`. Raises RunError if a
@@ -114,7 +114,10 @@ def require_resumable(run: Run, state: FinetuneState, settings: dict[str, Any], 
 
 
 def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Raise RunError if a fine-tuning that began with the settings `then` can't go on with `settings`."""
+    """Raise RunError if the fine-tuning of `run` can't go on with `settings`.
+
+    The argument `then` has the settings with which the fine-tuning began.
+    """
     fixed = [name for name in settings if name not in _MAY_CHANGE]
     changed = [f"{name} {then.get(name)!r}" for name in fixed if then.get(name) != settings[name]]
     if changed:

@@ -25,7 +25,7 @@ OWN_HEAD_HELP = "Build the head by your own Keras code: FUNCTION(features, class
 
 
 def parse_units(text: str) -> int:
-    """Return the number of units of a hidden layer from `text`, a number or `none`. The text `none` gives 0.
+    """Return the number of units of a hidden layer. `text` is this number, or the word `none`, which stands for 0.
 
     Raises ValueError for any other text.
     """
@@ -74,7 +74,10 @@ class HeadConfig:
         )
 
     def _take_own(self, own: OwnHead | str) -> None:
-        """Set the field `own`, which replaces `units` and `dropout`. Raises OptionError if the user set one."""
+        """Set the field `own`. The user's own head replaces `units` and `dropout`.
+
+        Raises OptionError if `units` or `dropout` has a value other than its default or zero.
+        """
         object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
         for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):
             if value not in unset:

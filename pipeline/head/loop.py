@@ -149,7 +149,7 @@ def logits_of(head: keras.Model, labelled: LabelledFeatures) -> np.ndarray:
 
 
 def _passed(head: keras.Model, labelled: LabelledFeatures) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield blocks of rows, each as a slice with the logits of its rows, float32 [n, 1 or C]."""
+    """Yield a pair for each block of rows: the slice of the rows, and the logits of the rows, float32 [n, 1 or C]."""
     for start in range(0, len(labelled), _BLOCK):
         block = slice(start, start + _BLOCK)
         yield block, head(labelled.features[block], training=False).numpy()  # eager: tracing takes as long as epochs

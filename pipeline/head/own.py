@@ -51,9 +51,10 @@ class OwnHead:
 
     @classmethod
     def read(cls, text: str) -> OwnHead:
-        """Return the head that `text` names, in the form `FILE.py:FUNCTION`. The file is read, and no code runs.
+        """Return the head that `text` names. `text` has the form `FILE.py:FUNCTION`.
 
-        Raises OptionError if `text` has another form, or if the file is missing, is too large, or is not text.
+        The file is read, and no code runs. Raises OptionError if `text` has another form, or if the file is missing, is
+        too large, or is not text.
         """
         name, _, function = text.rpartition(":")
         if not name or not function.isidentifier():
@@ -86,11 +87,11 @@ class OwnHead:
         return {"file": self.file, "function": self.function, "digest": self.digest}
 
     def build(self, features: int, classes: int) -> keras.Model:
-        """Return the model that the function builds for these numbers of features and classes.
+        """Return the model that the user's function builds for the given numbers of features and classes.
 
-        Raises OptionError if the file lacks the function, if the code fails, or if the model can't serve as a head. For
-        example, a model that yields probabilities can't serve as a head. For the required shapes, see `OwnHead`. All
-        layers must be classes of Keras itself.
+        Raises OptionError if the user's file lacks the function, if the user's code fails, or if the model can't serve
+        as a head. For example, a model that yields probabilities can't serve as a head. For the required shapes, see
+        `OwnHead`. All layers must be classes of Keras itself.
         """
         with self._modules() as module:
             function = self.given or self._function(module)
@@ -155,7 +156,7 @@ class OwnHead:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Turn an error in the context into a one-line OptionError, in which `what` names the code that failed."""
+        """Turn an error in the context into a one-line OptionError. The string `what` names the code that failed."""
         folder = str(Path(self.file).absolute().parent)
         sys.path.insert(0, folder)  # the code may import modules beside the file
         try:
@@ -261,7 +262,10 @@ def _probabilities(output: Any) -> str:
 
 
 def _code_in(config: Any) -> str:
-    """Return the name of the first layer or function in a serialised model that is not from Keras, or "" if all are."""
+    """Search a serialised model for layers and functions that are not from Keras.
+
+    Return the name of the first such layer or function. If there is none, return "".
+    """
     if isinstance(config, dict):
         name = str(config.get("class_name", ""))
         if name == "__lambda__" or (name == "Lambda" and config.get("module") == "keras.layers"):

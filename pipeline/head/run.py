@@ -85,7 +85,7 @@ class HeadResult:
 
 
 def next_steps(run: str) -> str:
-    """Return text that names the commands to run next on the run at the path `run`.
+    """Return text that names the next commands for the run at the path `run`.
 
     `headstart finetune` is among them only if the run has one backbone.
     """

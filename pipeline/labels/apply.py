@@ -52,8 +52,9 @@ def apply(data: Path, table: Path, reading: DataConfig = DataConfig()) -> Change
 def undo(data: Path, path: Path, reading: DataConfig = DataConfig()) -> Changed:
     """Undo the changes in the log at `path`, and remove the log.
 
-    Raises DataError if the log belongs to other data, or if something else has moved an image or changed the list since
-    the log was written. In these cases, nothing is undone.
+    `data` is a folder or a list. Raises DataError if the log belongs to other data. Also raises DataError if, since the
+    log was written, something else has moved an image of the folder or changed the list. In these cases, nothing is
+    undone.
     """
     with _claimed(data):
         log = read_log(path, data)
@@ -79,7 +80,10 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock the folder `data`, or the folder of the list `data`. Raises DataError if another command has locked it."""
+    """Lock `data`. If `data` is a list, lock the folder that holds the list.
+
+    Raises DataError if another command has locked the same folder.
+    """
     folder = data if data.is_dir() else Path(os.path.realpath(data)).parent
     try:
         with folder_locked(folder, wait=False):

@@ -106,7 +106,10 @@ def _judged(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
 def _folds(
     labels: np.ndarray, groups: np.ndarray, class_names: Sequence[str], seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draw folds, pairs of training rows and held-out rows. Rows of the same group are held out in the same fold."""
+    """Draw folds: each fold is a pair of the training rows and the held-out rows.
+
+    All rows of a group are held out in the same fold.
+    """
     fewest, name = min((len(set(groups[labels == label])), name) for label, name in enumerate(class_names))
     if fewest < 2:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Rewrite a list of images with other labels, or without some rows. All other rows and columns stay as they are."""
+"""Rewrite a list of images: change labels, or leave out rows. All other rows and columns stay as they are."""
 
 import csv
 import hashlib
@@ -60,7 +60,7 @@ def change_list(file: Path, rows: Sequence[Row], config: DataConfig, log: Log, p
 
 
 def restore_list(file: Path, log: Log, path: Path) -> int:
-    """Undo the changes of `log` to the list `file`. Return the number of images whose change was undone.
+    """Undo the changes to the list `file` that `log` records. Return the number of images whose change was undone.
 
     `path` is the path of the log. Raises DataError if something else has changed the list since the log was written, or
     if the copy of the original list is missing or damaged.
@@ -72,7 +72,7 @@ def restore_list(file: Path, log: Log, path: Path) -> int:
 
 
 def _state_of(file: Path, log: Log, path: Path) -> int:
-    """Return the index in `log.states` of the list's present state. Raises DataError if it is none of these."""
+    """Return the index of the list's present state in `log.states`. Raises DataError if this state is not there."""
     now = sha256_of(file)
     for at, state in enumerate(log.states):
         if state.sha256 == now:
@@ -84,7 +84,10 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 
 
 def _original(path: Path, log: Log) -> bytes:
-    """Return the list as it was before any change in `log`. Raises DataError if this copy is missing or damaged."""
+    """Return the content of the copy that was made of the list before all changes in `log`.
+
+    Raises DataError if the copy is missing or damaged.
+    """
     kept = kept_list(path)
     try:
         content = kept.read_bytes() if kept.is_file() else b""
@@ -156,7 +159,10 @@ def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> by
 
 
 def _spellings(rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, Any]:
-    """Return a dict from the name of each class to its value in `column` of `rows`, which may be a number."""
+    """Return a dict from the name of each class to the value that stands for the class in `column` of `rows`.
+
+    Such a value may be a number.
+    """
     return {as_label(str(row[column]).strip()): row[column] for row in reversed(rows) if row.get(column) is not None}
 
 

@@ -74,7 +74,7 @@ def move_all(data: Path, log: Log, path: Path) -> list[str]:
 
 
 def move_back(data: Path, log: Log, path: Path) -> int:
-    """Undo the moves of `log`, the last first. Then remove the folders that `log` lists, if they are empty.
+    """Undo the moves of `log` in reverse order. Then remove the folders that `log` lists, if they are empty.
 
     Returns the number of images that this call moves. An image that lies at its original path already is not moved, and
     does not count. Raises DataError in the same cases as `move_all`.

@@ -20,7 +20,7 @@ _LONGEST = 255  # bytes of a file's name
 
 
 def require_classes(rows: Sequence[Row], class_names: Sequence[str], data: Path) -> None:
-    """Raise a DataError if an action is neither `aside` nor a class, or if a class is named like an action."""
+    """Raise a DataError if a class is named `aside` or `suggested`, or if an action is neither `aside` nor a class."""
     known = set(class_names)
     if both := known & {ASIDE, SUGGESTED}:
         raise DataError(f"{data}: its class {min(both)} is called like an action of --apply; rename the class first")
@@ -86,7 +86,7 @@ def plan(data: Path, rows: Sequence[Row], config: DataConfig, log: Log) -> list[
 def _require_reading(
     data: Path, moves: Sequence[Move], names: Sequence[str], before: Reading, config: DataConfig, empty: Sequence[str]
 ) -> None:
-    """Raise DataError if, after `moves`, an image would have a wrong split or label, or a class lost all images."""
+    """Raise DataError if `moves` would take all images from a class, or would give an image a wrong split or label."""
     expected = dict(zip(names, zip(before.splits, before.labels, strict=True), strict=True))
     for move in moves:
         split, _ = expected.pop(move.source)

@@ -12,8 +12,8 @@ Place = str | os.PathLike[str]
 def path_text(name: str, value: Any, what: str = "a path") -> str:
     """Return the path `value` as text.
 
-    Raises OptionError if `value` is empty, holds a NUL, or is not text or a path object. For the message, `name` is the
-    name of the argument, and `what` describes a valid value, such as "the folder of a run".
+    Raises OptionError if `value` is empty or holds a NUL, or if it is neither text nor a path object. For the message,
+    `name` is the name of the argument, and `what` describes a valid value, such as "the folder of a run".
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
@@ -38,7 +38,10 @@ def whole(name: str, value: Any, least: int = 0) -> int:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Return `value`, the argument `name`, as a bool. Raises OptionError if `value` is neither True nor False."""
+    """Return `value` as a bool. Raises OptionError if `value` is neither True nor False.
+
+    For the message, `name` is the name of the argument.
+    """
     found = without_numpy(value)
     if not isinstance(found, bool):
         raise OptionError(f"{name} must be True or False. Received: {received(value)}")

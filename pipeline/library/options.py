@@ -66,7 +66,7 @@ def require_no_rejects(given: Mapping[str, Any]) -> None:
 
 
 def feature_configs(given: Mapping[str, Any]) -> tuple[FeatureConfig, ExtractionConfig]:
-    """Make the two configs that feature extraction needs from the options in `given`.
+    """Use the options in `given` to make the two configs that feature extraction needs.
 
     If the store was used before, the backbone, weights and rescaling of that use may replace the defaults; see
     `with_used_weights`. Raises OptionError or WeightsError for a network, a cut or weights that can't be used.

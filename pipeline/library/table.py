@@ -110,7 +110,7 @@ def features(
     `inception_v3`, `weights` is `imagenet`, `store` is `./store`. Environment variables set options here, too.
 
     Args:
-        data: either DATA of `headstart features` (a folder, a list of images or tars), or a sequence of paths of image
+        data: either DATA of `headstart features` (a folder, tars, or a list of images), or a sequence of paths of image
             files. Images need no labels. For a sequence, the rows of the table are in the order of the paths.
         backbone: the name of a network, or a `.keras` file. `a+b` puts the features of two networks side by side.
         cut: a block, or several blocks. Features are taken at the end of each block. The default is the last block.

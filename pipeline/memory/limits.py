@@ -36,7 +36,10 @@ def total_memory() -> int:
 
 
 def _limits() -> Iterator[tuple[int, int]]:
-    """Yield the memory limit and use, in bytes, of each control group around this process that has a limit."""
+    """Yield the memory limit and the memory in use, in bytes, for each control group around this process.
+
+    Control groups without a limit are left out.
+    """
     for folder, most, used, cached in _groups():
         try:
             limit = (folder / most).read_text().strip()
@@ -49,7 +52,11 @@ def _limits() -> Iterator[tuple[int, int]]:
 
 
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """Yield the folder of each control group around this process, and the names of its limit, use and file cache."""
+    """Yield four items for each control group around this process: the folder of the group, and three names.
+
+    Two names are those of the files with the memory limit and the memory in use. The third name is the entry for
+    inactive file cache in the file `memory.stat`.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux

@@ -58,7 +58,8 @@ def load_features(wanted: Sequence[tuple[Stores, Digests]], extraction: Extracti
 def full_disk_explained(otherwise: str) -> Iterator[None]:
     """While the context is open, add advice to the OSError of a full disk, and raise this error again.
 
-    The advice is to name a larger disk by --scratch, or to do what `otherwise` says, such as `raise --memory`.
+    The advice is to name a larger disk by --scratch, or to follow the argument `otherwise`. This argument is a phrase,
+    such as "leave out --jobs".
     """
     try:
         yield
@@ -103,8 +104,9 @@ def _on_disk(folder: Path, stores: Stores, digests: Digests) -> FeaturesOnDisk:
 def scratch_place(extraction: ExtractionConfig, otherwise: Path | None = None) -> Path:
     """Return the folder for scratch files.
 
-    If `--scratch` is given, its folder is returned. If not, the store is returned. If the store is read-only,
-    `otherwise` is returned, or by default the system's folder for temporary files.
+    The folder of `--scratch` is returned if this option is given. Otherwise, the store is returned if files can be
+    written to it. If the store is read-only, the folder that the argument `otherwise` names is returned. Without this
+    argument, the system's folder for temporary files is returned.
     """
     if extraction.scratch:
         return extraction.scratch

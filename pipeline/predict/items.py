@@ -55,7 +55,8 @@ class Layout:
         """Return the names and probabilities of `self.top` classes. The predicted class comes first.
 
         `chances`, [C], has the probabilities of all classes. Without a threshold, the most probable class comes first.
-        With a threshold, the predicted class may be less probable than the other class.
+        Only a model of two classes can have a threshold. With a threshold, the predicted class may be the less probable
+        class.
         """
         if self.threshold is None:
             least = np.partition(chances, -self.top)[-self.top]  # of 1,500 classes, few need an order

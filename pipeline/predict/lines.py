@@ -1,7 +1,7 @@
-"""Predictions as CSV and as JSON lines, which are appended to the file one by one.
+"""Predictions as CSV and as JSON lines. The predictions are appended to a file one by one.
 
-If a command is killed, its last line may be cut off. The next command with `--append` then removes this line, and
-classifies its image again.
+If a command is killed, the last line of the file may be cut off. The next command with `--append` then removes this
+line, and classifies its image again.
 """
 
 import csv

@@ -109,8 +109,8 @@ def load_answers(
 ) -> Answers:
     """Load the model of `choice`. `clock` counts the time that this takes.
 
-    If the networks of the head can't be loaded, the fine-tuned classifier is loaded instead, or the error is raised;
-    see `without_network`.
+    If the networks of the head can't be loaded, `without_network` decides what happens: the fine-tuned classifier is
+    loaded instead, or the error is raised.
     """
     views = [None, *(View("standard", seed, number) for number in range(1, config.views))]
     batch_size = config.batch_size
@@ -185,7 +185,10 @@ class _Classifier:
             yield from zip(positions, logits, distances(self._reference, features), strict=True)
 
     def _parted(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split outputs for M images into features [M, D] and logits [M, 1 or C]. Without a reference, D is 0."""
+        """Split outputs for M images into features [M, D] and logits [M, 1 or C].
+
+        If `self._reference` is None, D is 0.
+        """
         classes = len(self._run.class_names())
         features, logits = np.split(rows, [-1 if classes == 2 else -classes], axis=1)
         require_width(self._run, "finetuned", self._reference, features.shape[1:])
@@ -237,7 +240,10 @@ def _stores(network: Network, bits: str) -> list[FeatureStore]:
 def _known(
     network: Network, stores_of: Callable[[str], list[FeatureStore]], images: Sequence[ImageFile]
 ) -> dict[int, np.ndarray]:
-    """Return features in the stores, float32 [D], by position in `images`, or {} if a store is missing or damaged."""
+    """Return a dict from positions in `images` to the features in the stores, float32 [D].
+
+    If a store is missing or damaged, the dict is empty.
+    """
     stores = stores_of(bits_that_matter(network.config.bits, {image.bits for image in images}))
     if not all(store.folder.is_dir() for store in stores):
         return {}
@@ -262,7 +268,7 @@ def _passed(frozen: FrozenBackbone, images: Sequence[ImageFile], config: ImageCo
 
 
 def _joined(parts: Sequence[Rows]) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Yield each position that all `parts` have, with a list of one row from each part."""
+    """Yield a pair for each position that all `parts` have: the position, and a list of rows, one from each part."""
     first, *others = parts
     held = [next(part, _END) for part in others]
     for position, row in first:

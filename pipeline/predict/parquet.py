@@ -80,7 +80,7 @@ def _locked_parts(output: Path) -> Iterator[Path]:
 def _locked(output: Path, path: Path) -> ExitStack:
     """Make the file `path` and its folder, and lock the file. Closing the result unlocks the file.
 
-    For `output`, which an error names, see `lock_output`.
+    If another process has the lock, a DataError names the file `output`; see `lock_output`.
     """
     while True:
         path.parent.mkdir(exist_ok=True)
@@ -161,7 +161,7 @@ def _batches(file: Path, schema: Any, **options: Any) -> Iterator[Any]:
 
 
 def _is_joined(part: Path, schema: Any, joined: Done) -> bool:
-    """Return whether `part` is already joined into the Parquet file, whose paths are in `joined`."""
+    """Return whether the rows of `part` are already in the Parquet file. `joined` holds the paths in this file."""
     # A join adds all rows of a part or none, so one path is enough.
     first = next(_batches(part, schema, batch_size=1, columns=["path"]), None)
     return first is None or first.column("path")[0].as_py() in joined

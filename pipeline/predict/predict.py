@@ -229,8 +229,8 @@ def predict_to_file(
     """Classify images with the run at `path`, and write each prediction or reject to `config.output` once it is known.
 
     `by_ray` may name a Ray cluster that classifies the images. For other arguments, see `predicting`. Raises
-    OptionError if `config.output` is not set. Raises DataError if the file exists, unless `config.append` is true, and
-    `predict_to_file` wrote the file with the same model and options.
+    OptionError if `config.output` is not set. If the file exists, raises DataError, except when two conditions both
+    hold: `config.append` is true, and `predict_to_file` wrote the file with the same model and options.
     """
     if not config.output:
         raise OptionError("--ray: workers send predictions to a file; name it with --output")

@@ -93,7 +93,10 @@ def _read_list(listed: Path) -> Iterator[str]:
 
 
 def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the paths in a list. Raises DataError if it is UTF-16, goes from lines to NULs, or a path is too long."""
+    """Yield the paths in the list `file`.
+
+    Raises DataError if the list is in UTF-16, if its separator changes from newline to NUL, or if a path is too long.
+    """
     end, rest = b"", b""
     while block := file.read(1 << 16):
         if not end:
@@ -112,7 +115,10 @@ def _paths_in(file: BinaryIO, name: str) -> Iterator[str]:
 
 
 def _name(entry: bytes, end: bytes) -> str:
-    """Return the path in `entry` of a list with the separator `end`, or "" for a blank line."""
+    """Return the path in `entry`, or "" if `entry` is a blank line.
+
+    `entry` is one entry of a list. The separator of the list is `end`.
+    """
     if end == b"\0":
         return os.fsdecode(entry)
     return os.fsdecode(entry.rstrip(b"\r")) if entry.strip() else ""

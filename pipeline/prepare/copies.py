@@ -36,8 +36,8 @@ def compare(
     With `--drop-duplicates`, only the first image of each set of copies and near-duplicates is kept. If the data folder
     already holds images of the set, only these images are kept.
 
-    `there` has the files of the data folder. Raises OptionError if one of the options is given, but an image is not a
-    file on a disk, for example because it lies in an archive.
+    The argument `there` holds the files of the data folder. Raises OptionError if one of the options is given, but an
+    image is not a file on a disk, for example because it lies in an archive.
     """
     if not (config.drop_duplicates or reading.group == NEAR_DUPLICATES):
         return Compared(images, [], 0, [])
@@ -62,7 +62,7 @@ def compare(
 def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[Placement]:
     """Return the images of the data folder that are not among the source's `images`.
 
-    `there` has the files of the data folder.
+    The argument `there` holds the files of the data folder.
     """
     known = {one.image.digest for one in images}
     paths = [path for digest, files in there.items() if digest not in known for _, path in files[-1:]]
@@ -106,7 +106,10 @@ def _kept(images: Sequence[Placement], count: int, groups: Sequence[Sequence[int
 
 
 def _told_conflicts(pairs: Sequence[tuple[Placement, Placement]]) -> list[str]:
-    """Return a warning, if needed, that some dropped images have another label than the image kept."""
+    """Return a list with a warning if the two images of some pair have different labels. If not, return [].
+
+    Each of `pairs` holds a dropped image, and the copy or near-duplicate that is kept in its place.
+    """
     differing = [pair for pair in pairs if pair[0].label != pair[1].label]
     if not differing:
         return []

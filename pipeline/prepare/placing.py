@@ -1,4 +1,4 @@
-"""Place files of a source in a data folder, without a second copy of their bytes if the disk allows it."""
+"""Place files of a source in a data folder. By default, a file is copied only if it can't be linked; see `Placer`."""
 
 import errno
 import fcntl

@@ -43,9 +43,9 @@ def read_images(
 ) -> tuple[list[Placement], list[Reject], int]:
     """Read each of `members` that has a label. Return the images, the rejects, and the number of other files.
 
-    `read` has the label, split and group of each member. If the members are rows of a manifest (`listed`), a file that
-    is no image is a reject. If not, the file is one of the other files. A member whose name leads out of its archive is
-    always a reject, even without a label.
+    `read` has the label, split and group of each member. `listed` is true if the members are rows of a manifest. A file
+    that is no image is a reject if `listed` is true. Otherwise, such a file counts as one of the other files. A member
+    whose name leads out of its archive is always a reject, even without a label.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -138,7 +138,10 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the last split in `there` that the source allows, or "". Raises DataError if the splits conflict."""
+    """Return the last split in the list `there` that the source allows for an image, or "" if there is no such split.
+
+    Raises DataError if there is no such split, and the set `allowed` lacks at least one split in the list `there`.
+    """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]
     if not held and any(split not in allowed for split, _ in there):
@@ -157,9 +160,10 @@ def require_full_splits(
 
     Train must have all classes. The source decides whether val and test must have them:
 
-    - If the source gives no splits, val must have them if `config.val` is over 0, and test if `config.test` is over 0.
-    - If the source gives splits, test may lack classes. Val must have all if the source gives val, or if it gives test
-      and `config.val` is over 0.
+    - If the source gives no splits: val must have all classes if `config.val` is over 0. Test must have all classes if
+      `config.test` is over 0.
+    - If the source gives splits: test may lack classes. Val must have all classes in two cases: the source gives val,
+      or the source gives test and `config.val` is over 0.
 
     Returns a list of at most one line. If the source gives test, the line names the classes without images in test.
     """

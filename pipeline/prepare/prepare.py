@@ -201,7 +201,10 @@ def _require_classes(source: Path, read: Reading) -> None:
 def _require_few_rejects(
     rejects: Sequence[Reject], found: int, data: Path, max_rejects: float, list_rejects: Callable[[], None]
 ) -> None:
-    """Call `list_rejects` and raise a DataError if more than the fraction `max_rejects` of `found` are rejects."""
+    """Raise a DataError if the fraction of rejects among the `found` images is over `max_rejects`.
+
+    In this case, `list_rejects` is called before the error is raised.
+    """
     if problem := too_many_rejects(rejects, found, max_rejects):
         list_rejects()
         raise DataError(f"{problem}; {data}/{REJECTS} has all")
@@ -240,7 +243,7 @@ def _move_within(data: Path, there: There, moves: Mapping[tuple[str, str], str])
 def _part_from_links(data: Path, there: There, placer: Placer) -> None:
     """Replace hard links in `data` by copies. An earlier `prepare` may have made hard links.
 
-    `there` has the files of `data`.
+    The argument `there` holds the files of `data`.
     """
     linked = [path for files in there.values() for _, path in files if path.stat().st_nlink > 1]
     for path in linked:

@@ -56,8 +56,8 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     read.
 
     Raises:
-        DataError: a folder or archive can't be read, an archive has no files, or the only files that are left are
-            archives.
+        DataError: a folder or archive can't be read, or an archive has no files. Also raised if no images are found,
+            and some archives are not unpacked.
         OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:

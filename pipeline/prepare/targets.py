@@ -93,8 +93,9 @@ def _short_name(path: PurePosixPath, digest: str) -> str:
 def free_name(target: Path, digest: str, taken: dict[Path, str]) -> Path:
     """Return `target` if no other image has this path. Else, return the path with part of `digest` added to its name.
 
-    `digest` is the digest of the image that needs a path. `taken` maps paths to the digests of the images that have
-    them. This function adds the returned path to `taken`, and also the paths of existing files that are in the way.
+    `digest` is the digest of the image that needs a path. `taken` maps each path in use to the digest of the image
+    with this path. This function adds the returned path to `taken`, and also the paths of existing files that are in
+    the way.
     """
     if target not in taken and target.is_file():
         taken[target] = sha256_of(target)

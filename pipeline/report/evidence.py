@@ -180,7 +180,7 @@ def gather(path: Path, split: AskedSplit, places: Places) -> Evidence:
 def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | None:
     """Return the result of `load`. If `load` raises a HeadstartError, return None.
 
-    In this case, a line with `what` and the message of the error is added to `missing`.
+    In this case, a line is added to `missing`. The line holds the text `what` and the message of the error.
     """
     try:
         return load()
@@ -199,7 +199,10 @@ def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predi
 
 
 def _predictions(run: Run, cached: FeaturedExamples, taken: Taken, split: AskedSplit, places: Places) -> Predictions:
-    """Return the run's predictions on the examples in `taken`, after evaluating its models if any are missing."""
+    """Return the run's predictions on the examples in `taken`.
+
+    The run is evaluated first, unless its file has the predictions of all models on exactly these examples.
+    """
     tuned = run.classifier_file.exists() and not run.finetuning_gained_nothing()
     found = or_missing(lambda: read_predictions(run, taken.stem), "", [])
     names = run.class_names()

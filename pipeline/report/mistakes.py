@@ -141,7 +141,10 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return an HTML figure of the image with the index `at`: its path and, if `made` has pictures, its picture."""
+    """Return an HTML figure of the image at position `at` in the predictions.
+
+    The figure shows the caption and the path of the image. If `made` has pictures, the figure also shows the image.
+    """
     found = made.evidence.predictions
     assert found
     path = f"<small>{isolated(_within(found.paths[at], made.evidence.run.config()['data']))}</small>"

@@ -80,8 +80,8 @@ class RunMetrics:
 def require_valid_config(values: Mapping[str, Any], file: Path) -> None:
     """Raise a RunError unless `values` have the form of a run's settings. `values` were read from `file`.
 
-    The message names the wrong field, and the version of headstart that wrote `file`. An unknown field in `features` or
-    `reading` also raises a RunError. All other unknown fields are ignored. If a later version of headstart wrote
+    The message names the invalid field, and the version of headstart that wrote `file`. An unknown field in `features`
+    or `reading` also raises a RunError. All other unknown fields are ignored. If a later version of headstart wrote
     `file`, a line on the console names the ignored fields of the top level.
     """
     try:

@@ -40,7 +40,7 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
 
 
 def without_null(values: Any, *inner: str) -> Any:
-    """Return the JSON object `values` without the fields that are None. Any other JSON value is returned as it is.
+    """Return the JSON object `values` without the fields that are None. If `values` is no object, return it unchanged.
 
     `inner` names fields whose values are objects. Fields that are None are removed from these objects, too.
     """

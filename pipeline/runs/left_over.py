@@ -23,7 +23,10 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Remove what killed processes of early versions left beside `path`. If `path` is missing, put the old run back."""
+    """Remove the folders that early versions left beside `path` when their processes were killed.
+
+    If `path` is missing, the run that was moved away last is not removed, but moved back to `path`.
+    """
     # Early versions wrote a new run as `.partial`, and moved the old run to `.replaced`.
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")
     found = [(folder, match) for folder in path.parent.glob(".*") if (match := name.fullmatch(folder.name))]

@@ -42,8 +42,8 @@ def require_free(path: Path, overwrite: bool) -> None:
     """Raise RunError if `path` is not free for a new run.
 
     Without `overwrite`, `path` is free if nothing exists there. With `overwrite`, `path` is also free if a run exists
-    there, because the run is replaced. Files that killed processes left are removed first. Raises an OSError if no
-    folder can be made at `path`.
+    there, because the run is replaced. Before the check, the files left behind by killed processes are removed. Raises
+    an OSError if no folder can be made at `path`.
     """
     clear_left_over(path)
     if path.exists():

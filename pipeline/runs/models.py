@@ -57,7 +57,10 @@ def _tensors(model: Any, name: str) -> list[tuple[tuple[int | None, ...], str]]:
 
 
 def _fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
-    """Return whether `found` fits `wanted`, where None is any size. In `found`, only the batch size must be None."""
+    """Return whether the shape `found` fits the shape `wanted`. In `wanted`, None allows any size.
+
+    In `found`, the batch size must be None, and all other sizes must be numbers.
+    """
     sides = zip(found[1:], wanted[1:], strict=False)
     return len(found) == len(wanted) and found[0] is None and all(b in (None, a) and a is not None for a, b in sides)
 

@@ -69,7 +69,7 @@ def rank_to_beat(choose_by: ChooseBy, baselines: Sequence[Baseline]) -> tuple[fl
 def logistic_regression(strength: float) -> Any:
     """Return an unfitted scikit-learn pipeline: logistic regression on standardised features.
 
-    `strength` is the inverse of the penalty.
+    `strength` is scikit-learn's `C`, the inverse of the penalty. With a larger `strength`, the penalty is weaker.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -143,7 +143,10 @@ def _scored(
     folds: Sequence[Fold],
     choose_by: ChooseBy,
 ) -> Baseline:
-    """Score the class probabilities `chances`, [n, classes] for each fold, and return the means as a baseline."""
+    """Return a baseline whose figures are means over the folds.
+
+    For each fold, `chances` has an array of class probabilities, [n, classes], for the fold's validation rows.
+    """
     found = [
         val_figures(choose_by, log_chances(rows), labels[val]) for rows, (_, val) in zip(chances, folds, strict=True)
     ]

@@ -86,7 +86,7 @@ def as_json(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def to_minimise(choose_by: ChooseBy, figures: Mapping[str, float]) -> float:
-    """Return the figure that `choose_by` names. The sign of any figure but the loss is changed, so lower is better."""
+    """Return the figure that `choose_by` names. If the figure is not the loss, negate it, so that lower is better."""
     choose_by = canonical(choose_by)
     return figures["loss"] if choose_by == "loss" else -figures[choose_by]
 

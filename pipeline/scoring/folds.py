@@ -29,8 +29,8 @@ def draw_folds(labels: np.ndarray, groups: Sequence[Hashable], count: int, seed:
 def are_trainable(folds: Sequence[Fold], labels: np.ndarray) -> bool:
     """Return whether each fold validates on at least one row, and trains on rows of at least two classes.
 
-    `labels` is int64 [N]. `draw_folds` does not ensure this, because it keeps groups together. A fold may be empty, or
-    all examples of a class may be validated in one fold.
+    `labels` is int64 [N]. `draw_folds` may return folds for which the result is False, because groups stay together: a
+    fold may be empty, or all examples of a class may be validated in one fold.
     """
     return all(len(labels[val]) and len(np.unique(labels[train])) > 1 for train, val in folds)
 
@@ -46,10 +46,11 @@ def require_trainable_folds(folds: Sequence[Fold], labels: np.ndarray, count: in
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw about `most` of N rows, the same fraction of each stratum. Return these rows, int64 [n], ascending.
+    """Draw a sample of N rows, the same fraction of each stratum. Return the drawn rows, int64 [n], ascending.
 
-    `strata`, int [N], has the stratum of each row. If N is at most `most`, all rows are drawn. Each stratum gives at
-    least two rows, or its only row. With many small strata, n may therefore be larger than `most`.
+    `strata`, int [N], has the stratum of each row. The argument `most` is the approximate n. If N is at most this
+    number, all rows are drawn. Each stratum gives at least two rows, or its only row. With many small strata, n may
+    therefore be larger than the argument `most`.
     """
     if len(strata) <= most:
         return np.arange(len(strata))
@@ -61,9 +62,10 @@ def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
 
 
 def sampled_folds(labels: np.ndarray, folds: Sequence[Fold], most: int, seed: int = 0) -> tuple[np.ndarray, list[Fold]]:
-    """Draw about `most` rows, and remove all other rows from the folds.
+    """Draw a sample of the rows, and remove all other rows from the folds.
 
-    `labels`, int64 [N], has the label of each row. Each class of each fold keeps its share of the rows.
+    `labels`, int64 [N], has the label of each row. The argument `most` is the approximate size of the sample. Each
+    class of each fold keeps its share of the rows.
 
     Returns the drawn rows, int64 [n], ascending, and the new folds. The new folds hold positions in the array of the
     drawn rows.

@@ -108,7 +108,10 @@ class Logistic:
     def __init__(
         self, features: np.ndarray, labels: np.ndarray, groups: Sequence[Hashable], classes: int, seed: int = 0
     ) -> None:
-        """Fit logistic regression to `features` (float32 [N, D]) and `labels` (int64 [N]) of images in `groups`."""
+        """Fit logistic regression to `features` (float32 [N, D]) and `labels` (int64 [N]).
+
+        `groups` has the group of each image.
+        """
         from threadpoolctl import threadpool_limits
 
         count = min(_FOLDS, rarest(labels, groups)[1])

@@ -25,7 +25,10 @@ class Threshold:
         return f"`{self.positive}` is predicted above a probability of {self.value:.4g} ({self.chosen})"
 
     def second_above(self, class_names: Sequence[str]) -> float:
-        """Return the probability of the second of two `class_names` above which the second class is predicted."""
+        """Return the threshold for the second of two `class_names`.
+
+        The second class is predicted if its probability is over this threshold.
+        """
         return self.value if self.positive == class_names[1] else 1 - self.value
 
 
@@ -63,8 +66,9 @@ def for_sensitivity(chances: np.ndarray, positive: np.ndarray, wanted: float) ->
     The sensitivity is the fraction of the positive images with a probability over the threshold. The average is over
     many val sets. The threshold from a single val set may have a lower sensitivity.
 
-    The method is split conformal prediction (arXiv 2107.07511). If there are fewer positive images than `enough`
-    returns, `wanted` can't be guaranteed. All given positive images then have a probability over the threshold.
+    The method is split conformal prediction (arXiv 2107.07511). The function `enough` returns the number of positive
+    images that are needed. With fewer positive images, the sensitivity `wanted` can't be guaranteed. All given positive
+    images then have a probability over the threshold.
 
     Args:
         chances: probabilities of the positive class, float [N].

@@ -40,7 +40,7 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the distance from the sample that 99 % of the val images do not exceed; see `distances`.
+        """Return the 99th percentile of the distances between the val images and the sample; see `distances`.
 
         `features`, float32 [N, D], has the features of the val images.
         """

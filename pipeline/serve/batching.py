@@ -69,7 +69,7 @@ class Batches(Generic[Given, Found]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """Keep the context open while an image is on its way, so that batches wait longer for it; see `Batches`."""
+        """While the context is open, count an image as on its way. Batches then wait longer; see `Batches`."""
         with self._changed:
             self._coming += 1
         try:

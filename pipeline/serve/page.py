@@ -30,5 +30,5 @@ class Page:
 
 
 def _source(text: str) -> str:
-    """Return an entry for a content security policy. The entry allows the script or style `text`, and no other."""
+    """Return an entry for a content security policy. It allows only the script or style with the content `text`."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -142,7 +142,7 @@ class Connection(HttpToolsProtocol):
             self._tell(408, "Request Timeout", f"no request came within {_HEAD_SECONDS:g} seconds")
 
     def _tell(self, status: int, phrase: str, sentence: str) -> None:
-        """Stop reading requests, and send an error, unless the current request can still be answered."""
+        """Stop reading requests. Send an error, too, except if the current request can still be answered."""
         self._refused = True
         if self._in_work and (self.cycle.response_started or not self.cycle.more_body):
             self.cycle.keep_alive = False

@@ -54,7 +54,7 @@ class Serving:
 def serve(path: Path, config: ServeConfig = ServeConfig(), places: Places = Places(), seed: int = 0) -> Serving:
     """Load the model of the run or export at `path`, and listen for requests.
 
-    The method `last` of the result answers the requests.
+    To answer the requests, call the method `last()` of the returned object.
 
     Raises OptionError if a package is missing or the host is unknown, and ServeError if the port can't be used. Raises
     RunError if `path` is no run or export, or if the weights changed. For other errors, see `serve_run` and

@@ -64,7 +64,7 @@ class Server:
 
     Args:
         stopping: is called when a signal comes, before the server refuses new connections.
-        seconds: the time after the signal in which requests that have begun are not cut off.
+        seconds: after the signal, requests that have begun get at least this time to end.
     """
 
     def __init__(self, listening: socket.socket, app: Any, stopping: Callable[[], None], seconds: float) -> None:

@@ -25,7 +25,10 @@ class Upload:
 
 
 def require_form(request: Request, most: int) -> None:
-    """Raise a RefusalError if a request's headers announce more than `most` bytes, or a body that is not a form."""
+    """Raise a RefusalError if a request's headers announce a body that is not a form, or a body that is too large.
+
+    The argument `most` is the maximum number of bytes of a body.
+    """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise RefusalError(415, "send images as files of a form: multipart/form-data, with the field `files`")

@@ -38,11 +38,12 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
     `train_labels`, int [N], are the labels of the training images.
 
     The gain of a class is the rise of its recall that is expected from twice as many training images. A line is fitted
-    to the recall against the logarithm of the number of images, for the larger half of the curve's sizes. The gain is
-    log(2) times the slope of this line, times a factor from 0 to 1.
+    to the recall against the logarithm of the number of images. The fit uses the larger half of the sizes of training
+    sets in `curve`. The gain is log(2) times the slope of this line, times a factor from 0 to 1.
 
-    The factor corrects for curves that flatten. For all classes, the factor is the rise in accuracy by a fitted law
-    (see `kept_law`), divided by the rise in accuracy by a line.
+    The factor corrects for curves that flatten, and is the same for all classes. Two rises in accuracy are predicted
+    for twice as many images: the rise by a fitted law (see `kept_law`), and the rise by a fitted line. The factor is
+    the rise by the law, divided by the rise by the line.
 
     The interval covers the variance between val images and the variance between draws of training images. A gain and
     its interval are clipped to the range from 0 to 1 - recall.
@@ -67,7 +68,10 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return the rise of each score (1 if right, else 0) expected from twice the training images, float64 [S, V]."""
+    """Return how much each score is expected to rise with twice the training images, float64 [S, V].
+
+    A score is 1 if the prediction is right, else 0.
+    """
     half = len(curve.images) // 2
     x = np.log(curve.images[half:])
     weights = np.log(2) * (x - x.mean()) / ((x - x.mean()) ** 2).sum()

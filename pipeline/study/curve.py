@@ -72,7 +72,8 @@ def measure_curve(
     Args:
         units: an entry for each training image. Images with equal entries are one unit; see `nested_order`.
         sizes: the numbers of units in a subset, rising. The last size must be the number of all units.
-        seeds: the number of subsets of each size but the last, which has one subset. Each subset gets a head.
+        seeds: the number of subsets of each size, except the last size. The last size has only one subset. A head is
+            trained on each subset.
     """
     orders = [nested_order(train.labels, units, (seed, draw)) for draw in range(seeds)]
     cuts = np.array([[ends[size - 1] for _, ends in orders] for size in sizes])  # rows

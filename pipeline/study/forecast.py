@@ -43,9 +43,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Needed:
-    """The number of training images with which a figure reaches `target`: `images`, with an interval.
+    """The number of training images with which a figure reaches `target`, and the interval of this number.
 
-    The interval goes from `low` to `high`. None stands for more than 100 times the present number of images.
+    The field `images` holds the number. The interval goes from `low` to `high`. The value None stands for more than 100
+    times the present number of images.
     """
 
     target: float
@@ -86,7 +87,7 @@ class Forecast:
         return self._estimates(self._curve.errors.mean(axis=1), self._replicates)
 
     def at(self, images: list[int]) -> list[Estimate]:
-        """Return the expected figure and its interval for each of `images`, which are numbers of training images.
+        """Return the expected figure and its interval for each number of training images in the list `images`.
 
         The expected figure is computed from the errors of all replicates; see `_middle`.
         """
@@ -105,11 +106,14 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the expected errors, [M]: the medians of `errors`, [B, M], over the replicates, minus `_raised`."""
+        """Return the expected errors, [M]. Each is the median over the B rows of `errors`, [B, M], minus `_raised`."""
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
-        """Return the number of training images with which the figure reaches `target`, and the number's interval."""
+        """Return the number of training images with which the forecast figure reaches `target`.
+
+        The result also has the interval of this number.
+        """
         error = float(to_error(self._curve.metric, np.array(target)))
         low, high = _interval(self._needed(error), method="nearest")
         middle = np.quantile(self._needed(error + self._raised), 0.5, method="nearest")
@@ -126,16 +130,16 @@ class Forecast:
         return round(images) if images <= _HORIZON * self._images[-1] else None
 
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
-        """Turn `errors`, [M], into figures with intervals, which are computed from `replicates`, [B, M]."""
+        """Turn `errors`, [M], into figures. Compute each figure's interval from the errors `replicates`, [B, M]."""
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
         rows = zip(values.tolist(), np.minimum(low, values).tolist(), np.maximum(high, values).tolist(), strict=True)
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the errors, float64 [B, M], at the M numbers of training images in `images`.
+        """Return the errors, float64 [B, M]. Row b has the errors that the law of replicate b gives.
 
-        Row b has the errors that the law of replicate b gives.
+        The argument `images` holds M numbers of training images, one for each column.
         """
         errors = np.empty((_REPLICATES, len(images)))
         for law, rows, parameters in self._fitted:
@@ -175,7 +179,11 @@ class Forecast:
         return (1 - 2 * error) * bool(self._added) / (len(self._curve.labels) + self._added)
 
     def _fit(self) -> list[tuple[Law, np.ndarray, np.ndarray]]:
-        """Fit the better of two laws to each replicate. Return tuples: law, n replicates, parameters [n, P]."""
+        """Fit the better of two laws to each replicate.
+
+        Return tuples of three: a law, the indices of n replicates, and the law's parameters for these replicates,
+        [n, P].
+        """
         starts = max(0, len(self._images) - self._held_out - _FEWEST_FITTED) + 1
         start_of = self._draws.integers(0, starts, _REPLICATES)
         fitted = []

@@ -141,7 +141,10 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast how many images are needed to reach `target`. If it is 0, use the next round value, or return None."""
+    """Forecast how many images are needed to reach `target`. If `target` is 0, the next round value is the target.
+
+    Return None if there is no such value, or if `target` is 0 and the metric is the loss.
+    """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":
         target = next((one for one in _TARGETS if one > now), 0.0)
@@ -149,7 +152,10 @@ def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
 
 
 def _sample(examples: Examples, most: int, seed: int) -> Examples:
-    """Return all `examples`, or a random sample of about `most` if there are more. Each class keeps about its share."""
+    """Return all `examples` if their number does not exceed the limit `most`.
+
+    Otherwise, return a random sample of about that many examples. Each class keeps about its share.
+    """
     if len(examples) <= most:
         return examples
     labels = examples.labels

@@ -131,7 +131,10 @@ class _Searchers:
         self._dismiss([place for place, worker in self._workers.items() if worker.name not in held])
 
     def look(self) -> None:
-        """Wait briefly for a worker's answer, and handle it. Raises a worker's error, unless its machine caused it."""
+        """Wait briefly for a worker's answer, and handle the answer.
+
+        Raises the error of a worker, unless the worker's machine caused this error.
+        """
         if not self._calls:
             time.sleep(POLL_SECONDS)
             return
@@ -150,7 +153,11 @@ class _Searchers:
                 self._died(place, worker, first_line(str(error)))
 
     def _next(self, place: tuple[str, int], worker: _Searcher, answer: Any) -> None:
-        """Handle an answer of the worker at `place`: first its version of headstart, later that no trial is left."""
+        """Handle an answer of the worker at `place`.
+
+        The first answer is the worker's version of headstart. The second answer says that this worker finds no further
+        trial.
+        """
         here = version("headstart")
         if worker.name in self._met:
             self.ended = True

@@ -44,7 +44,8 @@ class StudyOwner:
         be opened or locked.
 
         Returns:
-            The number and the parameters of the trial; None if no trial is left, or if `most` are finished or running.
+            The number and the parameters of the trial. None if no trial is left, or if the number of finished and
+            running trials has reached the limit `most`.
             The number of other trials that are running.
             The number of finished trials.
         """

@@ -125,7 +125,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def tell_earlier_heads(path: Path, then: Mapping[str, Any]) -> None:
-    """Tell the user if the study at `path` has heads of an earlier version. `then` is the study's record."""
+    """Tell the user if the study at `path` was begun with an earlier `HEAD_VERSION`.
+
+    The argument `then` has the data and settings that the study recorded.
+    """
     if _has_earlier_heads({**_UNSAID, **then}):
         console.print(
             f"--study {path}: was begun by an earlier version of headstart, whose heads of few images were worse; "

@@ -1,4 +1,4 @@
-"""The search space: the settings of heads, which a TOML file can define, and the cuts that a head can use."""
+"""The search space: the settings and the cuts that a head can use. A TOML file can define the settings."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class CutChoice:
         return "+".join(self.names[cut] for cut in cuts)
 
     def chosen_by(self, choose: Choose) -> list[Cut]:
-        """Let `choose` choose the cuts of a head, and return them.
+        """Return the cuts of a head. The function `choose` chooses the cuts.
 
-        `choose` is a function that takes the name of a parameter and its `Choice`, and returns the chosen value.
+        `choose` takes the name of a parameter and the parameter's `Choice`, and returns the chosen value.
         """
         if self.free:
             single = [cut for (cut,) in self.alternatives]

@@ -70,7 +70,7 @@ class Study:
         """Raise an OptionError if the study was made with other data or settings than `identity` describes.
 
         The first call records `identity` in the study, under the name `part`. Each later call compares `identity` with
-        this record, and returns it. The error message tells the differences.
+        this record, and returns the record. The error message tells the differences.
         """
         now: dict[str, Any] = json.loads(json.dumps(identity))
         with self.locked():
@@ -90,8 +90,9 @@ class Study:
     def read_as(self, asked: DataConfig) -> DataConfig:
         """Return the settings with which to read the study's data.
 
-        If `asked` differs from the defaults, the result is `asked`. If not, the result is what `keep_reading` recorded
-        last. Without a record, the result is the defaults. A study begun before version 0.2 then has the layout `v1`.
+        If `asked` differs from the defaults, the result is `asked`. Otherwise, the result is the last record of
+        `keep_reading`. Without such a record, there are two cases. For a new study, the result is the defaults. For a
+        study begun before version 0.2, the result is the defaults, but with the layout `v1`.
         """
         attributes = self.optuna.user_attrs
         begun = attributes.get("reading", {"layout": "v1"} if "identity" in attributes else {})
@@ -104,8 +105,8 @@ class Study:
     def claim(self, most: int) -> tuple[optuna.Trial | None, int]:
         """Claim the next trial. Return the trial, and the number of trials that run in other processes.
 
-        The trial is None if `most` or more trials are finished or running, or if the grid is used up. If another
-        process dies, a later call can claim its trials.
+        The trial is None if the number of finished and running trials is at least `most`, or if the grid is used up. If
+        another process dies, a later call can claim the trials of that process.
         """
         with self.locked():
             for unfinished in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

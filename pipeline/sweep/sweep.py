@@ -63,8 +63,8 @@ def sweep(
     search, every head, the folds, and the split if `data` has no split folders.
 
     Raises OptionError if settings can't be used, or if the study was made with other data or settings. Raises DataError
-    if `data` can't be trained on or changes during the search, or if no trial ended with a finite loss. Raises
-    StoreError if the study can't be read or written, and RunError if `path` is not free; see `require_free`.
+    if no head can be trained on `data`, if `data` changes during the search, or if no trial ended with a finite loss.
+    Raises StoreError if the study can't be read or written, and RunError if `path` is not free; see `require_free`.
     """
     start, began = time.perf_counter(), time.time()
     require_free(path, overwrite)
@@ -146,7 +146,10 @@ def _cache(
     reading: DataConfig,
     by_ray: ClusterConfig,
 ) -> tuple[FeaturedExamples, dict[str, str]]:
-    """Extract missing features of `data`, which must be the study's. Return the examples, and hashes of the scan."""
+    """Extract missing features of `data`. Return the examples, and hashes of the scan.
+
+    Raises OptionError if the study was made with other data or settings.
+    """
     every = replace(features, cut=tuple(study.space.cuts.names.values()))
     seen: dict[str, str] = {}
 
@@ -195,7 +198,10 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 
 
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
-    """Return the scores of the baselines on the features at `cuts`. The study keeps them, so they are fitted once."""
+    """Return the scores of the baselines on the features at `cuts`.
+
+    The study keeps the scores, so the baselines are fitted only once at the same cuts.
+    """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"
     kept = study.optuna.user_attrs.get(key)
@@ -217,7 +223,10 @@ def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: floa
 
 
 def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, list[Cut]]:
-    """Return the settings to train `winner` again, with up to `more` epochs after its best one, and its cuts."""
+    """Return the settings and the cuts with which `winner` is trained again.
+
+    The training lasts at most `more` epochs beyond the best epoch of `winner`.
+    """
     head, cuts = space.suggest(FixedTrial(winner.params))
     return replace(head, epochs=min(head.epochs, winner.user_attrs["best_epoch"] + more)), cuts
 
@@ -225,7 +234,10 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winner, trial `number`, as the run `path`, unless another process wrote it or a better one there."""
+    """Train the winner, trial `number`, and write the run to `path`.
+
+    If another process already wrote the run of this trial or of a better trial to `path`, only print a line.
+    """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
         there = Run.existing(path) if path.exists() else None

@@ -71,8 +71,8 @@ class ServedStudy:
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
         """Give a claimed trial back to the study; see `Study.give_back`.
 
-        If `too_large` is true, the memory of this worker could not hold the trial, and nothing is done. The study's
-        owner then deals with the trial; see `StudyOwner.leave`.
+        `too_large` says that the memory of this worker could not hold the trial. If `too_large` is true, this method
+        does nothing, and the study's owner deals with the trial later; see `StudyOwner.leave`.
         """
         if not too_large:
             self._ask("give_back")

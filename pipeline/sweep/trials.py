@@ -72,7 +72,7 @@ class Trials(Protocol):
         """
 
     def finished(self) -> Sized:
-        """Return the trials that are complete or pruned; see `Study.finished`. Callers use only their number."""
+        """Return the trials that are complete or pruned; see `Study.finished`. Callers only count these trials."""
 
     def give_back(self, trial: Any, too_large: bool = False) -> None:
         """Give a claimed trial back to the study; see `Study.give_back`.

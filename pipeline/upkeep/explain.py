@@ -1,4 +1,8 @@
-"""`store explain`: count the images with the requested features, and name settings in which other features differ."""
+"""`store explain`: count the images that have the requested features.
+
+The command also lists the other features in the store, and the settings in which these features differ from the
+requested features.
+"""
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass

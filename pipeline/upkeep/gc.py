@@ -27,7 +27,7 @@ class Unused:
 
 @dataclass(frozen=True)
 class Garbage:
-    """The counts of `gc` for each fingerprint, and whether the features of images in no data folder were dropped."""
+    """The result of `gc`: the counts for each fingerprint, and whether features were dropped or only counted."""
 
     fingerprints: list[Unused]
     done: bool
@@ -53,10 +53,11 @@ class Garbage:
 
 
 def collect_garbage(root: Path, data: Sequence[Path], yes: bool = False, reading: DataConfig = DataConfig()) -> Garbage:
-    """Count the features in the store at `root` whose images are in no folder of `data`. If `yes`, drop these features.
+    """Count the images that have features in the store at `root`, but are in no folder of `data`.
 
-    `reading` decides how lists of images are read. Raises StoreError if `root` holds no features, or if another process
-    changed the store meanwhile. Raises DataError if a folder has no images, or has files that can't be read.
+    If `yes` is true, drop the features of these images. `reading` decides how lists of images are read. Raises
+    StoreError if `root` holds no features, or if another process changed the store meanwhile. Raises DataError if a
+    folder has no images, or has files that can't be read.
     """
     stores = open_stores(root)
     used = {digest for folder in data for digest in _digests_in(root, folder, reading)}

@@ -104,7 +104,10 @@ def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
 
 
 def _backbone_of(fingerprint: Fingerprint, config: VerifyConfig) -> Backbone:
-    """Rebuild the backbone of `fingerprint`. Raises WeightsError or OptionError if its features would differ."""
+    """Rebuild the backbone that made the features of `fingerprint`.
+
+    Raises WeightsError or OptionError if the rebuilt backbone would give features other than the stored features.
+    """
     if (fingerprint.pixels_version, fingerprint.forward_version) != (PIXELS_VERSION, FORWARD_VERSION):
         raise OptionError("another version of headstart made its features, in another way; they can't be compared")
     precision = cast(Precision, fingerprint.precision)

@@ -92,7 +92,7 @@ def inspect_images(
         turn: is called with the images of each group of files except the last. A group has about `TURN_BYTES`.
         elsewhere: a function that reads the files, if at least `MANY_FILES` have to be read. `turn` is then not used.
 
-    If a path is a URL, `turn` and `elsewhere` are not used.
+    If any of `paths` is a URL, the whole call uses neither `turn` nor `elsewhere`.
     """
     files = Paths.of(paths)
     remote = any(folder.find("://") > 0 for folder in files.folders)
@@ -129,7 +129,7 @@ def inspect_part(
     advance: Callable[[int], None] = lambda count: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Inspected:
-    """Inspect local files as `inspect_images` does, but without a scan memory and without turns.
+    """Inspect local files as `inspect_images` does without its arguments `memory`, `turn` and `elsewhere`.
 
     `advance` is called with the number of files that were just inspected. Inspection ends early when `is_stopped`
     returns true.
@@ -152,7 +152,7 @@ def _inspected(
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield parts of `unknown`, with about `TURN_BYTES` of files in each, and whether a part is the last."""
+    """Split the files at `unknown` into parts of about `TURN_BYTES`. Yield each part, and whether it is the last."""
 
     def sizes(piece: np.ndarray) -> np.ndarray:
         return np.fromiter((size for size, _ in sizes_and_times(files[piece])), np.int64, len(piece))
@@ -174,7 +174,10 @@ def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool
 def _recalled(
     files: Paths, memory: Memory, pages: Pages, advance: Callable[[int], None], remote: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row in `memory` of each image of an unchanged file, and the position of its file in `files`."""
+    """Find the images of unchanged files in the scan memory `memory`.
+
+    Returns the row of each image in the scan memory, and the position of the image's file in `files`.
+    """
     found = [(_NONE, _NONE)]
     every = np.arange(len(files))
     size = 1 if remote else _KNOWN_PIECE
@@ -186,7 +189,7 @@ def _recalled(
 
 
 class _Found:
-    """Collects the images and rejects of files, in any order. `inspected` sorts them by the order of the files."""
+    """Collects images and rejects in any order. `inspected` sorts both by the order of their files."""
 
     def __init__(self, files: Paths, memory: Memory | None) -> None:
         self._files, self._memory = files, memory

@@ -16,8 +16,8 @@ def portionwise(
     """Return a `tf.data.Dataset` whose elements are the portions that the iterator `begin()` yields.
 
     A portion is a tuple of columns with the same number of rows, at least one. `specs` has the shape and dtype of each
-    column. Each new iteration over the dataset calls `begin` again, and ends an earlier iteration. Errors of the
-    iterator are appended to the list `raised`, because TensorFlow raises another error.
+    column. Each new iteration over the dataset calls `begin` again, and ends an earlier iteration. TensorFlow replaces
+    an error of the iterator by an error of its own. The original error is therefore appended to the list `raised`.
     """
     # TensorFlow's `from_generator` would slow down the whole process: TensorFlow 2.21 sets malloc's M_TRIM_THRESHOLD,
     # and the kernel then maps and clears every temporary buffer over 128 KiB again.
@@ -55,5 +55,5 @@ def portionwise(
 
 
 def specs_of(portion: tuple[Any, ...]) -> list[tf.TensorSpec]:
-    """Return the argument `specs` of `portionwise` for portions with the dtypes and shapes of `portion`."""
+    """Return `specs` for `portionwise`: the dtype and shape of each column of `portion`, with any number of rows."""
     return [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, portion)]

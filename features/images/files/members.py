@@ -11,7 +11,9 @@ from headstart.features.images.files.paths import Member
 
 
 class OpenTars:
-    """Reads members of tars. The `most` tars that were used last stay open until this object is deleted.
+    """Reads members of tars, and keeps tars open. All open tars are closed when this object is deleted.
+
+    The tars that were used most recently stay open. The argument `most` limits their number.
 
     Several threads may use one `OpenTars`. Use it only for a short time, such as for one batch, because it does not
     notice if a tar is replaced after its first use.

@@ -138,7 +138,10 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Return a message that the library for `scheme` refuses the user's settings, and which settings to change."""
+    """Return a message that the library for `scheme` refuses the user's settings.
+
+    The message also says which settings to change.
+    """
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"
     names = sorted(name for name in os.environ if name.startswith((own, "AWS_") if scheme == "s3" else own))

@@ -63,7 +63,7 @@ def shown(text: str, most: int = 200) -> str:
     r"""Return `text`, a URL or a sentence with URLs, in the form for messages.
 
     User names and passwords in URLs are left out. Characters that can't be printed become escapes such as `\x1b`. A
-    text of more than `most` characters is cut.
+    long text is cut: the argument `most` is the number of characters that are kept.
     """
     text = text[:_MOST_READ]
     text = _USER.sub(lambda found: found[0] if _is_container(text[: found.start()], found[0]) else "", text)

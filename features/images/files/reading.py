@@ -92,7 +92,8 @@ def read_references(references: np.ndarray) -> np.ndarray:
     local files. Files are read until their total size would exceed `MOST_AHEAD_BYTES`. All further contents are b"".
     The caller must read the further files with `read_alone`.
 
-    No DataError is raised here. `require_access_kept` raises the last one later.
+    If reading a file raises a DataError, this function keeps the error, and `require_access_kept` raises the error
+    later. Only the last such error is kept.
     """
     sizes = [int(one[1:].split(b" ", 1)[0]) if one.startswith(_MARK) else 0 for one in references]
     within = np.cumsum(sizes) <= MOST_AHEAD_BYTES
@@ -109,7 +110,8 @@ def read_alone(reference: bytes) -> bytes:
 def why_unread() -> str:
     """Return the path of the last file that could not be read, and the reason, as one text.
 
-    Only `read_references` and `read_alone` count. Return "" if no file has failed since the last `forget_unread`.
+    Only an OSError in `read_references` or `read_alone` is noted. Return "" if no such error has happened since the
+    last `forget_unread`.
     """
     return _failures[-1] if _failures else ""
 

@@ -168,7 +168,7 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return the bytes of an object, at most one more than its size in `version`, if that is known."""
+    """Return the bytes of an object. If `version` has the object's size, read at most one byte more than this size."""
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
     if not version.bytes:
@@ -188,7 +188,10 @@ def _reader_of(url: str) -> _Reader:
 
 
 def _repeated(url: str, ask: Callable[[_Reader], Result]) -> Result:
-    """Call `ask` with the module that reads `url`, and again after errors that may pass, up to `TRIES` times in all."""
+    """Call `ask` with the module that reads `url`, and return the result.
+
+    After a temporary error, the call is repeated, but at most `TRIES` calls are made in all.
+    """
     reader = _reader_of(url)
     for number in range(TRIES):
         if number:

@@ -137,7 +137,7 @@ def _split_in(path: str) -> str:
 
 
 def _holds_tars_alone(folder: Path) -> bool:
-    """Return whether `folder` holds tars and no images, recognised by their first bytes."""
+    """Return whether `folder` holds a tar, but no file that begins like an image."""
     if not some_file(folder, is_tar):
         return False
     files = [name for name in list_files(folder).files if not is_tar(name)]

@@ -118,7 +118,10 @@ def _converted(deployable: "Deployable", precision: str) -> bytes:
 
 
 def _in_float32(deployable: "Deployable") -> str:
-    """Return a regular expression for the operations to keep in float32, from the last layer with weights on."""
+    """Return a regular expression that matches the names of the operations to keep in float32.
+
+    These are the operations of the last layer with weights, and of all layers after that layer.
+    """
     from headstart.features.backbones.graph import nested_layers
 
     layers = list(nested_layers(deployable.model.layers))

@@ -114,7 +114,10 @@ def _number(parts: "tf.Tensor", little: "tf.Tensor") -> "tf.Tensor":
 
 @contextmanager
 def _required(holds: "tf.Tensor", why: str) -> Iterator[None]:
-    """Make the graph fail, saying `why`, if `holds` is false. Operations made in the context run after this check."""
+    """Make the graph fail if `holds` is false. The error message contains the text `why`.
+
+    This is a context manager. Operations that are made in its context run after the check.
+    """
     from headstart.features.tensorflow import tf
 
     said = f"{why}, so its orientation is not sure; {_REMEDY}"

@@ -173,7 +173,7 @@ def classified_by(
     sources: Sources,
     is_done: Callable[[str], bool],
 ) -> Classified:
-    """Classify the files of `sources` by the workers of `crew`. Yield groups in the form and order of `classified`.
+    """Let the workers of `crew` classify the files of `sources`. Yield groups in the form and order of `classified`.
 
     If a worker can't read a file, this process tries the file again, with the model in `answers`. A file becomes a
     reject if three workers died while they classified it. For `is_done`, see `classified`.
@@ -208,7 +208,10 @@ def classified_by(
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Return a worker's `items`, with the files that it could not read classified again by this process."""
+    """Classify, in this process and with the model in `answers`, the files that a worker could not read.
+
+    Return the worker's `items`, with the new results in place of the rejects of these files.
+    """
     unread = dict.fromkeys(_unread(items)).keys() & set(sources.files)
     if not unread:
         return list(items)
@@ -230,7 +233,10 @@ def _file(path: str, files: Container[str]) -> str:
 
 
 def _renamed(items: Sequence[Item], given: Sequence[tuple[str, str]]) -> tuple[list[Item], int]:
-    """Return `items` with the names in `given` in place of paths, and the number of files that have no item."""
+    """In each item, replace the file's path by the name that `given` pairs with this path.
+
+    Return the changed items, and the number of files that have no item.
+    """
     names = defaultdict[str, list[str]](list)
     for path, name in given:
         names[path].append(name)

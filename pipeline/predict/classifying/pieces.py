@@ -29,7 +29,7 @@ def classified(
     Yields three values for each group:
 
     - the number of images and rejects that are left out, because `is_done` returns True for their paths.
-    - the number of files in folders that are no images. If a file in `sources.named` is no image, it becomes a reject.
+    - the number of non-image files that were found in folders. A non-image file in `sources.named` becomes a reject.
     - an iterator over all other predictions and rejects. Each is yielded as soon as it is known.
 
     If a file has a URL, its bytes may be kept on disk until the caller takes the next group; see `drop`.
