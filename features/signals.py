@@ -82,9 +82,9 @@ def stop_at_signals() -> None:
 
 
 def command_begins() -> None:
-    """Call `stop_at_signals`. If a signal came while the commands were loaded, raise the signal's error again.
+    """Call `stop_at_signals`. If a signal came while Python was loading the commands, raise the signal's error.
 
-    When the signal came, its error was raised, but a library caught the error and went on.
+    A signal raises its error at once, but a library may have caught the error and gone on.
     """
     ignored = _signals.raised[:] if _signals.in_command else []
     stop_at_signals()

@@ -70,8 +70,8 @@ class Reference:
     def may_build(self, on_gpu: bool, building: Sequence[float]) -> bool:
         """Return whether a worker may build its network now.
 
-        `on_gpu` tells whether the worker has a GPU. `building` has a number for each worker with a GPU that is building
-        its network: the seconds since it began.
+        `on_gpu` tells whether the worker has a GPU. `building` is about the workers with a GPU that are building their
+        networks now. For each of them, it holds the seconds since the worker began.
 
         If the task finds the batch size by trials, one worker with a GPU makes the trials. The others with a GPU wait
         for the result, or until all numbers in `building` are over 120. Workers without a GPU never wait.

@@ -129,7 +129,7 @@ def openvino_passes(model: Any, cuts: int, image_size: int, batch_size: int, ari
 
     Args:
         model: takes uint8 [B, H, W, 3]. This call sets B, H and W in `model`.
-        cuts: the number of cuts. The first outputs of `model` are the features at these cuts.
+        cuts: the number of cuts. The first outputs of `model` are the features, one output per cut.
         image_size: H and W, in pixels.
         batch_size: B, the images per batch.
         arithmetic: `f32`, `bf16`, or None for OpenVINO's choice.

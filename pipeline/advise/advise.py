@@ -125,9 +125,9 @@ def _read(store: FeatureStore, found: Candidates) -> np.ndarray:
 
 
 def _too_deep(stores: Sequence[FeatureStore], right: Sequence[float], chosen: int) -> float:
-    """Return the accuracy of a network's best cut minus the accuracy of the network's deepest cut.
+    """Return the accuracy at the best cut minus the accuracy at the deepest cut.
 
-    The network is the network of the store with index `chosen`.
+    Both cuts are cuts of the network whose features are in `stores[chosen]`.
     """
     weights = stores[chosen].fingerprint.weights
     same = [row for row, store in enumerate(stores) if store.fingerprint.weights == weights]

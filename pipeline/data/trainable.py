@@ -55,7 +55,7 @@ def untrainable(examples: Sequence[Example], class_names: Sequence[str], needs_v
 
 
 def too_few(class_names: Sequence[str]) -> str:
-    """Return a phrase that says which classes there are. `class_names` has fewer than two names."""
+    """Return a phrase that names the only class, or says that there is none. `class_names` has at most one name."""
     return f"one class only, {class_names[0]!r}" if class_names else "no classes"
 
 

@@ -64,8 +64,8 @@ def write_confusions(
 ) -> None:
     """Write a CSV file that counts the images for each combination of model, true label and predicted label.
 
-    A combination without images has no row. `labels` holds the true labels, int [N]. `predicted` holds the predicted
-    labels of each model, int [N].
+    A combination without images has no row. `labels` holds the true labels, int [N]. `predicted` holds an array for
+    each model: the predicted labels, int [N].
     """
     write_csv(
         file,

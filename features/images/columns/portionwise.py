@@ -55,5 +55,8 @@ def portionwise(
 
 
 def specs_of(portion: tuple[Any, ...]) -> list[tf.TensorSpec]:
-    """Return `specs` for `portionwise`: the dtype and shape of each column of `portion`, with any number of rows."""
+    """Return `specs` for `portionwise`: the dtypes and shapes of the columns of `portion`.
+
+    In the shapes, the number of rows is open.
+    """
     return [tf.TensorSpec((None, *column.shape[1:]), column.dtype) for column in map(tf.constant, portion)]

@@ -50,7 +50,7 @@ def is_there(data: Path) -> bool:
 
 
 def tars_of(data: Path) -> Tars:
-    """Return the tars of `data`, which must be of the kind `tars`; see `kind_of`.
+    """Return the tars of `data`. The kind of `data` must be `tars`; see `kind_of`.
 
     Raises DataError in these cases:
 
