@@ -1,4 +1,4 @@
-"""The worker: a process on a node of a cluster, which does a job for each task. This module needs no Ray."""
+"""The worker: a process on a node of a cluster. It is given one task after the other. This module needs no Ray."""
 
 from __future__ import annotations
 

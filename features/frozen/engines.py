@@ -107,7 +107,7 @@ def read_model(file: Path) -> Any:
 
 
 def constant_bytes(model: Any) -> int:
-    """Return the number of bytes in the constants of an OpenVINO model. A file of the model's weights has this size."""
+    """Return the number of bytes in the constants of an OpenVINO model. The model's `.bin` file has this size."""
     return sum(one.get_byte_size() for one in model.get_ops() if one.get_type_name() == "Constant")
 
 

@@ -151,8 +151,8 @@ class Segment:
 def merged(segments: Sequence[Segment], at_once: int = _AT_ONCE) -> Iterator[Entries]:
     """Yield the entries of all shards in use, in ascending order of digests, at most `at_once` at a time.
 
-    An entry refers to its shard by a number: the shard's position in the names that `names_in_use` returns. Memory does not
-    grow with the number of entries. Raises StoreError if the entries of a segment are wrong.
+    An entry refers to its shard by a number: the shard's position in the names that `names_in_use` returns. Memory does
+    not grow with the number of entries. Raises StoreError if the entries of a segment are wrong.
     """
     starts = np.cumsum([0, *(segment.in_use.sum() for segment in segments)]).tolist()
     numbers = [

@@ -65,7 +65,7 @@ class ServedStudy:
         return ServedTrial(number, params, lambda value, step: bool(self._ask("report", value, step))), elsewhere
 
     def finished(self) -> Sized:
-        """Return an object whose length is the number of finished trials at the last call of `claim`."""
+        """Return an object whose length is the number of trials that were finished when `claim` was last called."""
         return range(self._finished)
 
     def give_back(self, trial: ServedTrial, too_large: bool = False) -> None:
