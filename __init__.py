@@ -136,7 +136,7 @@ import_module("headstart.features").__class__ = _FeaturesPackage  # sets variabl
 
 
 def command_line() -> None:
-    """Run the command `headstart`. A signal ends the process with one line, also while the commands are loaded."""
+    """Run the command `headstart`. A signal ends the process with one line, even during the import of the commands."""
     from headstart.features.signals import one_line_at_signals
 
     with one_line_at_signals():

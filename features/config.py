@@ -136,7 +136,7 @@ _OF_THIS_MACHINE = ("memory", "scratch")  # a run may be used on another machine
 
 
 def configs_to_json(config: FeatureConfig, extraction: ExtractionConfig) -> dict[str, Any]:
-    """Return both configurations as one JSON object, without the fields `memory` and `scratch`.
+    """Return the fields of `config` and `extraction` as one JSON object, without `memory` and `scratch`.
 
     A run's config file keeps the object under the key `features`.
     """

@@ -47,7 +47,7 @@ def require_options(*options: tuple[str, object, bool, str]) -> None:
     """Raise an OptionError for the first invalid option.
 
     Each option is a tuple: its flag, its value, whether the value is valid, and a description of valid values. A number
-    that is not finite, or larger than 10^18, is never valid.
+    is always invalid if it is infinite, NaN or larger than 10^18.
     """
     for name, value, valid, wanted in options:
         finite = not isinstance(value, float) or math.isfinite(value)

@@ -144,7 +144,8 @@ def _extract_missing(
 class _Extraction:
     """The extraction of images that lack features. Other processes may extract the same images at the same time.
 
-    Each process claims portions of the images. Portions that others extract, or failed at, wait for the next round.
+    Each process claims portions of the images. A portion waits for the next round in two cases: another process is
+    extracting the portion, or has finished the portion although some features are still missing.
     """
 
     missing: Sequence[ImageFile]

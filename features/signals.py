@@ -102,10 +102,11 @@ def command_ended() -> None:
 
 @contextmanager
 def one_line_at_signals() -> Iterator[None]:
-    """Call `stop_at_signals`. If an interrupt ends the context, print one line and exit; see `exit_code`.
+    """Open a context in which a command is loaded and run.
 
-    A command is loaded and run in the context. Once the command has called `command_ended`, the context passes all
-    errors on as they are.
+    At the start of the context, `stop_at_signals` is called. If an interrupt ends the context, one line is printed, and
+    the program exits; see `exit_code`. Once the command has called `command_ended`, the context passes all errors on as
+    they are.
     """
     stop_at_signals()
     try:

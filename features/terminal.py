@@ -84,7 +84,8 @@ def _plain_lines(description: str, total: int, unit: str, before: int) -> Callab
 def silent_libraries() -> Iterator[None]:
     """While the context is open, discard everything that is written to standard error.
 
-    C++ code, such as TensorFlow's during its import, writes to file descriptor 2, so this descriptor is redirected.
+    C++ code writes to file descriptor 2, for example during the import of TensorFlow. So this function redirects file
+    descriptor 2.
     """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

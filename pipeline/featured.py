@@ -256,8 +256,8 @@ def networks_for(
 ) -> list[Network]:
     """Load the networks of `config`. For `digest_of`, see `load_networks`.
 
-    `config.bits` may be replaced first. The value `folder` is replaced by a number; see `bits_by_folder`. A value that
-    gives the scanned images the same pixels as the value 16 is replaced by 16; see `bits_that_matter`.
+    `config.bits` may be replaced first. The value `folder` is replaced by a number; see `bits_by_folder`. If the
+    value 16 gives the scanned images the same pixels as `config.bits`, 16 is used; see `bits_that_matter`.
     """
     held = bits_in(scanned)
     bits = bits_that_matter(bits_by_folder(config.bits, held), held)

@@ -131,7 +131,7 @@ def _shuffled(
 
 
 def _buffers(pieces: Iterator[_Piece], buffer_bytes: int) -> Iterator[_Piece]:
-    """Join consecutive pieces until they take at least `buffer_bytes`. The last joined piece may be smaller."""
+    """Join consecutive pieces into buffers of at least `buffer_bytes` bytes. Only the last buffer may be smaller."""
     held: list[_Piece] = []
     size = 0
     for piece in pieces:

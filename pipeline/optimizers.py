@@ -35,9 +35,9 @@ def with_reduced_products(head: keras.Model) -> keras.Model:
 class FusedAdam:
     """Adam with decoupled weight decay. One fused operation applies the Adam step to a float32 weight.
 
-    `settings` is a Keras Adam or AdamW, which holds the learning rate and the other settings. The update of Keras
-    itself has about ten operations, and each reads or writes the whole weight. Sources: Kingma & Ba 2015,
-    arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
+    `settings` is a Keras Adam or AdamW, which holds the learning rate and the other settings. Without fusion, Keras
+    updates a weight in about ten operations, and each operation reads or writes the whole weight. Sources: Kingma & Ba
+    2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
 
     def __init__(self, settings: keras.optimizers.Adam, weights: Sequence[tf.Variable]) -> None:
@@ -87,8 +87,8 @@ def fused(
 def release(variables: Iterable[tf.Variable | keras.Variable]) -> None:
     """Free the memory of `variables`, which can't be used afterwards.
 
-    Without this call, the memory would never be freed. TensorFlow never drops a callback of Keras's optimizers that
-    keeps the variables in memory (Keras 3.15, TensorFlow 2.21).
+    Without this call, the memory would never be freed. Keras's optimizers have a callback that keeps the variables in
+    memory, and TensorFlow never drops this callback (Keras 3.15, TensorFlow 2.21).
     """
     for variable in variables:
         resource = variable.value if isinstance(variable, keras.Variable) else variable

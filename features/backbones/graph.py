@@ -114,7 +114,7 @@ def block_ends(graph: Graph) -> list[int]:
 def cut_indices(
     model: keras.Model, stable_names: bool = False, renamed: Mapping[str, str] | None = None
 ) -> dict[str, int]:
-    """Return a mapping from the name of each cut of `model` to the index of the cut's operation, lowest first.
+    """Return a mapping from the name of each cut of `model` to the index of the cut's operation, sorted by index.
 
     The network's output is always a cut. The end of a block is a cut if its output is a feature map, [H, W, D]. In a
     model whose graph can't be read, only the network's output is a cut.
@@ -240,7 +240,10 @@ def _is_bottleneck(graph: Graph, index: int) -> bool:
 
 
 def _stage_ends(graph: Graph, single: Sequence[int]) -> list[int]:
-    """Return where the stages of a network without branches end: an index for each stage, but none for the last one."""
+    """Return the index of the last operation of each stage. The network must have no branches.
+
+    The last stage has an index only if a pooling ends this stage.
+    """
     ends, kept = [], 0  # `kept`: the last operation that is no padding
     for index in single:
         shape, before = graph.shape(index), graph.shape(kept)

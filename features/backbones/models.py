@@ -89,7 +89,10 @@ def _build(spec: BackboneSpec, size: int, imagenet: bool) -> keras.Model:
 
 
 def _load_weights(model: keras.Model, file: Path) -> None:
-    """Load a weights file into `model`. Raise a WeightsError if it is missing, unsafe, damaged or another network's."""
+    """Load the weights in `file` into `model`.
+
+    Raise a WeightsError if the file is missing, unsafe or damaged, or if its weights belong to another network.
+    """
     require_weights_file(str(file))
     if file.suffix != ".h5":
         raise WeightsError(f"--weights {file}: not a .weights.h5 or _notop.h5 file by its name")

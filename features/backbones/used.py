@@ -105,12 +105,13 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
     `given` names the fields of `config` that the user set. `needed` says whether the command reads the weights. A line
     on the console says which options are changed.
 
-    A backbone, weights or rescaling that the user set stays. If `config` names several backbones, nothing is changed.
-    If the user set the weights, the rescaling or a cut, the backbone stays. If the ImageNet weights are on this machine
-    or were used with `store`, they stay.
+    The user's own choice of a backbone, of weights or of a rescaling stays. If the user set the weights, the rescaling
+    or a cut, the backbone stays, too. If `config` names several backbones, nothing is changed. If the ImageNet weights
+    are on this machine or were used with `store`, the ImageNet weights stay.
 
-    Raises OptionError if `needed` is true, the ImageNet weights are to be replaced, and several others can be used.
-    Also raises OptionError if `config` has a seed, but no backbone with random weights.
+    Raises OptionError if `needed` is true, the ImageNet weights have to be replaced, and several other choices of
+    weights and rescaling can be used. Also raises OptionError if `config` has a seed, but no backbone with random
+    weights.
     """
     random, seed = "random" in chosen_weights(config).values(), config.weights_seed
     require_options(("--weights-seed", seed, random or not seed, "0 without --weights random"))
@@ -131,7 +132,11 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
 
 
 def _with_used_backbone(config: FeatureConfig, store: Path) -> FeatureConfig:
-    """If the default backbone's weights aren't on this machine, return `config` with the only backbone of `store`."""
+    """Return `config` with the backbone that was used with `store`, or return `config` unchanged.
+
+    The backbone is changed if exactly one backbone was used with `store`, and the default backbone's weights aren't on
+    this machine.
+    """
     used = sorted({one.backbone for one in used_with(store)})
     if not used or config.backbone in used:
         return config

@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if no slot is usable (`count` is 0) after a worker was refused, or for a minute."""
+        """Raise a HeadstartError if no slot is usable (`count` is 0): at once after a refusal, else after a minute."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused
@@ -184,7 +184,7 @@ class Crew:
             member.take_step("meet", self._task)
 
     def _answer(self, member: Member, call: Any) -> Any:
-        """Return the answer to `call`; None if it failed. If `call` was a step (see `Member`), begin the next step."""
+        """Return the answer to `call`, or None if the call failed. After a step (see `Member`), begin the next step."""
         errors = self.ray.exceptions
         try:
             answer = self.ray.get(call)

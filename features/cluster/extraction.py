@@ -50,7 +50,7 @@ _CLAIM_BYTES = 32  # of a claim's name, which is longer than the name of any por
 class Cluster:
     """A crew of workers on a Ray cluster, for one command.
 
-    `begun` waits for the connection to the cluster, and returns the crew.
+    The function `begun` waits for the connection to the cluster, and returns the crew.
     """
 
     config: ClusterConfig
@@ -81,7 +81,7 @@ class Cluster:
         stores: Mapping[Cut, FeatureStore],
         view: View | None = None,
     ) -> Extracted:
-        """Extract the features of `images` that are missing in `stores`, with the workers of the crew.
+        """Extract the features that `stores` lack for `images`. The workers of the crew do the work.
 
         If `view` is given, the workers augment the images first. A node that can't take part is left out, with a
         message. If no node can take part, a HeadstartError is raised. For other errors, see `extract_features` in

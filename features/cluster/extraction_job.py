@@ -65,7 +65,11 @@ class ExtractionTask:
         return not self.extraction.batch_size and self.config.precision != "int8"
 
     def job(self, before: Job | None) -> ExtractionJob:
-        """Return the job that does this task in a worker. The job may take over the network of the job `before`."""
+        """Return the job that does this task in a worker.
+
+        The argument `before` is an earlier job of the worker, or None. The new job may take over the earlier job's
+        network.
+        """
         return ExtractionJob(self, before)
 
     def require_same(self, met: Met) -> None:
@@ -136,7 +140,7 @@ class Given:
 
 
 class ExtractionJob:
-    """The job that extracts features. A worker can get its next unit while it extracts the unit before."""
+    """The job that extracts features. A worker can get its next unit while it still extracts the present unit."""
 
     def __init__(self, task: ExtractionTask, before: Job | None = None) -> None:
         self._network: Network

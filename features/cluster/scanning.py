@@ -130,9 +130,9 @@ def inspect_by(crew: Crew, files: Paths, max_pixels: int, pages: Pages) -> Itera
 
 
 def _with_paths(files: Paths, sent: Paths, found: Inspected) -> tuple[Inspected, np.ndarray]:
-    """Return a worker's result with the original paths, and the indices of the files that the worker could not read.
+    """Return two things: a worker's result with the original paths, and the indices of unread files, int64 [n].
 
-    The rejects of these files are left out of the result.
+    The worker could not read these files. The rejects of these files are left out of the result.
     """
     pairs = list(zip(found.of_reject, found.rejects, strict=True))
     unread = {at for at, one in pairs if one.reason in UNREAD}

@@ -41,16 +41,16 @@ class Sharing:
     """Shares the items 0 to `count` - 1 among the members of a crew, in units. The crew must have a task.
 
     Args:
-        items: takes positions, and whether the items at these positions were sent to a worker before; returns what is
-            sent to the worker.
+        items: takes the positions of a unit's items, and whether these items were sent out before; returns the data to
+            send to the worker that gets the unit.
         advance: is called with the number of items that were just finished.
         unread: takes the positions and the result of a unit; returns the positions of items that the worker could not
-            read. Another node, if there is one, gets a second try at them.
+            read. Another node, if there is one, gets a second try at these items.
         blind: takes the positions and the result of a unit; returns why the worker's node must be refused, or "" if the
             result is good. `blind` is not called for a second try.
         worked: is called with the member and the result, for each result.
-        tried: takes the positions and the result of a unit; returns the number of items that cost the worker time, by
-            default all. Units with few such items are not used to measure the worker's speed.
+        tried: takes the positions and the result of a unit; returns the number of items that cost the worker time. By
+            default, all items count. Units with few such items are not used to measure the worker's speed.
         tick: is called several times a second.
         ahead: whether a worker gets its next unit before its present unit has ended.
         largest: the largest number of items in a unit.

@@ -154,7 +154,10 @@ class UnitStream:
         return unit.tried if unit else 0
 
     def stop(self, number: int) -> None:
-        """End a unit early. A unit that has not come yet ends when it comes. Features extracted so far are written."""
+        """End a unit early. The features that were extracted so far are written.
+
+        If the unit comes after this call, none of its images are extracted.
+        """
         self._stopped.add(number)
         if unit := self._units.get(number):
             unit.stopped = True
@@ -201,7 +204,7 @@ class UnitStream:
         self._writer.wait()
 
     def _portions(self, unit: _Unit | None) -> Iterator[np.ndarray]:
-        """Add the images of `unit` and of later units to the stream. Yield their numbers in the stream, int64 [n]."""
+        """Add images of `unit` and of later units to the stream. Yield the number of each added image, int64 [n]."""
         try:
             while unit:
                 self._begun.append(unit)
@@ -250,7 +253,7 @@ class UnitStream:
             self._writer.write(self._ending(after))
 
     def _pass(self, after: int, extracted: np.ndarray) -> None:
-        """Count all images with numbers below `after` as done.
+        """Count as done all images whose numbers are smaller than the argument `after`.
 
         Images whose numbers are in `extracted` count as extracted, and all others count as undecoded.
         """
@@ -265,7 +268,7 @@ class UnitStream:
         self._passed = after
 
     def _ending(self, after: int) -> Callable[[], None]:
-        """Remove the units whose last image has a number below `after`.
+        """Remove each unit whose last image has a number smaller than the argument `after`.
 
         Return a function to call when the features of the removed units are on disk.
         """

@@ -86,8 +86,8 @@ class Units(Generic[Worker]):
         - if `worker` has no unit: the unit of a slow worker. A worker is slow if it has had a unit for longer than
           `worker` would need for the same unit. Both workers then have this unit.
 
-        If `worker` has one unit already, it gets a second one only if no other worker has the first unit, and no worker
-        has died with either unit.
+        If `worker` has one unit already, two conditions must be met before `worker` gets a second unit: no other worker
+        has the first unit, and no worker has died with the first or the second unit.
 
         Args:
             now: the present time in seconds, on a clock that never goes back.
@@ -152,8 +152,8 @@ class Units(Generic[Worker]):
     def die(self, worker: Worker, place: Hashable = None) -> bool:
         """Record that `worker` has died. Return whether a worker had died earlier with one of the units of `worker`.
 
-        `place` is the node of `worker`. If another worker has the same unit, that worker keeps the unit. If not, the
-        unit is given out again, halved or given up; see `Units`.
+        `place` is the node of `worker`. If another worker also has a unit of `worker`, the other worker keeps the unit.
+        All other units of `worker` are given out again, halved or given up; see `Units`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

@@ -141,7 +141,10 @@ def passes_at_once() -> int:
 
 
 def default_batch_size() -> int:
-    """Return the images per forward pass on a CPU: 12 for every two cores, at most 48. More images gain little."""
+    """Return the number of images in one forward pass on a CPU: 12 for every two cores, but at least 12 and at most 48.
+
+    More images gain little.
+    """
     return 12 * min(4, max(1, cpu_count() // 2))
 
 
@@ -219,7 +222,7 @@ def pass_of(graph: Callable[[tf.Tensor], list[tf.Tensor]]) -> Pass:
 
 
 def _equal_slots(run: Pass, image_size: int, batch_size: int) -> np.ndarray:
-    """Return the largest set of slots in a batch whose outputs for the same image are bit-identical.
+    """Return the largest set of batch slots that give bit-identical outputs for the same image.
 
     If this set has fewer than half of the slots, return all slots.
     """

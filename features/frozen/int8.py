@@ -58,9 +58,10 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 
 
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
-    """Load the 8-bit form of `backbone` that made the features of a fingerprint, from the store at `root`.
+    """Search the store at `root` for an 8-bit form of `backbone` with the calibration `wanted`, and load the form.
 
-    `wanted` is the field `calibration` of the fingerprint. Raises OptionError if no 8-bit form has this calibration.
+    `wanted` is the field `calibration` of a fingerprint. The form made the features that have this fingerprint. Raises
+    OptionError if no 8-bit form has this calibration.
     """
     for folder in (root / "int8").glob(f"{backbone.title}-*"):
         if calibration(folder) == wanted:
@@ -154,7 +155,7 @@ def _features_of(network: FrozenBackbone, pixels: np.ndarray) -> dict[Cut, np.nd
 
 
 def _nearest(features: np.ndarray) -> np.ndarray:
-    """Return the index of each row's nearest other row in `features`, by cosine similarity, int64 [n]."""
+    """For each row of `features`, return the index of the nearest other row by cosine similarity, int64 [n]."""
     unit = features / (np.linalg.norm(features, axis=1, keepdims=True) + np.finfo(np.float32).tiny)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)

@@ -103,8 +103,8 @@ class Network:
         A form for OpenVINO is loaded from the store if possible. If `keep` is true, a new form for OpenVINO is written
         to the store.
 
-        An 8-bit form is only loaded, so call `quantised` first. Raises StoreError if the 8-bit form is missing or
-        damaged.
+        An 8-bit form is loaded from the store, and never made here. To make an 8-bit form, call `quantised` first.
+        Raises StoreError if the 8-bit form is missing or damaged.
         """
         if self.backbone.precision == "int8":
             from headstart.features.frozen.int8 import quantised
@@ -261,8 +261,9 @@ def fingerprints_of(networks: Sequence[Network], bits: str | None = None) -> dic
 
 
 def possible_keys(networks: Sequence[Network], bits: str) -> list[list[str]]:
-    """Return two lists of keys that features of a data folder may have: a list for `--bits 16`, and a list for `bits`.
+    """Return two lists of keys that features of a data folder may have.
 
+    The first list is for the value 16 of the option `--bits`. The second list is for the value in the argument `bits`.
     Each list has one key per cut: the key of the fingerprint at the cut. The images' own numbers of bits decide which
     list applies; see `bits_that_matter`.
     """

@@ -204,9 +204,9 @@ def _decoder(config: ImageConfig) -> Callable[..., tf.Tensor]:
 def _with_its_decoder(
     data: bytes, image: ImageFile, config: ImageConfig, pixels: Callable[..., tf.Tensor]
 ) -> np.ndarray | None:
-    """Decode an image by the function `pixels`, with the image's own decoder or else with Pillow.
+    """Call the function `pixels` to decode an image with the image's own decoder.
 
-    Return None if both decoders fail.
+    If that decoder fails, call the function again to decode the image with Pillow. If both fail, return None.
     """
     silence_libjpeg()
     content, reading = tf.constant(data), tf.constant(reading_of(image, config))

@@ -111,9 +111,9 @@ def bits_by_folder(asked: str, bits: Iterable[int]) -> str:
 
 
 def bits_that_matter(asked: str, bits: Iterable[int]) -> str:
-    """Return "16" if the values `asked` and 16 of `--bits` give each image the same pixels. Otherwise, return `asked`.
+    """Return "16" if `--bits 16` gives each image the same pixels as the value `asked`. Otherwise, return `asked`.
 
-    `asked` is `auto` or a number. `bits` holds the results of `used_bits` for the images.
+    `asked` is a value of `--bits`: `auto` or a number. `bits` holds the results of `used_bits` for the images.
     """
     held = {*bits} - {0}
     return asked if held - ({16} if asked == "auto" else set()) else "16"

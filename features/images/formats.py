@@ -1,4 +1,7 @@
-"""Reading an image's header: format, size and orientation, or a fault. The content decides the format, not the name."""
+"""Reading an image's header: format, size and orientation, or a fault.
+
+The format follows from the content of the file, not from the file's name.
+"""
 
 import sys
 import threading
@@ -64,7 +67,7 @@ def inspect_bytes(data: bytes, name: str, max_pixels: int = MAX_PIXELS, decoding
     Return None if neither the suffix of `name` nor `data` shows that the file is an image.
 
     If `decoding` is false, no pixels are decoded. The fields `orientation` and `bits` of the header are then 1 and 0.
-    `completed` fills in the true values.
+    The function `completed` fills in the actual values.
     """
     named = is_image(name, b"")
     format = _format_of(data)

@@ -63,7 +63,10 @@ def _warps(pixels: np.ndarray) -> np.ndarray:
 
 
 def _residual(values: np.ndarray, by: np.ndarray) -> float:
-    """Return the sum of squared residuals of a least-squares fit of `values` [P] by the rows of `by` [R, P]."""
+    """Fit `values` [P] by least squares. Return the sum of the squared residuals.
+
+    The fit is a linear combination of the rows of the array `by` [R, P].
+    """
     products = by @ by.T  # only R x R, so the fit is fast; singular if the background is zero
     fit, *_ = np.linalg.lstsq(products, by @ values, rcond=None)
     return float(((values - fit @ by) ** 2).sum())

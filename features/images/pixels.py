@@ -31,8 +31,9 @@ class ImageConfig:
         )
 
     def bits_of(self, bits: int) -> int:
-        """Return the bits in use of an image's 16-bit samples: `bits` if `self.bits` is `auto`, else `self.bits`.
+        """Return how many bits of an image's 16-bit samples are in use.
 
-        `bits`, 0 or 8 to 16, is the number that the scan found; see `formats.Header`. If it is 0, return 0.
+        The argument `bits`, 0 or 8 to 16, is the number that the scan found; see `formats.Header`. If `bits` is 0, or
+        if `self.bits` is the string `auto`, the result is `bits`. In all other cases, the result is `self.bits`.
         """
         return bits if not bits or self.bits == "auto" else int(self.bits)

@@ -53,10 +53,10 @@ class ImageFile:
             return False
 
     def is_unchanged_since_read(self) -> bool:
-        """Return whether the bytes that were just decoded have the digest of the image.
+        """Return whether the bytes that were just decoded are the bytes that the scan read.
 
-        A local file counts as unchanged if its size and modification time are unchanged. Other files need no check,
-        because their bytes were compared with the digest when they were read.
+        For a local file, only the size and the modification time are compared with those of the scan. Other files need
+        no check, because their bytes were compared with the digest when they were read.
         """
         return not is_local(self.file) or self.is_unchanged()
 

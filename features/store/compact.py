@@ -29,9 +29,10 @@ _MOST_ROWS = np.iinfo(np.int64).max
 
 
 def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
-    """Merge small shards into shards of up to `large` bytes. Other processes can read and write the store meanwhile.
+    """Merge small shards into large shards. Other processes can read and write the store meanwhile.
 
-    A shard is small if it has at most half of `large` bytes.
+    The argument `large` is a number of bytes. A shard is small if it has at most half of this number. The features in a
+    merged shard take at most this number.
     """
     with _removals_named(store):
         store.remove_retired()
@@ -139,7 +140,7 @@ def _rewrite(
     advance: Callable[[int], None] = lambda count: None,
     is_disturbed: Callable[[int], bool] = lambda replaced: False,
 ) -> None:
-    """Rewrite `shards` as shards of up to `large` bytes.
+    """Rewrite `shards` as new shards. The number `large` limits the bytes of features in a new shard; see `_batches`.
 
     Keep the features of the digests in `wanted`, or all features if `wanted` is None.
     """
@@ -162,9 +163,10 @@ def _rewrite(
 def _batches(
     store: FeatureStore, shards: Sequence[Path], wanted: Collection[str] | None, rows: int
 ) -> Iterator[tuple[list[Path], np.ndarray, np.ndarray]]:
-    """Group `shards` into batches of up to `rows` rows, without dividing a shard that has more rows.
+    """Group `shards` into batches with up to `rows` wanted rows. A shard with more wanted rows is a batch of its own.
 
-    For each batch, yield the shards, those of their digests that are in `wanted`, and the features of these digests.
+    For each batch, yield its shards, their wanted digests, and the features of these digests. If `wanted` is None, all
+    digests are wanted.
     """
     sources: list[Path] = []
     digests: list[np.ndarray] = []

@@ -264,7 +264,10 @@ class Index:
             yield Slab(self.folder / names[shards[piece[0]]], lines[piece], piece, digests[piece])
 
     def _located(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each digest's shard, as a position in `self.shards`, int64 [N], and its row there, int32 [N]."""
+        """Return two arrays: the shard of each digest, int64 [N], and the row of each digest in its shard, int32 [N].
+
+        A shard is given as a position in `self.shards`.
+        """
         ranks = {name: rank for rank, name in enumerate(self.shards)}
         shards = np.full(len(digests), len(ranks), np.int64)
         lines = np.zeros(len(digests), np.int32)

@@ -87,7 +87,10 @@ def remove_segment(place: Path) -> None:
 
 
 def _chosen(folder: Path, segments: Iterable[Segment], shards: Collection[str]) -> Index:
-    """Return an index that finds each of `shards` in the longest of `segments` that holds it."""
+    """Return an index of the shards in `shards` that at least one segment holds.
+
+    If several of `segments` hold a shard, the index uses the longest of these segments for the shard.
+    """
     left, chosen = set(shards), []
     for segment in sorted(segments, key=lambda segment: -len(segment.entries.digests)):
         limited = segment.limited_to(left)

@@ -50,7 +50,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """While the context is open, turn an OSError that forbids writing into a StoreError that names `root`."""
+    """If an OSError ends the context because writing is forbidden, raise a StoreError that names `root` instead."""
     try:
         yield
     except OSError as error:
@@ -137,7 +137,8 @@ class FeatureStore:
         """Write digests and features as one shard, atomically. Return the path of the shard.
 
         `digests` are n >= 1 hexadecimal digests. Features are [n, *shape], and are cast to the stored dtype. Raises
-        ValueError for another shape, and StoreError if a cast value is not finite, or the store is gone or read-only.
+        ValueError if n is 0 or the features have a wrong shape. Raises StoreError in three cases: a value is not finite
+        after the cast, the store is gone, or the store is read-only.
         """
         if features.shape != (len(digests), *self.form.shape) or not len(digests):
             raise ValueError(f"expected features {[len(digests), *self.form.shape]}. Received: {features.shape}")
@@ -247,7 +248,7 @@ class FeatureStore:
             )
 
     def update_merged(self) -> None:
-        """Update the merged file and the kept index. If the merged file can't be written, print a message."""
+        """Update the merged file, and call `keep_index`. If the merged file can't be written, print a message."""
         shards = largest_shards(self._refreshed().shards)
         if (shards or self.merged.exists()) and merged_shards(self.merged) != shards:
             try:

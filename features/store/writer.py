@@ -119,7 +119,7 @@ class ShardWriter(Generic[Key]):
         return set().union(*(part.lacking for part in self._parts.values()))
 
     def bytes_to_come(self) -> int:
-        """Return an estimate of the number of bytes that the features still to be collected will take on disk."""
+        """Estimate how many bytes the lacking features will take on disk. Collected features do not count."""
         sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 
@@ -207,7 +207,10 @@ class ShardWriter(Generic[Key]):
             return [part.taken() for part in self._parts.values()]
 
     def _write_all(self, shards: list[Taken], then: list[Callable[[], None]]) -> None:
-        """Write `shards` and call each function in `then`. Repeat while more has to be written."""
+        """Write `shards`, then call each function in the list `then`.
+
+        Repeat both steps with newer features and functions, until no further write is due.
+        """
         try:
             while True:
                 self._write(shards)

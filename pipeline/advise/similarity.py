@@ -80,7 +80,7 @@ def compare_with_imagenet(features: np.ndarray) -> Similarity:
 
 
 def _distance(features: np.ndarray) -> float:
-    """Return the distance of the mean of `features` from ImageNet's mean, relative to the norm of the latter."""
+    """Return the distance of the mean of `features` from ImageNet's mean, divided by the norm of ImageNet's mean."""
     # On ImageNet, the last batch normalisation's output has the mean `beta` and the standard deviation `gamma`. It is
     # taken to be normally distributed, so its mean after ReLU6 has a closed form.
     from scipy.stats import norm

@@ -65,8 +65,9 @@ def guess_encoding(names: Collection[bytes]) -> str:
     The result is the first of these that applies:
 
     - `utf-8`, if it decodes all names.
-    - The encoding that gives the most plausible words, among the encodings in `_CANDIDATES` that decode all names.
-    - `cp437`, if no encoding gives plausible words.
+    - The encoding whose words have the highest mean plausibility, if this mean is above 0. Only the encodings in
+      `_CANDIDATES` that decode all names are compared.
+    - `cp437`.
     """
     foreign = [name for name in names if not name.isascii()]
     if _all_decode(foreign, "utf-8"):

@@ -115,7 +115,10 @@ class Archives:
         return entries
 
     def _count(self, files: int, size: int) -> None:
-        """Add `size` to the unpacked bytes so far. Raises DataError if they or `files` exceed the limits."""
+        """Add `size` to the number of unpacked bytes so far.
+
+        Raises DataError if this number, or the number of files `files`, exceeds its limit.
+        """
         self._total += size
         require_within_limits(f"{self._outermost}, with the archives in it", files, self._total, self._given)
 
@@ -142,7 +145,7 @@ class Archives:
             return self._unpacked(_told(_DECOMPRESSED[kind](file), file, advance), archive, packed)
 
     def _unpacked(self, blocks: Iterable[bytes], archive: str, packed: int) -> Part:
-        """Write `blocks` to the temporary file, and return the written part of the file.
+        """Append `blocks` to the temporary file of the archives. Return the part of this file that holds the blocks.
 
         Raises DataError if the blocks are damaged or too large.
         """

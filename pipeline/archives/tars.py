@@ -107,7 +107,7 @@ class _HeaderFile:
 
 
 def _entry(file: Part, info: tarfile.TarInfo, regular: dict[str, Entry], held: bytes | None) -> Entry:
-    """Return the entry of a file in a tar, and add it to `regular` if the file is regular."""
+    """Return the entry of a file in a tar. If the file is a regular file, add the entry to the dict `regular`."""
     if info.islnk() and info.linkname in regular:
         return replace(regular[info.linkname], name=info.name)
     if not info.isreg():

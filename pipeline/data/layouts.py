@@ -239,7 +239,7 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Go down while the only subfolder has nearly all images, and return the tree of the last folder."""
+        """Go down while a folder has a single subfolder and few other images. Return the tree of the last folder."""
         while True:
             folders = images.folders
             if len(folders) != 1 or len(images.loose) > FEW * images.count:

@@ -44,7 +44,7 @@ def read_manifest(file: Path, config: DataConfig, labelled: bool = True) -> list
 
     - The file can't be read in the format of its suffix, or has no rows.
     - A needed column is missing or appears twice.
-    - A row has no path, an unknown split, or no label although labels are needed.
+    - A row lacks a path, or lacks a label that is needed, or names an unknown split.
     - A path, label or group can't be written in UTF-8, or a path has a zero byte.
     - A row has another label or split than an earlier row of the same path.
     - A path is a URL of an unknown kind.

@@ -48,8 +48,9 @@ class Files:
 def read_data(data: Path, config: DataConfig, labelled: bool = True) -> Files:
     """List the files of `data`: a folder, a manifest or tars. Find the split, label and group of each file.
 
-    If some files of a folder or of tars have a label, the files without a label are left out. If `labelled` is true,
-    missing labels can raise a DataError; see `read_manifest` for manifests, and `read_names` for folders and tars.
+    If only some files of `data` have a label, the files without a label are left out. For a manifest, this happens only
+    if `config.label_from` is set. If `labelled` is true, a DataError can be raised in two cases: a row of a manifest
+    has no label (see `read_manifest`), or no file of a folder or of tars has a label (see `read_names`).
 
     Raises OptionError if `config` does not fit the kind of `data`. For other errors, see `require_data`,
     `read_manifest`, `read_names` and, for tars, `naming.tars_of` and `read_tars`.
@@ -124,10 +125,10 @@ def read_names(
         empty: folders without files, relative to `where`.
         labelled: whether labels are needed.
 
-    If `labelled` or `config.label_from` is set, raises the DataError of `read_layout`. If neither is set, this error
-    becomes a line of the result, and no file gets a label or a split. Also raises DataError if no file has a needed
-    label, or if `config.group` matches no path. Raises OptionError if `config.group` or `config.label_from` takes
-    seconds on a path.
+    If `read_layout` raises a DataError, there are two cases. If `labelled` is true or `config.label_from` is given, the
+    function raises this error. Otherwise, the error becomes a line of the result, and no file gets a label or a split.
+    Also raises DataError if `labelled` is true and no file has a label, or if `config.group` matches no path. Raises
+    OptionError if `config.group` or `config.label_from` takes seconds on a path.
     """
     try:
         reading = read_layout(names, where, config.layout, config.class_list, empty, config.label_from)
@@ -271,7 +272,7 @@ def _described(file: Path, entries: Sequence[Entry]) -> str:
 
 
 def _without_row(file: Path, names: Sequence[str]) -> list[str]:
-    """Return images without a row in the manifest `file`. Only folders of images with a row are searched."""
+    """Return images that have no row in the manifest `file`. Only the folders of the paths in `names` are searched."""
     known = set(names)
     found = []
     for folder in sorted({os.path.dirname(name) for name in names if not is_url(name)}):

@@ -180,7 +180,7 @@ def agreeing(
     pixels: Pixels,
     advance: Callable[[int], None],
 ) -> list[Pair]:
-    """Find the near-duplicates in `others` of each image in `images`. Return a `Pair` for each of them.
+    """Find the near-duplicates in `others` of each image in `images`. Return a `Pair` for each near-duplicate.
 
     `near` holds the neighbours of each image, as positions in `others`. A neighbour is a near-duplicate if it is one of
     the first eight, its cosine is at least `similarity`, and its pixels are similar. Copies with equal bytes are left

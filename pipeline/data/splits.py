@@ -97,7 +97,7 @@ def complete(
 
 
 def _told_straddling(items: Items, splits: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return warnings: at most one line about groups in several splits, and at most one about copies in several."""
+    """Return at most two warnings: one about groups in several splits, and one about copies in several splits."""
     if not given:
         return []
     lines, codes = [], Coded.of(splits).codes
@@ -131,7 +131,7 @@ def _rank(items: Items, seed: int) -> np.ndarray:
 
 
 def _assign_each(items: Items, rank: np.ndarray, fractions: Mapping[str, float]) -> list[str]:
-    """Assign splits as `assign` does, but much faster. Each item must be without a copy, a group and a split."""
+    """Assign splits as `assign` does, but much faster. No item may have a copy, a group or a split."""
     order = np.lexsort((rank, items.labels))
     labels, starts, counts = np.unique(items.labels[order], return_index=True, return_counts=True)
     sizes = Counter(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
@@ -157,7 +157,7 @@ class _Groups:
     def of(cls, items: Items, rank: np.ndarray) -> "_Groups":
         """Put items with equal digests, or with equal group names, in one group.
 
-        If a group has items in test, the items of the group with a true `of_train` form a separate group.
+        If a group has items in test, the group is divided: its items whose `of_train` is true form a separate group.
         """
         grouped = ~items.groups.is_(None)
         roots = _roots([(items.same, np.ones(len(items), bool)), (items.groups.codes, grouped)], len(items))
@@ -229,7 +229,7 @@ def _next_split(content: Mapping[int, int], wanted: Counter[tuple[int, str]]) ->
 
 
 def _asked(fractions: Mapping[str, float]) -> list[str]:
-    """Return the splits that get images: train, then val and test. Val and test need a fraction above 0."""
+    """Return the splits that get images: train, and then each of val and test whose fraction is above 0."""
     return [split for split in SPLITS if split == "train" or fractions.get(split)]
 
 
@@ -239,7 +239,10 @@ def _due(groups: Counter[int], fractions: Mapping[str, float]) -> set[tuple[int,
 
 
 def _wanted(sizes: Counter[int], groups: Counter[int], fractions: Mapping[str, float]) -> Counter[tuple[int, str]]:
-    """Return the number of different images that val and test should get of each class. A key is (class, split)."""
+    """Return a counter that maps (class, split) to a number of images. The split is val or test.
+
+    The number says how many different images of the class the split should get.
+    """
     wanted: Counter[tuple[int, str]] = Counter()
     for label, size in sizes.items():
         drawn = _asked(fractions)[1 : groups[label]]  # train gets one group at least

@@ -114,16 +114,16 @@ def is_chain(images: ImageTree) -> bool:
 def mask_folders(images: ImageTree, above: Parts = ()) -> Iterator[tuple[Parts, ImageTree, bool]]:
     """Find mask folders at all depths of the tree `images`. `above` is the path of `images`.
 
-    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside the mask folder,
-    without such a name, that has at least 90 % of the mask folder's file names. `1_mask.png` and `1.jpg` count as the
-    same name.
+    A mask folder has a name such as `masks`, and at least one match. A match is a folder beside the mask folder. The
+    match does not have such a name, and holds at least 90 % of the mask folder's file names. `1_mask.png` and `1.jpg`
+    count as the same name.
 
     Yields three items for each mask folder: its path, the tree of its parent, and whether it certainly holds masks. A
     mask folder certainly holds masks in two cases:
 
     - A match has a name that says nothing about its images, such as `images`; see `says_nothing`.
-    - There is only one match. In addition, over 5 % of the mask folder's images are in subfolders, or at least one file
-      name in the mask folder is not a number.
+    - There is only one match, and one of these conditions holds: over 5 % of the mask folder's images are in
+      subfolders, or at least one file name in the mask folder is not a number.
     """
     folders = images.folders
     masks = set()
@@ -178,10 +178,11 @@ def coded(placed: Placed, count: int) -> Coded[Place | None]:
 
 
 def with_other_files(paths: Paths, places: Coded[Place | None], images: np.ndarray) -> Coded[Place | None]:
-    """Return `places` with places for the files that are no images. A place is a pair (split, label).
+    """Give places to files that are no images, and return the places of all files. A place is a pair (split, label).
 
-    `places` has the place of each file in `paths`, or None. `images`, int64 [n], holds the indices in `paths` of the
-    images. If all images of a folder have the same place, the other files of the folder get this place.
+    The argument `places` has the place of each file in `paths`, or None. `images`, int64 [n], holds the positions of
+    the images in `paths`. If all images of a folder have the same place, the other files of the folder get this place.
+    Images without a place are ignored.
     """
     others = np.setdiff1d(np.arange(len(paths)), images, assume_unique=True)
     placed = ~places.is_(None)
@@ -208,10 +209,10 @@ def empty_classes(paths: Paths, places: Coded[Place | None], empty: Sequence[str
 
 
 def told_bare(paths: Paths, images: np.ndarray) -> list[str]:
-    """Return a list with a line about the files without a suffix that are left out, or [] if there are none.
+    """Return a list with one line that says how many files without a suffix are left out.
 
-    For each recognised image, `images` holds its index in `paths`. A file is counted only if it lies in a subfolder in
-    which no file has a suffix.
+    A file is counted only if it lies in a subfolder in which no file has a suffix. If no file is counted, the list is
+    empty. For each recognised image, `images` holds its index in `paths`.
     """
     if len(images) == len(paths):
         return []

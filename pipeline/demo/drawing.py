@@ -37,6 +37,7 @@ _PLAIN_COATS = 0.3  # fraction of animals
 _UNUSUAL_EARS = 0.06  # fraction of animals with the other class's ears
 Colour = tuple[int, ...]  # red, green, blue
 _Draw = ImageDraw.ImageDraw
+_MARK = "cat/broken.empty.jpg"  # this empty file shows that a folder is a demo set
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,16 @@ class DemoResult:
 def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/cat/` and `folder/dog/`, half of them into each, and add a few broken files.
 
-    The content of an image depends only on `seed` and on the image's own number, from 0. Raises DataError unless
-    `folder` is missing or empty, or holds an earlier demo set. Raises OSError if `folder` can't be made.
+    The content of an image depends only on `seed` and on the image's own number, from 0. An earlier demo set in
+    `folder` is replaced. Raises DataError if `folder` exists, is not empty, and is no demo set. Raises OSError if
+    `folder` can't be made.
     """
-    there = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
-    if not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in there):
+    if not _is_free(folder):
         raise DataError(f"{folder}: exists and holds something else than a demo set; name a new folder")
     if not folder.exists():
         require_creatable(folder)
     for name in CLASS_NAMES:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    with progress("drawing", images) as advance:
-        for number in range(images):
-            name = CLASS_NAMES[number % 2]
-            drawn = _draw_jpeg(number % 2, np.random.default_rng([seed, number]))
-            write_atomically(folder / name / f"{name}.{number // 2}.jpg", drawn)
-            advance(1)
     whole = _draw_jpeg(0, np.random.default_rng([seed, 2**31]))
     broken = {
         "empty": b"",
@@ -84,9 +79,25 @@ def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoRes
         "zeros": bytes(4096),
         "tail": whole[: len(whole) * 9 // 10],
     }
-    for number, (name, data) in enumerate(broken.items()):
+    for number, (name, data) in enumerate(broken.items()):  # the first of them is `_MARK`
         write_atomically(folder / CLASS_NAMES[number % 2] / f"broken.{name}.jpg", data)
+    with progress("drawing", images) as advance:
+        for number in range(images):
+            name = CLASS_NAMES[number % 2]
+            drawn = _draw_jpeg(number % 2, np.random.default_rng([seed, number]))
+            write_atomically(folder / name / f"{name}.{number // 2}.jpg", drawn)
+            advance(1)
     return DemoResult(images=images, broken=len(broken), path=str(folder))
+
+
+def _is_free(folder: Path) -> bool:
+    """Return whether `folder` is missing, holds no file, or is a demo set. A user's own `cat.0.jpg` is not replaced."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir() or not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in folder.iterdir()):
+        return False
+    mark = folder / _MARK
+    return (mark.is_file() and not mark.stat().st_size) or not any(folder.glob("*/[!.]*"))
 
 
 def _draw_jpeg(label: int, rng: np.random.Generator) -> bytes:

@@ -50,9 +50,9 @@ def weights() -> dict[str, Any]:
 
 
 def _all_there(weights: str) -> bool | None:
-    """Return whether all files in the text `weights` exist. Return None if there is no file in the text.
+    """Return whether all files that the text `weights` names exist. Return None if the text names no file.
 
-    The text may join several files by `+`.
+    The text may join several names by `+`.
     """
     files = [weights] if Path(weights).is_file() else weights.split("+")
     files = [file for file in files if file not in KNOWN_WEIGHTS]

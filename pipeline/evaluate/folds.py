@@ -113,7 +113,7 @@ def _head_config(run: Run) -> HeadConfig:
 
 
 def _anew(model: keras.Model, run: Run) -> Build:
-    """Return a function that copies the user's own layers from the saved head, with new weights."""
+    """Return a function that rebuilds the user's own layers of the saved head. The rebuilt layers have new weights."""
     from headstart.features.tensorflow import keras
 
     own = next((layer for layer in model.layers if layer.name == OWN_LAYERS and hasattr(layer, "layers")), None)
@@ -176,7 +176,7 @@ def _training_rows(parts: Sequence[np.ndarray], fold: int, validates: bool) -> n
 
 
 def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarray, repeat: int) -> np.ndarray:
-    """Train a head on the examples at `train`. Return the labels, int64 [n], that it predicts for those at `part`."""
+    """Train a head on the examples at `train`. Return the predicted labels of the examples at `part`, int64 [n]."""
     from headstart.pipeline.head.head import fit_head
     from headstart.pipeline.head.loop import logits_of
     from headstart.pipeline.optimizers import release

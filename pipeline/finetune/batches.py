@@ -72,9 +72,12 @@ def make_batches(
 ) -> Batches:
     """Make the datasets for the model `built`.
 
-    `next_epoch` returns the number of the epoch that begins. The number decides the order of the training images. If
-    the model takes maps, missing maps are extracted first. If the model takes pixels, the frozen part computes the maps
-    of val images once, unless they need too much memory. For `raised`, see `features_dataset`.
+    `next_epoch` returns the number of the epoch that begins. The number decides the order of the training images. For
+    `raised`, see `features_dataset`.
+
+    If the model takes maps, missing maps are extracted first. If the model takes pixels, the frozen part computes the
+    maps of val images. These maps are kept in memory as long as there is space. The remaining maps are computed again
+    in each epoch; see `MapBatches`.
     """
     cached, batch_size = built.cached, config.batch_size
     train, val = cached.of("train"), cached.of("val")

@@ -75,9 +75,9 @@ def train_epochs(
 
 
 def _calibrated(built: FinetuneModel, batches: Batches) -> tuple[Calibration, Reference] | None:
-    """Return two things: the model's calibration on val, and the model's `Reference`.
+    """Return a pair: the model's calibration on val, and the model's `Reference`.
 
-    If the model's features are not finite, return None in place of both.
+    If the model's features are not finite, return None in place of the pair.
     """
     kept, found = [], []
     with progress("calibrating", batches.reference_images + len(built.cached.of("val"))) as advance:

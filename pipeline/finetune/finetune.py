@@ -91,7 +91,7 @@ def _finetune(
 
 
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
-    """Tell the user that the new classifier does not use the head's threshold, if the head has one."""
+    """If fine-tuning improved a head with a threshold, tell the user that the new classifier has no threshold."""
     if result.best_epoch and run.threshold("head"):
         console.print(
             f"the threshold of the head is not that of the classifier, which has none; `headstart evaluate {run.path}` "

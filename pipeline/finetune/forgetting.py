@@ -29,7 +29,7 @@ def forget_classifier(run: Run) -> None:
 
 
 def _rewrite(path: Path, drop_rows: bool) -> None:
-    """Remove the predictions of the fine-tuned classifier from a CSV file, or their rows if `drop_rows` is true."""
+    """Remove the predictions of the fine-tuned classifier from a CSV file. For `drop_rows`, see `_of_the_head`."""
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = csv.reader(file)
         header = next(rows, [])
@@ -45,7 +45,8 @@ def _rewrite(path: Path, drop_rows: bool) -> None:
 def _of_the_head(header: Sequence[str], rows: Iterator[list[str]], drop_rows: bool) -> Iterator[list[str]]:
     """Yield `rows` without the predictions of the fine-tuned classifier.
 
-    If `drop_rows` is true, drop the classifier's rows; otherwise, keep these rows, but empty their prediction cells.
+    If `drop_rows` is true, leave out the classifier's rows. Otherwise, keep these rows, and replace their predictions
+    by empty cells.
     """
     predicted = [at for at, name in enumerate(header) if name in _OF_THE_MODEL]
     for row in rows:

@@ -137,7 +137,7 @@ def build_finetune_model(
     `seed` decides dropout. The backbone has the run's precision, or the argument `precision` if the run has int8.
 
     Raises OptionError if the first trained layer does not exist, lies above the highest cut, or can't be used with
-    `--from-cache`. Also raises OptionError if all steps are warm-up.
+    `--from-cache`. Also raises OptionError if the schedule is cosine, and all steps are warm-up.
     """
     network = cached.network
     if network.backbone.precision == "int8":
@@ -163,7 +163,10 @@ def build_finetune_model(
 
 
 def _optimizer(config: FinetuneConfig, examples: int) -> keras.optimizers.Optimizer:
-    """Return the optimizer. Its learning rate follows `config.schedule`, for epochs of `examples` examples."""
+    """Return the optimizer. Its learning rate follows `config.schedule`.
+
+    The argument `examples` is the number of examples in an epoch.
+    """
     momentum = {"momentum": config.momentum} if config.optimizer in ("sgd", "rmsprop") else {}
     clipping = {"global_clipnorm": config.clip_norm} if config.clip_norm else {}
     rate: float | keras.optimizers.schedules.LearningRateSchedule = config.learning_rate

@@ -134,10 +134,11 @@ def _require_same_settings(run: Run, state: FinetuneState, then: dict[str, Any],
 
 
 def as_begun(run: Run, config: FinetuneConfig, start: Start | None) -> FinetuneConfig:
-    """Return `config` with the first layer to train, `from_layer`, that the fine-tuning began with.
+    """Return `config` with `from_layer` set to the layer with which the fine-tuning began.
 
-    `start` tells how the fine-tuning began. If the fine-tuning begins with this call, `start` is None, and `config` is
-    returned unchanged. Raises RunError if the layer is unknown because an early version of headstart chose it.
+    `from_layer` is the first layer to train. `start` tells how the fine-tuning began. If the fine-tuning begins with
+    this call, `start` is None, and `config` is returned unchanged. Raises RunError if the layer is unknown because an
+    early version of headstart chose the layer.
     """
     if start and start.from_layer is not None:
         return replace(config, from_layer=str(start.from_layer))

@@ -80,7 +80,7 @@ class FinetuneState:
         return int(kept.name.removeprefix("epoch-")) if kept else 0
 
     def course(self, choose_by: ChooseBy) -> Course:
-        """Return the figures on val of epoch 0 and all finished epochs as a `Course`. `start.json` must exist.
+        """Return a `Course`: the val figures of epoch 0 and of each finished epoch. `start.json` must exist.
 
         `choose_by` is the figure that decides the best epoch.
         """

@@ -37,8 +37,8 @@ def build_head(train: LabelledFeatures, config: HeadConfig) -> keras.Model:
     """Build a head that maps features float32 [B, D] to logits float32 [B, 1] (two classes) or [B, classes].
 
     The head first subtracts the mean of each feature over `train`. It then divides the features of each cut by the
-    square root of their mean variance. The standardised features go into the model of `config.own`. If `config.own` is
-    None, the standardised features go into hidden layers and a layer of logits.
+    square root of their mean variance. If `config.own` is set, the standardised features go into the user's own model.
+    Otherwise, the standardised features go into hidden layers and a layer of logits.
     """
     mean, variance = _moments(train.features)
     for columns in train.columns.values():

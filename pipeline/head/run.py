@@ -183,7 +183,10 @@ def train_cached(
 def _simple_models(
     examples: Sequence[Example], train: LabelledFeatures, val: LabelledFeatures, class_names: Sequence[str]
 ) -> SimpleModels:
-    """Score two simple models on `val`: always the largest class, and logistic regression fitted to `train`."""
+    """Score two simple models on `val`.
+
+    One model always predicts the largest class, and the other model is logistic regression fitted to `train`.
+    """
     trained = train.labels, unit_names(examples)
     return score_simple_models(trained, lambda rows: train.features[rows], val.features, val.labels, class_names)
 

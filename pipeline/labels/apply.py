@@ -80,7 +80,7 @@ def _move(data: Path, rows: Sequence[Row], reading: DataConfig, log: Log, path: 
 
 @contextmanager
 def _claimed(data: Path) -> Iterator[None]:
-    """Lock `data`. If `data` is a list, lock the folder that holds the list.
+    """Lock the folder `data`. If `data` is a list file, lock the folder of this file.
 
     Raises DataError if another command has locked the same folder.
     """

@@ -99,7 +99,7 @@ def _original(path: Path, log: Log) -> bytes:
 
 
 def _made(log: Log) -> dict[str, str]:
-    """Return a dict from the path of each image in `log`, the log of a labelled list, to the image's last action."""
+    """Return a dict from the path of each image in `log` to the image's last action. `log` is the log of a list."""
     return {path: action for state in log.states for path, action in state.rows.items()}
 
 
@@ -134,7 +134,10 @@ def _changes(file: Path, rows: Sequence[Row], entries: Sequence[Entry], config: 
 
 
 def _rewritten(file: Path, changes: Mapping[str, str], config: DataConfig) -> bytes:
-    """Return the content of the list `file` after `changes`, a dict from the path of an image to its action."""
+    """Apply `changes` to a copy of the content of `file`, and return the copy.
+
+    `file` is a list of images. `changes` is a dict from the path of an image to the image's action.
+    """
     folder = os.path.abspath(file.parent)
 
     def path_of(row: Mapping[str, Any]) -> str:

@@ -14,11 +14,11 @@ from headstart.pipeline.labels.log import Log, write_log
 
 
 def require_inside(data: Path, name: str, where: str) -> None:
-    """Raise a DataError if no image may be at the path `name`, which is relative to `data`.
+    """Raise a DataError if the path `name`, relative to the folder `data`, is not allowed for an image.
 
-    The path must be normalised, and stay inside `data`. It must not be a link, or lead through a link or a file. A file
-    at `name` need not exist. The error's message begins with `where`, the place that `name` was read from, such
-    as a row of a CSV file.
+    The path must be normalised, and stay inside `data`. The path must not be a link, and must not lead through a link
+    or a file. A file at the path need not exist. The error's message begins with the text `where`. This text names the
+    place from which `name` was read, such as a row of a CSV file.
     """
     root = os.path.realpath(data)
     path = os.path.join(root, name)

@@ -26,9 +26,10 @@ def path_text(name: str, value: Any, what: str = "a path") -> str:
 
 
 def whole(name: str, value: Any, least: int = 0) -> int:
-    """Return `value`, the argument `name`, as an int.
+    """Return `value` as an int.
 
-    Raises OptionError if `value` is no whole number, or is under `least` or over 2147483647.
+    Raises OptionError if `value` is no whole number, or is under `least` or over 2147483647. For the message, `name` is
+    the name of the argument.
     """
     number = without_numpy(value)
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number < 1 << 31:

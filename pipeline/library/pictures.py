@@ -32,7 +32,8 @@ def on_disk(images: Sequence[Any]) -> Iterator[tuple[list[Path], dict[str, str]]
       `image 3`.
 
     Raises:
-        OptionError: for an object that is no image, an empty path, and an array that is not uint8 [H, W, 3] or [H, W].
+        OptionError: for an empty path, for an array that is not uint8 [H, W, 3] or [H, W], and for any other object
+            that is no image.
         DataError: for an image without pixels, an image that can't be decoded, and a Pillow image whose mode has no
             known range, such as `F` (32-bit floating point).
     """

@@ -175,7 +175,7 @@ def train_head(
     Raises:
         OptionError: if an option or argument is unknown or can't be used, or if the function `head` fails.
         DataError: if `data` can't be trained on.
-        RunError: if `run` exists, unless `overwrite` is set and the folder `run` holds a run.
+        RunError: if `run` exists and `overwrite` is false, or if `run` exists and holds no run.
         DivergedError: if no epoch has a finite loss.
         WeightsError, StoreError: see `headstart.features`.
     """

@@ -43,8 +43,8 @@ def items(lines: Sequence[str], kind: str) -> str:
 def more(all: Sequence[object], shown: int, what: str = "") -> str:
     """Return a line with the number of elements that are left out. If none is left out, return an empty string.
 
-    The list `all` has the elements. The page shows the first `shown` of them. `what` is a word for the elements, and
-    follows the number.
+    The argument `all` is the list of elements. The page shows elements from the start of the list, and the argument
+    `shown` is their maximum number. The argument `what` is a word for the elements, and follows the number in the line.
     """
     left = len(all) - shown
     return f"<p class=more>and {left:,} more {what}</p>" if left > 0 else ""

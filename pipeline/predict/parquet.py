@@ -41,7 +41,7 @@ def parts_folder(output: Path) -> Path:
 def open_parquet(output: Path, layout: Layout) -> Iterator[Output]:
     """Open a Parquet file for the rows of `layout`; see `open_output`.
 
-    When the context ends, the rows are added to the file. If an error or Ctrl-C ends the context, the rows stay in
+    When the context ends without an error, the rows are added to the file. After an error or Ctrl-C, the rows stay in
     `parts_folder(output)`, and a later call adds them.
     """
     schema, done = _schema(layout), Done()

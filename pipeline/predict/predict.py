@@ -93,9 +93,9 @@ class Predicting:
     ) -> Iterator[Item]:
         """Classify the files in order. Yield each prediction or reject as soon as it is known.
 
-        If `is_done` returns True for a path, the image or reject at this path is left out. While this goes on,
-        `advance` is called with the number of paths that were finished since its last call, including paths that are
-        left out and files that are no images. Raises DataError at the end if nothing was predicted or left out.
+        If `is_done` returns True for a path, the image or reject at this path is left out. During the classification,
+        each call of `advance` gets the number of paths that were finished since the call before. Paths that are left
+        out and files that are no images count, too. Raises DataError at the end if nothing was predicted or left out.
         """
         with bytes_kept(None, ""):
             for done, others, piece in self.classify(is_done):

@@ -132,7 +132,7 @@ def inspected(
     Yields three values for each group:
 
     - the number of images and rejects that are left out, because `is_done` returns True for their paths
-    - the number of files found in a folder that are no images
+    - the number of non-image files that were found in folders
     - a list of all other images and rejects, in the order of the files
 
     If a file in `sources.named` is no image, it becomes a reject.

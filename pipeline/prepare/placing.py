@@ -37,7 +37,10 @@ class Placer:
         self._ready: set[Path] = set()  # folders that exist, and are cleared of files that killed processes left
 
     def place(self, file: Path, target: Path) -> Way:
-        """Place `file` at `target`, which must not exist yet. Return the way that was used. May raise an OSError."""
+        """Place `file` at `target`, which must not exist yet. May raise an OSError.
+
+        Return "reflink", "hard link" or "copy", depending on how the file was placed.
+        """
         self._make_ready(target.parent)
         if not self.copies and self._reflinks and self._reflink(file, target):
             return self._counted("reflink")

@@ -43,9 +43,9 @@ def read_images(
 ) -> tuple[list[Placement], list[Reject], int]:
     """Read each of `members` that has a label. Return the images, the rejects, and the number of other files.
 
-    `read` has the label, split and group of each member. `listed` is true if the members are rows of a manifest. A file
-    that is no image is a reject if `listed` is true. Otherwise, such a file counts as one of the other files. A member
-    whose name leads out of its archive is always a reject, even without a label.
+    The argument `read` holds the label, split and group of each member. The argument `listed` is true if the members
+    are rows of a manifest. A file that is no image is a reject if `listed` is true. Otherwise, such a file counts as
+    one of the other files. A member whose name leads out of its archive is always a reject, even without a label.
     """
     images, rejects, others = [], [], 0
     groups = read.groups or [None] * len(members)
@@ -83,7 +83,8 @@ def splits_there(data: Path) -> There:
 class Chosen(NamedTuple):
     """The split of each image of a source, and lines that say how the splits were chosen.
 
-    `moves` maps a pair (digest, old split) to a new split, for each image in the data folder whose split changes.
+    Images in the data folder may change their split. For each change, `moves` maps a pair (digest, old split) to the
+    new split.
     """
 
     splits: list[str]
@@ -138,9 +139,10 @@ def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the last split in the list `there` that the source allows for an image, or "" if there is no such split.
+    """Return the last split in the list `there` that the source allows for an image.
 
-    Raises DataError if there is no such split, and the set `allowed` lacks at least one split in the list `there`.
+    If the source allows none of these splits, the result is "" if the set `allowed` holds all of them. If the set lacks
+    one of them, a DataError is raised.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]

@@ -56,8 +56,8 @@ def opened_source(source: Path, data: Path, zip_encoding: str | None = None) -> 
     read.
 
     Raises:
-        DataError: a folder or archive can't be read, or an archive has no files. Also raised if no images are found,
-            and some archives are not unpacked.
+        DataError: a folder or archive can't be read, or an archive has no files. Also raised if the source has archives
+            that are not unpacked, and no images are found.
         OptionError: `zip_encoding` is not an encoding, does not fit the names, or is given for a source without a zip.
     """
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ from headstart.pipeline.study.study import study_cached
 
 
 def images_needed(evidence: Evidence) -> str:
-    """Return the section as HTML. It shows the result of `study_cached` for the run's own data.
+    """Return a section of the report, as HTML. The section shows the result of `study_cached` for the run's own data.
 
     If the data are missing, or if `study_cached` can't use them, return an empty string.
     """

@@ -86,5 +86,8 @@ def origin_of_reference(run: Run, model: str) -> Path:
 
 
 def _origin(run: Run, model: str) -> str:
-    """Return whose calibration and reference `model` uses: `head` if fine-tuning gained nothing, else `model`."""
+    """Return the string `head` if fine-tuning gained nothing, and otherwise `model`.
+
+    The calibration and reference of `model` are kept under the returned name.
+    """
     return "head" if run.finetuning_gained_nothing() else model

@@ -13,7 +13,7 @@ RUN/
     predictions-<split>.csv   path, digest, label, prediction and logits of each example
     confusion-<split>.csv     for each model and each pair (true label, predicted label), the number of examples
     finetune.partial/         state of an unfinished fine-tuning (see `pipeline.finetune.state`)
-    finetune.state/           state of a finished fine-tuning, which can go on from there with more epochs
+    finetune.state/           state of a finished fine-tuning, from which more epochs can be trained
 """
 
 from __future__ import annotations

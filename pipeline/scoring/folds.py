@@ -46,11 +46,11 @@ def require_trainable_folds(folds: Sequence[Fold], labels: np.ndarray, count: in
 
 
 def stratified(strata: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Draw a sample of N rows, the same fraction of each stratum. Return the drawn rows, int64 [n], ascending.
+    """Draw a sample from N rows. Return the n drawn rows, int64 [n], ascending.
 
-    `strata`, int [N], has the stratum of each row. The argument `most` is the approximate n. If N is at most this
-    number, all rows are drawn. Each stratum gives at least two rows, or its only row. With many small strata, n may
-    therefore be larger than the argument `most`.
+    `strata`, int [N], has the stratum of each row. About the same fraction of each stratum is drawn. The argument
+    `most` is the approximate n. If N is at most this number, all rows are drawn. Each stratum gives at least two rows,
+    or its only row. With many small strata, n may therefore be larger than the argument `most`.
     """
     if len(strata) <= most:
         return np.arange(len(strata))

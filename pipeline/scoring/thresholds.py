@@ -1,4 +1,4 @@
-"""The threshold of a classifier of two classes: how it decides labels, and how it is chosen on val."""
+"""The threshold of a classifier of two classes. The threshold decides labels, and is chosen on val."""
 
 import math
 from collections.abc import Sequence

@@ -162,7 +162,11 @@ def _features(served: ServedRun, example: Example, data: Path | None) -> np.ndar
 
 
 def _data(run: Run, places: Places) -> Path | None:
-    """Return the data folder of `run`, or None if unusable. Raises HeadstartError if the user named an unusable one."""
+    """Return the data folder of `run`.
+
+    If the user named a folder, and this folder is unusable, raise a HeadstartError. If the user named no folder, and no
+    usable folder is found, return None.
+    """
     try:
         return run_data(run, places)
     except HeadstartError:

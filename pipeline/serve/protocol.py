@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
             self._tell(431, "Request Header Fields Too Large", f"the head of a request has at most {_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
-        """Note that a request begins. Raises a ValueError if the previous request is not answered yet.
+        """Record the beginning of a request. Raises a ValueError if the previous request is not answered yet.
 
         The caller is the parser. The error makes the parser stop.
         """
@@ -65,7 +65,7 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Note that all headers of a request have arrived."""
+        """Record the arrival of all headers of a request."""
         self._in_head, self._unused = False, 0
         super().on_headers_complete()
         self._start_clock()

@@ -28,7 +28,7 @@ _WHO = {"head": "the head", "finetuned": "the fine-tuned classifier"}
 
 @dataclass(frozen=True)
 class Serving:
-    """A server that listens and has loaded its model. The method `last` answers requests."""
+    """A server that listens and has loaded its model. To answer requests, call the method `last`."""
 
     url: str
     title: str  # names the model that answers

@@ -108,9 +108,10 @@ class ServedRun:
 
 
 def serve_run(run: Run, config: ServeConfig, places: NetworkPlaces, seed: int) -> ServedRun:
-    """Load the model of `run` that `predict` would choose. `places` says where the run's store and weights are now.
+    """Load a model of `run`: the model that `predict` would choose.
 
-    Raises RunError if the weights changed. For other errors, see `choose_model`, `make_trust` and `load_answers`.
+    `places` says where the run's store and weights are now. Raises RunError if the weights changed. For other errors,
+    see `choose_model`, `make_trust` and `load_answers`.
     """
     asked = PredictConfig(
         model=config.model, threshold=config.threshold, abstain=config.abstain, batch_size=config.batch_size

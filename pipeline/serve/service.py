@@ -67,7 +67,7 @@ class Service:
     def arriving(self) -> Iterator[Callable[[int], None]]:
         """Yield a function that counts the bytes of a request. The context is open until the request is answered.
 
-        Each time bytes arrive, the caller must call the function with the number of these bytes. The function raises a
+        Whenever bytes arrive, the caller must call the function with the number of these bytes. The function raises a
         RefusalError if the requests of all open contexts have too many bytes together.
 
         A RefusalError is also raised at the start, if the server is stopping or too many requests are unanswered.

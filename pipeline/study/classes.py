@@ -38,8 +38,9 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
     `train_labels`, int [N], are the labels of the training images.
 
     The gain of a class is the rise of its recall that is expected from twice as many training images. A line is fitted
-    to the recall against the logarithm of the number of images. The fit uses the larger half of the sizes of training
-    sets in `curve`. The gain is log(2) times the slope of this line, times a factor from 0 to 1.
+    to the recall against the logarithm of the number of images. `curve` has the measurements for several sizes of the
+    training set. The fit uses only the larger half of these sizes. The gain is log(2) times the slope of this line,
+    times a factor from 0 to 1.
 
     The factor corrects for curves that flatten, and is the same for all classes. Two rises in accuracy are predicted
     for twice as many images: the rise by a fitted law (see `kept_law`), and the rise by a fitted line. The factor is
@@ -68,7 +69,7 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
 
 def _doubled(curve: Curve) -> np.ndarray:
-    """Return how much each score is expected to rise with twice the training images, float64 [S, V].
+    """Return the expected rise of each score, float64 [S, V], if the number of training images doubles.
 
     A score is 1 if the prediction is right, else 0.
     """

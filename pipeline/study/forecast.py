@@ -11,8 +11,9 @@ Normal noise of variance A / n is added for n training images; see `_spread`. Th
 because the training images at hand are a random draw. The noise is also added to the errors from which `Forecast.at`
 computes intervals, because future training images will be a random draw, too.
 
-Two laws (see `laws.py`) are fitted to each replicate. The law that better predicts the largest sizes is kept. The size
-at which the fit begins is drawn at random among the smaller sizes, because a law may not hold for the smallest sizes.
+Two laws (see `laws.py`) are fitted to each replicate. The law that better predicts the errors at the largest sizes is
+kept. The size at which the fit begins is drawn at random among the smaller sizes, because a law may not hold for the
+smallest sizes.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the expected errors, [M]. Each is the median over the B rows of `errors`, [B, M], minus `_raised`."""
+        """Return the expected errors, [M]: the median of each column of `errors`, [B, M], reduced by `_raised`."""
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
@@ -130,7 +131,10 @@ class Forecast:
         return round(images) if images <= _HORIZON * self._images[-1] else None
 
     def _estimates(self, errors: np.ndarray, replicates: np.ndarray) -> list[Estimate]:
-        """Turn `errors`, [M], into figures. Compute each figure's interval from the errors `replicates`, [B, M]."""
+        """Turn `errors`, [M], into figures with intervals.
+
+        The intervals come from the argument `replicates`, [B, M]. Each of its B rows holds the errors of one replicate.
+        """
         values = to_error(self._curve.metric, errors)
         low, high = _interval(to_error(self._curve.metric, self._bounded(replicates)))
         rows = zip(values.tolist(), np.minimum(low, values).tolist(), np.maximum(high, values).tolist(), strict=True)

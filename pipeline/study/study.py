@@ -141,9 +141,10 @@ def _sizes(curve: Curve, forecast: Forecast) -> list[Size]:
 
 
 def _needed(curve: Curve, forecast: Forecast, target: float) -> Needed | None:
-    """Forecast how many images are needed to reach `target`. If `target` is 0, the next round value is the target.
+    """Forecast how many images are needed to reach `target`.
 
-    Return None if there is no such value, or if `target` is 0 and the metric is the loss.
+    If `target` is 0, the target is the lowest number of `_TARGETS` above the present figure. Return None if there is no
+    such number, or if `target` is 0 and the metric is the loss.
     """
     now = float(to_error(curve.metric, curve.errors[-1].mean()))
     if not target and curve.metric != "loss":

@@ -48,8 +48,8 @@ class Choice:
     def nearest(self, value: Any) -> Any:
         """Return `value` if it is allowed, else the nearest allowed value.
 
-        The first of `self.values` counts as the nearest if both of these are true: `between` is false, and at least one
-        of `value` and the elements of `self.values` is not a number.
+        Only numbers have a distance. So if `between` is false, and `value` or an element of `self.values` is not a
+        number, the first of `self.values` counts as the nearest.
         """
         if self.between:
             return min(max(value, self.values[0]), self.values[1])

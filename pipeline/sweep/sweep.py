@@ -234,9 +234,9 @@ def _chosen(space: Space, winner: FrozenTrial, more: int) -> tuple[HeadConfig, l
 def _write_run(
     study: Study, number: int, path: Path, overwrite: bool, began: float, train: Callable[..., HeadResult]
 ) -> None:
-    """Train the winner, trial `number`, and write the run to `path`.
+    """Train the winner, whose trial number is `number`, and write the run to `path`.
 
-    If another process already wrote the run of this trial or of a better trial to `path`, only print a line.
+    If another process meanwhile wrote the run of this trial or of a better trial to `path`, only print a line.
     """
     origin = {"study": plain_path(study.path), "trial": number}
     with study.locked():
@@ -263,7 +263,10 @@ def _origin(run: Run, overwrite: bool) -> dict[str, Any]:
 
 
 def _unchanged(then: dict[str, str], data: Path) -> ScanCheck:
-    """Return a check that raises DataError if classes, train or val changed. `then` holds their earlier hashes."""
+    """Return a check that raises DataError if classes, train or val changed.
+
+    The argument `then` holds the earlier hashes of classes, train and val.
+    """
 
     def require(scanned: Scan, _: list[Network]) -> None:
         now = example_digests(scanned.examples, scanned.class_names)

@@ -95,7 +95,11 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
-    """Return `config` with the weights that made `store`, if they are on this machine and `config` names no others."""
+    """Return `config`, with the weights that made `store` in place of `imagenet`.
+
+    If `config.weights` is not `imagenet`, or if the weights that made `store` are not on this machine, return `config`
+    unchanged.
+    """
     used = [one for one in used_with(store.root) if one.digest == store.fingerprint.weights and one.is_at_hand()]
     if config.weights != "imagenet" or not used:
         return config

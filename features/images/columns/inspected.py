@@ -129,7 +129,7 @@ def inspect_part(
     advance: Callable[[int], None] = lambda count: None,
     is_stopped: Callable[[], bool] = lambda: False,
 ) -> Inspected:
-    """Inspect local files as `inspect_images` does without its arguments `memory`, `turn` and `elsewhere`.
+    """Inspect local files. Return the same result as `inspect_images(files, max_pixels, pages=pages)`.
 
     `advance` is called with the number of files that were just inspected. Inspection ends early when `is_stopped`
     returns true.
@@ -152,7 +152,10 @@ def _inspected(
 
 
 def _turns(files: Paths, unknown: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
-    """Split the files at `unknown` into parts of about `TURN_BYTES`. Yield each part, and whether it is the last."""
+    """Split `unknown`, the positions of some of `files`, into parts. The files of a part have about `TURN_BYTES`.
+
+    Yield each part, and whether the part is the last.
+    """
 
     def sizes(piece: np.ndarray) -> np.ndarray:
         return np.fromiter((size for size, _ in sizes_and_times(files[piece])), np.int64, len(piece))
@@ -176,7 +179,7 @@ def _recalled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the images of unchanged files in the scan memory `memory`.
 
-    Returns the row of each image in the scan memory, and the position of the image's file in `files`.
+    Returns two arrays with an entry per found image: the image's row in `memory`, and its file's position in `files`.
     """
     found = [(_NONE, _NONE)]
     every = np.arange(len(files))

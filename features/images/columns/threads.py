@@ -27,8 +27,8 @@ def in_threads(
     A piece has at most `size` positions. The calling thread does the first pieces. As soon as a piece takes long, other
     threads do the remaining pieces. If `remote` is true, there are more of these threads.
 
-    `at_end` is called after the last piece, or when an error or Ctrl-C stops the work early. Then this function waits
-    until the other threads have finished.
+    `at_end` is called after the last piece. If an error or Ctrl-C stops the work after the other threads have begun,
+    `at_end` is called, too. After the call of `at_end`, this function waits until the other threads have finished.
     """
     pieces = (positions[start : start + size] for start in range(0, len(positions), size))
     for piece in pieces:

@@ -45,7 +45,11 @@ class _Kept:
             self.open()
 
     def open(self) -> Path:
-        """Return the folder of kept bytes, made if it is missing, and mark it as used by this process."""
+        """Return the folder of kept bytes.
+
+        The first call makes the folder if it is missing, and marks the folder as used by this process. Later calls do
+        the same, but at most every ten minutes.
+        """
         with self.lock:
             is_new = self.folder is None
             self.folder = self.folder or self._made()

@@ -81,7 +81,7 @@ def version_of(url: str) -> Version:
 
 
 def read(url: str, most: int) -> bytes:
-    """Return the first `most` bytes of an object, or all its bytes if it has fewer.
+    """Return the first bytes of an object: `most` bytes, or all bytes if the object has fewer.
 
     Raises the errors of the service's library, and the errors of `_asked`.
     """
@@ -138,9 +138,9 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _why_not_made(url: str, scheme: str, error: Exception) -> str:
-    """Return a message that the library for `scheme` refuses the user's settings.
+    """Return the text of an error.
 
-    The message also says which settings to change.
+    The text says that the library for `scheme` refuses the user's settings, and which settings to change.
     """
     said = " ".join(str(error).split())
     own = f"FSSPEC_{scheme.upper()}_"

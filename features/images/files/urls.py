@@ -130,7 +130,10 @@ def require_access(paths: Iterable[str]) -> None:
 
 
 def one_of_each_place(paths: Iterable[str]) -> list[str]:
-    """Return the first URL in `paths` for each bucket and host. Paths of other kinds are ignored."""
+    """Return the first URL of each bucket and the first URL of each host in `paths`.
+
+    Paths of other kinds are ignored.
+    """
     places: dict[tuple[str, str], str] = {}
     for url in filter(is_url, paths):
         places.setdefault(urlsplit(url)[:2], url)
@@ -153,7 +156,10 @@ def require_credentials(urls: Sequence[str]) -> None:
 
 
 def _why_refused(urls: Sequence[str]) -> str:
-    """Return why a bucket or host counts as unreadable, judged by some of its objects; "" if it does not."""
+    """Return why a bucket or host counts as unreadable, or "" if the bucket or host counts as readable.
+
+    `urls` holds the URLs of some objects of the bucket or host.
+    """
     for number, url in enumerate(urls, 1):
         try:
             version_of_url(url)
@@ -168,7 +174,7 @@ def _why_refused(urls: Sequence[str]) -> str:
 
 
 def _read_whole(url: str, version: Version) -> bytes:
-    """Return the bytes of an object. If `version` has the object's size, read at most one byte more than this size."""
+    """Return an object's bytes. If `version` tells the object's size, read at most one byte more than this size."""
     if version.bytes > MAX_FILE_BYTES:
         raise UnreadableError(Fault("too-large", f"{version.bytes} bytes, over {MAX_FILE_BYTES}"))
     if not version.bytes:

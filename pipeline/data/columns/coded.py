@@ -18,7 +18,7 @@ class Coded(Sequence[Value], Generic[Value]):
     A slice, a selection by positions and a selection by a mask are `Coded`, too. They keep all `values`.
 
     Args:
-        codes: int32 [N], the position in `values` of each row's value.
+        codes: int32 [N]. For each row, the position of the row's value in the argument `values`.
         values: the different values. Some of them may occur in no row.
     """
 

@@ -53,7 +53,10 @@ class LogitsTask:
         return LogitsJob(self)
 
     def require_same(self, met: str) -> None:
-        """Raise a NodeError unless a worker has the driver's classifier. `met` is the result of `LogitsJob.meet`."""
+        """Raise a NodeError if a worker has another classifier than the driver.
+
+        `met` is the result of `LogitsJob.meet` in this worker.
+        """
         if met != self.digest:
             raise NodeError(f"{self.run}: this node has another classifier at this path")
 

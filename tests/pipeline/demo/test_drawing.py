@@ -73,3 +73,15 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"x")
     with pytest.raises(DataError, match="holds something else"):
         draw_demo(tmp_path / "photos", 4)
+
+
+def test_photographs_that_are_named_like_drawings_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    draw_demo(tmp_path / "photos", 2)  # folders without files are no obstacle
+    draw_demo(tmp_path / "photos", 4)
+    (tmp_path / "photos" / "cat" / "broken.empty.jpg").unlink()
+    mine = tmp_path / "photos" / "cat" / "cat.0.jpg"
+    mine.write_bytes(b"a photograph")
+    with pytest.raises(DataError, match="holds something else"):
+        draw_demo(tmp_path / "photos", 4)
+    assert mine.read_bytes() == b"a photograph"

@@ -280,7 +280,7 @@ def test_study_and_advise_tell_what_memory_left_out(
     width = 576
     fits = 24 * 14 * width / 2**30  # 14 images of 6 copies of 4 bytes
     told = " ".join(headstart.text("advise", prepared, *options, "--memory", f"{fits:.9f}").split())
-    assert "judged on 20 of 3" in told
+    assert "judged on 14 of 3" in told
     assert "images, for memory holds no more; raise --memory" in told
     found = headstart(
         "study", prepared, *options, "--memory", f"{8 * 16 * width / 2**30:.9f}", "--sizes=4", "--seeds=2"
