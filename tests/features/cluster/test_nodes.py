@@ -127,9 +127,8 @@ def test_a_cluster_that_asks_for_a_token_is_told(monkeypatch: pytest.MonkeyPatch
         pass
 
 
-@pytest.mark.parametrize(
-    "connection", [pytest.param("connected('local')", marks=pytest.mark.slow), "connecting('local', int, print)"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("connection", ["connected('local')", "connecting('local', int, print)"])
 def test_sigterm_is_handled_as_before_while_and_after_ray_is_used(connection: str) -> None:
     pytest.importorskip("ray")
     code = f"""

@@ -12,7 +12,6 @@ import headstart.features.backbones.models
 import keras
 import numpy as np
 import pytest
-from headstart.features.backbones.cuts import Cut
 from headstart.features.backbones.weights import build_backbone
 from headstart.features.config import ExtractionConfig, FeatureConfig
 from headstart.features.errors import DataError, OptionError, RunError
@@ -40,9 +39,9 @@ from headstart.tests.pipeline.conftest import QUICK
 from headstart.tests.pipeline.finetune.test_resuming import keep, settings_of
 
 
-def backbone_weights(classifier: keras.Model) -> dict[str, np.ndarray]:
+def backbone_weights(classifier: keras.Model, name: str = "mobilenet_v3_small") -> dict[str, np.ndarray]:
     """Every weight of the backbone inside a classifier, by its place."""
-    return weights_of(classifier.get_layer("mobilenet_v3_small"))
+    return weights_of(classifier.get_layer(name))
 
 
 def weights_of(backbone: keras.Model) -> dict[str, np.ndarray]:
@@ -99,14 +98,17 @@ def test_phase_1_changes_no_backbone_weight(
     assert cached.fingerprints() == Run.open(tmp_path / "r").config()["fingerprints"]
 
 
-def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(tuned_run: Path) -> None:
-    run = tuned_run
-    before = backbone_weights(joined_before(run))
+@pytest.mark.parametrize("fixture", ["tiny_tuned_run", pytest.param("tuned_run", marks=pytest.mark.slow)])
+def test_phase_2_trains_what_lies_above_the_boundary_and_nothing_else(
+    fixture: str, request: pytest.FixtureRequest
+) -> None:
+    run: Path = request.getfixturevalue(fixture)
+    network = load_examples(Run.open(run)).network
+    backbone, boundary = network.backbone, network.backbone.boundary(network.cuts)
+    before = backbone_weights(joined_before(run), backbone.title)
     best_epoch = Run.open(run).metrics()["finetune"]["best_epoch"]
     assert best_epoch > 0, "no epoch was better than the head: the test would show nothing"
-    after = backbone_weights(keras.models.load_model(run / "classifier.keras"))
-    backbone = build_backbone("mobilenet_v3_small", "random", image_size=64)
-    boundary = backbone.boundary([Cut("mobilenet_v3_small", "top_activation")])
+    after = backbone_weights(keras.models.load_model(run / "classifier.keras"), backbone.title)
     moved = changed(before, after)
     frozen = {
         name
@@ -476,16 +478,16 @@ def test_a_finished_run_is_begun_anew_only_if_asked(tiny_run: Path) -> None:
     assert [row["epoch"] for row in Run(tiny_run).history() if row["phase"] == "finetune"] == ["1", "2"]
 
 
-def test_both_phases_lie_on_one_axis(tuned_run: Path) -> None:
+def test_both_phases_lie_on_one_axis(tiny_tuned_run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     steps = {}
     for phase in ("head", "finetune"):
-        events = EventAccumulator(str(tuned_run / "logs" / phase / "validation"))
+        events = EventAccumulator(str(tiny_tuned_run / "logs" / phase / "validation"))
         events.Reload()
         steps[phase] = [event.step for event in events.Tensors("epoch_loss")]
     assert steps == {"head": [0, 1, 2], "finetune": [3, 4]}
-    rates = EventAccumulator(str(tuned_run / "logs" / "finetune" / "train"))
+    rates = EventAccumulator(str(tiny_tuned_run / "logs" / "finetune" / "train"))
     rates.Reload()
     assert [event.step for event in rates.Tensors("epoch_learning_rate")] == [3, 4]
 
