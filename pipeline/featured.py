@@ -224,7 +224,7 @@ def scan_with_store(
     """Scan `data`, and print how `data` were read. If the folder of the store is missing, it is made.
 
     The store remembers the files for later scans. For `turn` and `elsewhere`, see `scan`. Raises the errors of `scan`,
-    and DataError if the store has a folder `rejects.csv`.
+    and DataError if a folder of the store stands where the file `rejects.csv` belongs.
     """
     create_folder(extraction.store)
     require_rejects_file(extraction.store)

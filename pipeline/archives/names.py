@@ -130,10 +130,8 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` says for each name whether a program for Windows wrote it. Backslashes become slashes in two cases:
-
-    - A program for Windows wrote the name.
-    - No name is from Windows, and every name has a backslash but no slash.
+    `windows` says for each name whether a program for Windows wrote it. In such a name, backslashes become slashes.
+    If no name is such a name, backslashes still become slashes if every name has a backslash, and none has a slash.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):

@@ -113,7 +113,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return pairs: a place (split, label), and the positions of its images. Some images may be in no place."""
+        """Return the places of the images: each with its split, its label and the positions of its images."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []

@@ -91,7 +91,7 @@ def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoRes
 
 
 def _is_free(folder: Path) -> bool:
-    """Return whether `folder` is missing, holds no file, or is a demo set. A user's own `cat.0.jpg` is not replaced."""
+    """Return whether `folder` is missing, holds no file, or is a demo set. A user's own `cat.0.jpg` is no demo set."""
     if not folder.exists():
         return True
     if not folder.is_dir() or not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in folder.iterdir()):

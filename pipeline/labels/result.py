@@ -54,7 +54,7 @@ class FoundLabels:
         }
 
     def rows(self) -> list[Suspect]:
-        """Return the likely label errors, and then all other images that have a conflict.
+        """Return the likely label errors, and then all other images that are in a conflict.
 
         A conflict is a group of copies or near-duplicates with different labels.
         """

@@ -74,7 +74,10 @@ def _others(images: Sequence[Placement], there: There, max_pixels: int) -> list[
 
 
 def _grouped(images: Sequence[Placement], groups: Sequence[Sequence[int]]) -> list[Placement]:
-    """Return `images`, with near-duplicates in the same group. Groups that share near-duplicates are joined."""
+    """Return `images` with new groups, so that near-duplicates are in one group.
+
+    Two groups are joined if an image of one is a near-duplicate of an image of the other.
+    """
     keys = [[one.group] if one.group is not None else [] for one in images]
     near: list[list[int]] = [[] for _ in images]
     for number, group in enumerate(groups):

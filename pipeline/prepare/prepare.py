@@ -87,9 +87,9 @@ def prepare(
     `source` is a folder, an archive or a manifest. `reading` says how `source` is read. Splits that the source gives
     are kept. Other images get a split from their digest, `seed` and the fractions in `config`; see `splits.assign`.
 
-    Images already in `data` keep their split. If a new image unites two groups, the united group gets one split. All
-    images are read before the first is written. An interrupted move can be repeated, because files are removed from
-    `source` only after all are in `data`.
+    Images already in `data` keep their split, except if a new image unites two groups of different splits: the united
+    group gets one split. All images are read before the first is written. An interrupted move can be repeated, because
+    files are removed from `source` only after all are in `data`.
 
     Raises OptionError if an option, such as `config.move`, does not fit `source`. Raises the errors of `read_data`.
     Also raises DataError in these cases:

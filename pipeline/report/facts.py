@@ -44,7 +44,7 @@ def data(evidence: Evidence) -> str:
 
 
 def _copies(rows: list[dict[str, str]]) -> list[str]:
-    """Return three lines: the numbers of copies, of images in several splits, and of images in several classes."""
+    """Return three lines: how many images are copies, are in several splits, and are in several classes."""
     labels, splits, times = dict[str, set[str]](), dict[str, set[str]](), Counter(row["digest"] for row in rows)
     for row in rows:
         labels.setdefault(row["digest"], set()).add(row["label"])

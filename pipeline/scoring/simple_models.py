@@ -81,8 +81,8 @@ class SimpleModels:
 def rows_to_fit(count: int, width: int, classes: int, seed: int = 0) -> np.ndarray:
     """Choose the training images for a fit of logistic regression. Return their rows, int64 [n], in ascending order.
 
-    There are `count` training images with `width` features each, and `classes` classes. If all images are too many for
-    a quick fit, a random sample is chosen, as large as a quick fit allows. If this sample would have fewer than ten
+    There are `count` training images with `width` features each, and `classes` classes. If a quick fit can't take so
+    many images, a random sample is chosen, as large as a quick fit can take. If this sample would have fewer than ten
     images per class on average, no image is chosen.
     """
     logits = 1 if classes == 2 else classes

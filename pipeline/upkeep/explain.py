@@ -1,7 +1,7 @@
 """`store explain`: count the images that have the requested features.
 
-The command also lists the other features in the store, and the settings in which these features differ from the
-requested features.
+The store may hold features with other settings, too. The command lists them, and the settings that are other than
+requested.
 """
 
 from collections.abc import Collection, Sequence
