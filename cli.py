@@ -201,7 +201,7 @@ def study(
 def finetune(
     run: RunArgument, config: FinetuneConfig, places: Places, overwrite: Overwrite = False, seed: int = 0
 ) -> Result:
-    """Phase 2: train the top of the backbone on raw images. Repeat the command to go on after the last epoch."""
+    """Phase 2: train the backbone's top on raw images. Repeat the command to go on after the last finished epoch."""
     from headstart.pipeline.finetune.finetune import finetune
 
     return finetune(run, config, overwrite, seed, places)
@@ -249,7 +249,7 @@ def report(
     places: Places,
     split: AnySplit = "auto",
 ) -> Result:
-    """Write a page about a run: figures, curves, data, settings, and mistakes beside the nearest training images."""
+    """Write a page on a run: figures, curves, data and settings. Show mistakes next to the nearest training images."""
     from headstart.pipeline.report.report import report
 
     return report(runs, config, split, places)

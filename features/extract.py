@@ -52,9 +52,11 @@ class NodeWork:
 
 @dataclass(frozen=True)
 class Extracted:
-    """The result of `extract_features`: digests with new features, rejected images, and seconds of extraction.
+    """The result of `extract_features`.
 
-    `nodes` maps the name of each node of a cluster to its work. Without a cluster, `nodes` is empty.
+    `digests` are the digests that got new features, `rejects` are the rejected images, and `seconds` is the time that
+    the extraction took. `nodes` maps the name of each node of a cluster to the node's work. Without a cluster, `nodes`
+    is empty.
     """
 
     digests: frozenset[str] = frozenset()
@@ -254,7 +256,7 @@ class _Extraction:
         self._shown = done
 
     def _finished(self, before: int | None = None) -> Callable[[], None]:
-        """Take the portions that were claimed before the portion `before`. If `before` is None, take all portions.
+        """Take the portions that were claimed earlier than portion `before`. If `before` is None, take all portions.
 
         Return a function that marks the taken portions as done.
         """

@@ -45,7 +45,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _written_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, and remove its file at the end, unless the caller renamed it."""
+    """Yield a temporary path in the folder of `path`.
+
+    At the end, remove the file at the temporary path, unless the caller renamed this file.
+    """
     with _told_of(path, *path.parents):
         path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(path)

@@ -217,7 +217,7 @@ def _require_plausible(arguments: Mapping[str, Any], roles: Mapping[str, Any], n
 def _fill_in_weights(arguments: dict[str, Any], context: typer.Context, needed: bool) -> None:
     """Fill in the backbone, weights and rescaling that earlier commands used with the store.
 
-    Values that the user gave stay; see `with_used_weights`.
+    The user's own values are not changed; see `with_used_weights`.
     """
     stores = [value.store for value in arguments.values() if isinstance(value, ExtractionConfig)]
     for name, value in arguments.items():

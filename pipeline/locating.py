@@ -116,7 +116,7 @@ def _candidates(
 ) -> Iterator[tuple[str, FeatureConfig]]:
     """Yield a pair for each candidate for the weights of a run, the likeliest candidate first.
 
-    A pair holds the name of the weights, and the settings `own` with these weights.
+    A pair holds the name of the weights, and the settings in the argument `own`, changed to use these weights.
     """
     if places.weights:
         yield places.weights, _with_files(own, places.weights)

@@ -102,14 +102,13 @@ def alternative_cuts(config: FeatureConfig) -> tuple[tuple[tuple[Cut, ...], ...]
 
     - Without `--cut`, the last cut of each backbone is a set. With several backbones, all these cuts together are one
       more set.
-    - If a value of `--cut` contains the name `all`, each cut of each value is a set. Only in this case may the search
-      join sets.
+    - If a value of `--cut` contains the name `all`, every value is first split, so that each name in the value becomes
+      a value. Each cut of each value is then a set. Only in this case may the search join sets.
     - In all other cases, the cuts of each value of `--cut` are a set.
 
     A name in a value may lack its backbone: `mixed8`, not `backbone/mixed8`. Such a name selects the cut `mixed8` in
     every backbone that has this cut. Each of the other backbones adds its last cut to the value's cuts, unless another
-    name in the value selects a cut of that backbone. If a value contains the name `all`, each name in each value counts
-    as a value of its own.
+    name in the value selects a cut of that backbone.
     """
     if not config.cut:
         cuts = chosen_cuts(config)

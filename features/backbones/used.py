@@ -59,7 +59,8 @@ def used_with(store: Path) -> list[Used]:
 
     The entry that was added last comes last. If `used.json` can't be read, a line is printed, and the result is empty.
 
-    The paths are absolute, and may come from another machine. Call `Used.is_at_hand` before you use a path.
+    The file paths in the entries are absolute, and may come from another machine. Call `Used.is_at_hand` before you use
+    such a path.
     """
     if (found := _read(_file(store))) is None:
         _tell_unreadable(_file(store))
@@ -109,9 +110,9 @@ def with_used_weights(config: FeatureConfig, store: Path, given: Collection[str]
     or a cut, the backbone stays, too. If `config` names several backbones, nothing is changed. If the ImageNet weights
     are on this machine or were used with `store`, the ImageNet weights stay.
 
-    Raises OptionError if `needed` is true, the ImageNet weights have to be replaced, and several other choices of
-    weights and rescaling can be used. Also raises OptionError if `config` has a seed, but no backbone with random
-    weights.
+    Raises OptionError if these three conditions hold together: `needed` is true, the ImageNet weights have to be
+    replaced, and several choices of weights and rescaling can replace them. Also raises OptionError if `config` has a
+    seed, but no backbone with random weights.
     """
     random, seed = "random" in chosen_weights(config).values(), config.weights_seed
     require_options(("--weights-seed", seed, random or not seed, "0 without --weights random"))
@@ -171,9 +172,9 @@ def _with_only(
 
 
 def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Path) -> FeatureConfig:
-    """Return `config` with the rescaling that was used with `store` and the weights file of `config`.
+    """Look up the weights file of `config` in `known`. Return `config` with the rescaling that the file's entries name.
 
-    If none or several were used, return `config` unchanged.
+    If the file has no entry, or if its entries name several rescalings, return `config` unchanged.
     """
     file = known[0].backbone if is_own(known[0].backbone) else config.weights
     if file in KNOWN_WEIGHTS or all(one.rescale == "auto" for one in known):
@@ -189,7 +190,7 @@ def _with_used_rescaling(config: FeatureConfig, known: Sequence[Used], store: Pa
 
 
 def weights_by_digest(store: Path) -> dict[str, str]:
-    """Return the values of `--weights` that were used with `store`, by the digest of the weights."""
+    """Return a dict from the digest of weights to the value of `--weights`, for all weights used with `store`."""
     return {one.digest: one.weights for one in used_with(store)}
 
 

@@ -127,7 +127,7 @@ class Crew:
         return self.refused.get(node) or self.refused_slots.get((node, slot))
 
     def _require_usable_slot(self, count: int, nodes: Sequence[dict[str, Any]], now: float) -> None:
-        """Raise a HeadstartError if no slot is usable (`count` is 0): at once after a refusal, else after a minute."""
+        """Raise a HeadstartError if no slot is usable (`count` is 0), and a slot was refused or a minute is over."""
         if count:
             return
         every = {node: why for (node, _), why in self.refused_slots.items()} | self.refused

@@ -57,7 +57,7 @@ class Cluster:
     begun: Callable[[], Crew]
 
     def scanner(self) -> Elsewhere | None:
-        """Return a function that inspects files in the workers, or None if this machine is the whole cluster.
+        """Return a function that lets the workers inspect files. If this machine is the whole cluster, return None.
 
         On a single machine, the threads of the driver inspect files just as fast as workers would.
         """

@@ -249,9 +249,10 @@ class ExtractionJob:
 
 
 def _with_built_model(network: Network, others: Sequence[Network]) -> Network:
-    """If a network in `others` has the same backbone, return a copy of `network` with that network's model.
+    """Look in `others` for a network with the same backbone as `network`.
 
-    Otherwise, return `network` itself.
+    If there is such a network, return a copy of `network` that has the other network's model. Otherwise, return
+    `network` itself.
     """
     own = network.backbone
     for other in (one.backbone for one in others):

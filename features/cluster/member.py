@@ -15,8 +15,8 @@ class Member:
     A node has a numbered slot for each worker that it can run. Two kinds of calls are recorded:
 
     - A step is a call of the worker's method `hello`, `meet` or `build`.
-    - A job is a call that `give` makes, for example of the worker's method `do_unit`. It has a number, and a key that
-      the caller of `give` chooses.
+    - A job is a call that the method `give` makes, such as a call of the worker's method `do_unit`. A job has a number,
+      and a key that the caller of `give` chooses.
     """
 
     actor: Any

@@ -19,8 +19,8 @@ def slots(resources: dict[str, float], config: ClusterConfig) -> list[tuple[int,
 
     `resources` holds the node's amounts of `CPU` and `GPU`, as Ray gives them. `GPU` may be missing.
 
-    - GPUs: If the node has at least `config.ray_gpus` GPUs, each slot has this number of GPUs. If the node has fewer,
-      no slot has a GPU.
+    - GPUs: If the node has at least `config.ray_gpus` GPUs, each slot has `config.ray_gpus` GPUs. If the node has fewer
+      GPUs, no slot has a GPU.
     - CPUs: Each slot has `config.ray_cpus` CPUs. If `config.ray_cpus` is 0, slots with GPUs share the CPUs of the node
       equally, and a slot without a GPU gets all CPUs.
 

@@ -163,7 +163,7 @@ class UnitStream:
             unit.stopped = True
 
     def share(self, number: int) -> None:
-        """From now on, write the features of a unit every few seconds, because a second worker has the same unit."""
+        """Write new features of a unit every few seconds from now on, because a second worker has the same unit."""
         if unit := self._units.get(number):
             unit.shared = True
 

@@ -83,8 +83,8 @@ class Units(Generic[Worker]):
 
         - a unit that must be given out again;
         - a new unit of about a minute's work, or a smaller new unit if few images are left;
-        - if `worker` has no unit: the unit of a slow worker. A worker is slow if it has had a unit for longer than
-          `worker` would need for the same unit. Both workers then have this unit.
+        - if `worker` has no unit: a unit of another worker that is slow. The other worker is slow if it has had the
+          unit for longer than `worker` would need for the unit. Both workers then have this unit.
 
         If `worker` has one unit already, two conditions must be met before `worker` gets a second unit: no other worker
         has the first unit, and no worker has died with the first or the second unit.
@@ -153,7 +153,7 @@ class Units(Generic[Worker]):
         """Record that `worker` has died. Return whether a worker had died earlier with one of the units of `worker`.
 
         `place` is the node of `worker`. If another worker also has a unit of `worker`, the other worker keeps the unit.
-        All other units of `worker` are given out again, halved or given up; see `Units`.
+        Each other unit of `worker` is either given out again, or halved, or given up; see `Units`.
         """
         units = self.held_by(worker)
         suspicious = any(unit.deaths for unit in units)

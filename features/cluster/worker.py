@@ -72,7 +72,7 @@ class Job(Protocol):
         """Check that this node can do the task. The driver passes the result to `Task.require_same`."""
 
     def build(self, batch_sizes: Mapping[str, int]) -> Built:
-        """Build the network, if there is one. Return the report on it.
+        """Build the network, if this job has a network. Return the worker's report on the network.
 
         `batch_sizes` maps a kind of device, such as `CPU`, to the batch size that other workers use on this kind; see
         `Built.kind`.

@@ -49,9 +49,14 @@ def engine(backbone: Backbone) -> Engine | None:
 def uses_openvino(precision: Precision, engine: str | None) -> bool:
     """Return whether OpenVINO makes the features of a fingerprint with this `precision` and `engine`.
 
-    If `engine` is not None, OpenVINO makes the features. If `engine` is None, OpenVINO makes float32 features on a
-    machine that has OpenVINO and no GPU. On a machine that has no GPU and no OpenVINO, TensorFlow makes these float32
-    features, and a message is printed.
+    If `engine` is not None, OpenVINO makes the features. If `engine` is None, OpenVINO makes the features if all of
+    these conditions are true:
+
+    - `precision` is float32.
+    - TensorFlow does not run on a GPU.
+    - OpenVINO is installed.
+
+    If only the last condition is false, a printed message says that TensorFlow makes the features.
     """
     if engine is not None or precision != "float32" or on_gpu():
         return engine is not None

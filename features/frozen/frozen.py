@@ -39,8 +39,8 @@ class FrozenBackbone:
     Each of `passes` runs the network on `batch_size` images. Different passes may run at the same time.
 
     The features of an image do not depend on the other images in the batch. But an image may get slightly different
-    features at different places of the batch. If possible, only places with equal features are used, and all other
-    places stay empty; see `_equal_slots`.
+    features at different places of the batch. If possible, only places that give the same features for the same image
+    are used, and all other places stay empty; see `_equal_slots`.
     """
 
     def __init__(self, passes: Sequence[Pass], cuts: Sequence[Cut], image_size: int, batch_size: int) -> None:

@@ -60,8 +60,8 @@ def quantised(folder: Path, backbone: Backbone, cuts: Sequence[Cut], batch_size:
 def find_quantised(root: Path, backbone: Backbone, wanted: Mapping[str, Any]) -> FrozenBackbone:
     """Search the store at `root` for an 8-bit form of `backbone` with the calibration `wanted`, and load the form.
 
-    `wanted` is the field `calibration` of a fingerprint. The form made the features that have this fingerprint. Raises
-    OptionError if no 8-bit form has this calibration.
+    To find the 8-bit form that made some features, pass the field `calibration` of their fingerprint as `wanted`.
+    Raises OptionError if no 8-bit form has this calibration.
     """
     for folder in (root / "int8").glob(f"{backbone.title}-*"):
         if calibration(folder) == wanted:

@@ -27,7 +27,7 @@ _VERSION = 1  # raise it when `frozen` makes another fast form of the same netwo
 _IDENTITY = "identity.json"
 _SPARE = 10  # the disk must have this multiple of a network's bytes free, because features need the space more
 _MOST = 8  # networks of the same name: backbones differ in cuts and sizes, classifiers in weights
-_VERSIONS = ("kept_version", "openvino", "forward_version")  # fields of an identity
+_VERSIONS = {"kept_version", "openvino", "forward_version"}  # fields of an identity
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class KeptNetwork:
 
         First, these networks are removed from the store:
 
-        - all networks for another version of OpenVINO, or of headstart's code that makes fast forms
+        - all networks that were made for another version of OpenVINO
+        - all networks that were made by another version of headstart's code for fast forms
         - all other networks of the same name, except the latest seven
         """
         if not self.root.is_dir():
@@ -93,7 +94,8 @@ class KeptNetwork:
         for folder in (self.root / "frozen").glob("[!.]*"):
             with suppress(OSError, ValueError, AttributeError, KeyError):
                 found = read_json(folder / _IDENTITY)["identity"]
-                if any(found.get(name) != self.identity.get(name) for name in _VERSIONS):
+                shared = found.keys() & self.identity.keys() & _VERSIONS  # a classifier has no `forward_version`
+                if any(found[name] != self.identity[name] for name in shared):
                     shutil.rmtree(folder)
 
     def _others(self) -> list[Path]:

@@ -51,7 +51,11 @@ class Network:
         return self.config.images()
 
     def fingerprint(self, cut: Cut, view: View | None = None) -> Fingerprint:
-        """Return the fingerprint of features at `cut`. If `view` is given, the images are augmented first."""
+        """Return the fingerprint of the features at `cut`.
+
+        If `view` is given, the features are those of the augmented images of this view. If `view` is None, the features
+        are those of the images without augmentation.
+        """
         plain = Fingerprint(
             **self._shared(),
             cut=cut.name,

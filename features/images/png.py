@@ -12,8 +12,9 @@ _MOST_TEXT = 1 << 20  # bytes; Pillow refuses a file with a compressed text that
 def without_texts(data: bytes) -> bytes:
     """Return the bytes of a PNG file without its colour profiles, and without most of its texts.
 
-    Pillow would refuse an image with very long texts or profiles. A text is kept if it may hold an EXIF orientation,
-    and has at most 1 MiB, both packed and unpacked. If `data` is no PNG file, `data` is returned unchanged.
+    Pillow would refuse an image with very long texts or profiles. A text is kept if two conditions hold: the text
+    may hold an EXIF orientation, and its packed size and its unpacked size are each at most 1 MiB. If `data` is no PNG
+    file, `data` is returned unchanged.
     """
     if not data.startswith(_SIGNATURE):
         return data

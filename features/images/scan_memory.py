@@ -172,7 +172,7 @@ class ScanMemory:
 
 
 def _files(paths: np.ndarray, page: np.ndarray) -> Iterator[str]:
-    """Yield each image's file: `a.tif` for the image `a.tif#2`. `paths` holds the images' paths, separated by zeros."""
+    """Yield each image's file: `a.tif` for the image `a.tif#2`. In `paths`, zero bytes separate the images' paths."""
     start = 0
     ends = np.append(np.flatnonzero(paths == 0), len(paths)) if len(page) else paths
     if len(ends) != len(page):

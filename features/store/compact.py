@@ -45,8 +45,8 @@ def compact(store: FeatureStore, large: int = LARGE_SHARD_BYTES) -> None:
 def compact_by_itself(store: FeatureStore, extraction_seconds: float, large: int = LARGE_SHARD_BYTES) -> None:
     """Compact a store that has more than `MANY_SHARDS` shards, unless that disturbs another process.
 
-    In a store with `MANY_SHARDS` or more large shards, the number of small shards must be above `MANY_SHARDS`. A shard
-    is small if it has at most half as many bytes as the argument `large`.
+    A store with `MANY_SHARDS` or more large shards is compacted only if it has more than `MANY_SHARDS` small shards. A
+    shard is small if it has at most half as many bytes as the argument `large`. All other shards are large.
 
     Compaction ends early, or does not begin, in three cases:
 

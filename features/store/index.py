@@ -286,7 +286,7 @@ def _left(segment: Segment, names: Collection[str]) -> Segment:
 
 
 def _joined(segments: Sequence[Segment]) -> Segment:
-    """Return one segment, in memory, that holds all shards that are in use in `segments`."""
+    """Join `segments` into one segment in memory. The new segment has only the shards that are in use."""
     names, lengths = names_in_use(segments)
     entries = Entries(*map(np.concatenate, zip(*merged(segments), strict=True)))
     return Segment(names, lengths, np.ones(len(names), bool), entries)

@@ -112,12 +112,12 @@ def contents(store: FeatureStore) -> Contents:
 
 
 def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verification:
-    """Read every byte of every shard. Return the damaged shards, merged files and kept indexes, with reasons.
+    """Read every byte of every shard. Return which shards, merged files and kept indexes are damaged, and why.
 
     If `repair` is true, the stores are repaired:
 
     - Damaged shards and damaged kept indexes are removed. The next extraction makes the lost features again.
-    - A folder where a shard should be is not removed, but the store no longer counts it as a shard.
+    - A folder where a shard should be is not removed, but the store no longer counts the folder as a shard.
     - Merged files are updated.
 
     Raises OSError if a shard can't be reached. Such a shard does not count as damaged, because it may be good.

@@ -37,10 +37,10 @@ def in_use(entries: Collection[str]) -> list[str]:
 
 
 def put_in_use(shard: Path) -> bool:
-    """Put `shard`, which was just written, in use. Return whether the shard is in use now.
+    """Put `shard` into use. Return whether `shard` is in use now.
 
-    If an equal shard was retired earlier, its `.retired` marker is removed. If another process removed the shard
-    meanwhile, the result is False. The caller must then write the shard again.
+    The file `shard` was just written. If an equal shard was retired earlier, its `.retired` marker is removed. If
+    another process removed `shard` meanwhile, the result is False. The caller must then write `shard` again.
     """
     try:
         shard.with_name(f"{shard.name}.retired").unlink()

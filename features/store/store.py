@@ -50,7 +50,7 @@ def create_folder(folder: Path, root: Path | None = None) -> None:
 
 @contextmanager
 def writable(root: Path) -> Iterator[None]:
-    """If an OSError ends the context because writing is forbidden, raise a StoreError that names `root` instead."""
+    """If writing is forbidden, turn the OSError that ends the context into a StoreError that names `root`."""
     try:
         yield
     except OSError as error:
@@ -124,8 +124,8 @@ class FeatureStore:
     def lacking(self, digests: np.ndarray, listed: bool = True) -> np.ndarray:
         """Return bool [N]: whether each digest has no features yet. `digests` is an array [N] of dtype `DIGEST`.
 
-        If `listed` is false, the folder of the store is not listed again. Then features that were written after the
-        last listing count as lacking.
+        If `listed` is true, the folder of the store is first listed again. If `listed` is false, digests whose features
+        were written after the last listing count as digests without features.
         """
         index, lacking = self._refreshed() if listed else self._index, np.empty(len(digests), bool)
         for start in range(0, len(digests), _AT_A_TIME):  # a comparison copies what is compared

@@ -65,8 +65,8 @@ class _Collected:
 class ShardWriter(Generic[Key]):
     """Collects features and writes them as shards. `stores` maps each cut to its store.
 
-    `add` collects features. If `add` returns True, the caller should call `write`, so that a killed process loses few
-    features. A thread writes the shards.
+    `add` collects features. `write` makes a thread write the collected features as shards. If `add` returns True, the
+    caller should call `write`, so that a killed process loses few features.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ShardWriter(Generic[Key]):
         return set().union(*(part.lacking for part in self._parts.values()))
 
     def bytes_to_come(self) -> int:
-        """Estimate how many bytes the lacking features will take on disk. Collected features do not count."""
+        """Estimate how many bytes the features that are still to be collected will take on disk."""
         sizes = {key: part.store.form.image_bytes + DIGEST_BYTES for key, part in self._parts.items()}
         return sum(len(part.lacking) * sizes[key] + _SHARD_OVERHEAD for key, part in self._parts.items())
 

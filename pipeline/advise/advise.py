@@ -45,8 +45,7 @@ def advise(
     """Recommend a network and a cut for `data`, and say whether fine-tuning is worthwhile.
 
     Two kinds of networks are judged: the networks to try, and the networks with features in the store. All of them are
-    judged on train and val, never on test. The features of a sample of the images are extracted with each network to
-    try.
+    judged on train and val, never on test. Each network to try extracts the features of a sample of the images.
 
     Args:
         config: the settings of the networks to try. If `asked` names no network and the store has no features of the

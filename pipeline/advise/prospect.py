@@ -1,4 +1,4 @@
-"""Estimate the gain from fine-tuning by a rule, and measure the cost of fine-tuning on this machine."""
+"""Use a rule to estimate the gain from fine-tuning, and measure the cost of fine-tuning on this machine."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Use features and class probabilities of EfficientNet-Lite0 to measure how much images differ from ImageNet's."""
+"""Compare images with ImageNet's images, by features and class probabilities of EfficientNet-Lite0."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -19,7 +19,10 @@ _LATIN_1 = re.compile(r"[\u00c0-\u00ff\u0152\u0153\u0160\u0161\u017d\u017e\u0178
 
 
 def _latin(word: str) -> float:
-    """Return how plausible a word is in a Western language, from the share of Western letters, in [0, 1]."""
+    """Return how plausible a word is in a Western language: a number in [0, 1].
+
+    The number is computed from the share of Western letters.
+    """
     # Some codes are capitals in cp850 and small letters in cp1252.
     foreign = sum(not letter.isascii() for letter in word)
     known = sum(0.9 if letter.isupper() else 1.0 for letter in _LATIN_1.findall(word))
@@ -130,8 +133,9 @@ class Paths(NamedTuple):
 def as_paths(names: Sequence[str], windows: Sequence[bool]) -> Paths:
     """Convert `names` to paths with slashes, and remove a root such as `C:/` or `/` that all names share.
 
-    `windows` says for each name whether a program for Windows wrote it. In such a name, backslashes become slashes.
-    If no name is such a name, backslashes still become slashes if every name has a backslash, and none has a slash.
+    `windows` says for each name whether a program for Windows wrote the name. In the names that such a program wrote,
+    backslashes become slashes. If such a program wrote none of the names, backslashes become slashes only if every name
+    has a backslash and no name has a slash.
     """
     notes = []
     if names and not any(windows) and all("\\" in name and "/" not in name for name in names):

@@ -94,7 +94,10 @@ def _stores(root: Path) -> list[FeatureStore]:
 
 
 def _chosen(stores: Sequence[FeatureStore], wanted: str, digests: Collection[str]) -> FeatureStore | None:
-    """Return the store that fits `wanted` and has features of the most `digests`, or None if no store has any."""
+    """Return the store that fits `wanted` and has features of the largest number of `digests`.
+
+    If the stores that fit have no such features, return None.
+    """
     missing = {store: len(store.missing(digests)) for store in stores_named(stores, wanted)}
     best = min(missing, key=lambda store: (missing[store], -_cut_number(store)), default=None)
     return best if best and missing[best] < len(digests) else None

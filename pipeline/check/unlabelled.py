@@ -1,4 +1,4 @@
-"""Find the reason why training will refuse data without labels. `check` itself does not need labels."""
+"""Find out whether training will refuse data because labels are missing, and why. `check` itself needs no labels."""
 
 import os
 from pathlib import Path

@@ -113,7 +113,7 @@ class _Reader:
     seen: list[np.ndarray] = field(default_factory=list)  # positions of images in splits where `named` has any label
 
     def read(self, images: ImageTree) -> Placed:
-        """Return the places of the images: each with its split, its label and the positions of its images."""
+        """Return a pair (place, positions of the place's images) for each place. A place is a pair (split, label)."""
         if self.layout == "none":
             self.lines.append(f"{self.where}: read without labels")
             return []
@@ -239,7 +239,7 @@ class _Reader:
         return labels
 
     def _below_wrappers(self, images: ImageTree, in_split: bool = True) -> ImageTree:
-        """Go down while a folder has a single subfolder and few other images. Return the tree of the last folder."""
+        """Go down while a folder has one subfolder and few images of its own. Return the tree of the last folder."""
         while True:
             folders = images.folders
             if len(folders) != 1 or len(images.loose) > FEW * images.count:

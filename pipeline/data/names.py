@@ -154,7 +154,8 @@ def matched(
     """Return the result of `match` for each of `names`. `match` returns the text that `pattern` finds in a name.
 
     Raises OptionError if `match` takes more than about a second for a name. Nested repetitions, such as `(a+)+`, can
-    take so long. The message names `option`. On Windows, and outside the main thread, there is no time limit.
+    take so long. The message names `option`. On Windows, there is no time limit. On other systems, there is a time
+    limit only in the main thread.
     """
     found: list[str | None] = []
     try:
@@ -177,7 +178,7 @@ class _StuckError(Exception):
 def _ticks(found: Sequence[Any]) -> Iterator[None]:
     """While the context is open, raise a _StuckError if `found` stops growing for a second or two.
 
-    Does nothing on Windows, and outside the main thread.
+    On Windows, does nothing. On other systems, does nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield

@@ -150,7 +150,7 @@ def fit_whitening(features: np.ndarray) -> Pipeline:
 def nearest(
     directions: np.ndarray, others: Iterable[tuple[np.ndarray, np.ndarray]], own: np.ndarray | None = None
 ) -> Neighbours:
-    """For each of n unit vectors, find the `NEIGHBOURS` vectors in `others` with the highest cosines to this vector.
+    """For each of n unit vectors, find the 32 vectors in `others` with the highest cosines to this vector.
 
     Args:
         directions: the n unit vectors, float32 [n, K].

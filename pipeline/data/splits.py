@@ -71,10 +71,10 @@ def takes_val_from_train(given: Collection[str], fractions: Mapping[str, float])
 def complete(
     items: Items | Sequence[Item], given: Collection[str], seed: int, fractions: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """Draw a split for each item without one. Return the split of every item, and lines that tell the user about it.
+    """Draw a split for each item that has no split. Return the splits of all items, and lines of text for the user.
 
     `given` holds the names of the splits that the data set gives. If `takes_val_from_train(given, fractions)` is true,
-    items without a split get train or val. If it is false, they get train, val or test.
+    items without a split get train or val. Otherwise, these items get train, val or test.
 
     A split that was given never changes. If at least one item has no split, splits that were drawn earlier (see
     `Item.drawn`) may change. The lines say how splits were drawn. They also warn of groups and of copies that lie in

@@ -21,7 +21,7 @@ signal.alarm(0)
 def choose_network(seconds: int = _SECONDS) -> FeatureConfig:
     """Return the settings of the demo's network, and print a line that names the network.
 
-    The network depends on what is available. The first of these cases that applies decides:
+    The network depends on what is available. The cases are tried in this order, and the first true case decides:
 
     - The environment variable HEADSTART_WEIGHTS names a file: the network is InceptionV3 with the weights in this file.
     - Keras can load or download the ImageNet weights of InceptionV3 within `seconds`: the network is InceptionV3.

@@ -50,7 +50,7 @@ def weights() -> dict[str, Any]:
 
 
 def _all_there(weights: str) -> bool | None:
-    """Return whether all files that the text `weights` names exist. Return None if the text names no file.
+    """Return whether all files named in the text `weights` exist. Return None if the text names no file.
 
     The text may join several names by `+`.
     """
@@ -60,7 +60,7 @@ def _all_there(weights: str) -> bool | None:
 
 
 def disk(store: Path) -> dict[str, Any]:
-    """Return facts about the disk of `store`. Two of them: the free space, and whether files can be renamed.
+    """Return facts about the disk of `store`, such as the free space and whether files can be renamed.
 
     If `store` is no folder, the nearest folder above `store` is examined. To find the facts, files are made in a
     temporary folder. This folder is removed at the end.

@@ -81,7 +81,10 @@ def compare(
 
 
 def _same_examples(runs: Sequence[Run], split: str) -> tuple[np.ndarray, list[str], dict[tuple[Run, str], np.ndarray]]:
-    """Return the labels, the class names, and the logits by (run, model). Raises RunError if the examples differ."""
+    """Return three things: the labels, the class names, and a dict from (run, model) to the logits.
+
+    Raises RunError if the runs differ in their examples or classes.
+    """
     first, logits = read_predictions(runs[0], split).in_order(), {}
     for run in runs:
         found = first if run is runs[0] else read_predictions(run, split).in_order()

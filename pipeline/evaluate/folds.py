@@ -189,7 +189,10 @@ def _by_head(method: _Method, train: np.ndarray, val: np.ndarray, part: np.ndarr
 
 
 def _by_logistic(method: _Method, train: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Return the labels that logistic regression predicts for the examples at `part`. Without a fit, all are -1."""
+    """Fit logistic regression to the examples at `train`. Return the predicted labels of the examples at `part`.
+
+    If a fit would take too long, or if the examples for the fit have only one class, each predicted label is -1.
+    """
     features, labels = method.labelled.features, method.labelled.labels
     rows = train[rows_to_fit(len(train), features.shape[1], method.labelled.classes)]
     if len(np.unique(labels[rows])) < 2:  # also without rows, if a fit would take too long

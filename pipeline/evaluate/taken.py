@@ -81,7 +81,7 @@ def take(run: Run, cached: FeaturedExamples, split: str, data: Path | None) -> T
 
 
 def _distinct(taken: Taken, run: Run) -> Taken:
-    """Return the examples `taken`, with the field `mark` set if necessary.
+    """Return `taken` itself, or a copy of `taken` in which the field `mark` is set.
 
     The field is set if the predictions would otherwise overwrite the predictions for other data.
     """

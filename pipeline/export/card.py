@@ -116,7 +116,10 @@ def _figures(source: Source) -> Iterator[str]:
 
 
 def _rates(own: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a model's accuracy and balanced accuracy as texts. A figure that is not in `own` is left out."""
+    """Yield a model's accuracy and balanced accuracy as texts.
+
+    The argument `own` holds the metrics of the model. A missing metric is left out.
+    """
     accuracy, balanced = own.get("accuracy"), own.get("balanced_accuracy")  # an older run may lack one
     if isinstance(accuracy, float):
         ends = own.get("accuracy_interval")

@@ -68,7 +68,7 @@ class Comparison:
         }
 
     def lines(self, named: bool = True) -> Iterator[str]:
-        """Yield the lines of a summary. Without `named`, the path of the first unreadable image is left out."""
+        """Yield the lines of a summary. If `named` is false, leave out the path of the first unreadable image."""
         yield f"on {self.images} val images, from their files, against the run: {self.from_files}"
         if self.differing or self.unreadable:
             first = f"{self.first_unreadable}: {self.why_unreadable}" if named else self.why_unreadable

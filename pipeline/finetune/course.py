@@ -39,7 +39,10 @@ class Course:
 
     @property
     def best(self) -> int:
-        """Return the number of the best epoch, which may be epoch 0. Of equal epochs, the first is the best."""
+        """Return the number of the best epoch, which may be epoch 0.
+
+        If several epochs are equally good, the first of them is the best.
+        """
         return self.best_of(range(len(self.figures)))
 
     @property
@@ -50,7 +53,8 @@ class Course:
     def best_of(self, epochs: Sequence[int]) -> int:
         """Return the number of the best epoch in `epochs`.
 
-        `epochs` holds numbers of epochs. Of equal epochs, the first in `epochs` is the best.
+        `epochs` holds the number of each epoch to compare. If several epochs are equally good, the first of them in
+        `epochs` is the best.
         """
         return min(epochs, key=lambda epoch: rank(self.choose_by, self.figures[epoch]))
 

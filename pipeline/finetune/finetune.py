@@ -91,7 +91,10 @@ def _finetune(
 
 
 def _tell_threshold(run: Run, result: FinetuneResult) -> None:
-    """If fine-tuning improved a head with a threshold, tell the user that the new classifier has no threshold."""
+    """Tell the user that the new classifier has no threshold.
+
+    The message is printed only if the head has a threshold, and fine-tuning improved the head.
+    """
     if result.best_epoch and run.threshold("head"):
         console.print(
             f"the threshold of the head is not that of the classifier, which has none; `headstart evaluate {run.path}` "

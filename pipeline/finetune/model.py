@@ -91,7 +91,7 @@ class FinetuneModel:
     def load_best(self, folder: Path) -> None:
         """Set the model to the best weights in `folder`.
 
-        Raises RunError if the file is damaged, or has weights that are not finite.
+        Raises RunError if the file of these weights is damaged, or has weights that are not finite.
         """
         earlier = (folder / _EARLIER_BEST).exists()
         file = folder / (_EARLIER_BEST if earlier else _BEST)
@@ -132,7 +132,7 @@ def load_state(model: keras.Model, file: Path) -> None:
 def build_finetune_model(
     run: Run, cached: FeaturedExamples, config: FinetuneConfig, seed: int, precision: AskedPrecision = "auto"
 ) -> FinetuneModel:
-    """Put the run's head on the backbone of `cached`, and compile this model.
+    """Build a model from the backbone of `cached` and the run's head, and compile the model.
 
     `seed` decides dropout. The backbone has the run's precision, or the argument `precision` if the run has int8.
 

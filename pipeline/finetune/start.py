@@ -22,7 +22,10 @@ EARLIER = {  # settings that versions before 0.2 lacked, with the values that th
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The settings with which a fine-tuning began, and the figures of the head alone on val (epoch 0)."""
+    """The settings with which a fine-tuning began, and the figures of epoch 0 on val.
+
+    Epoch 0 is the model before fine-tuning: only the head has been trained.
+    """
 
     settings: dict[str, Any]  # the fields of `FinetuneConfig` without `auto`, and the seed; earlier versions lack some
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # early versions did not write it

@@ -92,7 +92,7 @@ class FinetuneState:
     def keep(self, epoch: int) -> Iterator[Path]:
         """Yield a folder to fill with the state after `epoch`.
 
-        If the context ends without an error, this folder replaces the state after the previous epoch.
+        If the context ends without an error, this folder replaces the folder of the previous epoch.
         """
         remove_left_over(self.folder)
         before = [*self.folder.glob("epoch-*"), *self.folder.glob("work")]  # earlier versions had `work/`

@@ -76,7 +76,8 @@ class HeadConfig:
     def _take_own(self, own: OwnHead | str) -> None:
         """Set the field `own`. The user's own head replaces `units` and `dropout`.
 
-        Raises OptionError if `units` or `dropout` has a value other than its default or zero.
+        Before this call, `units` must be its default or empty, and `dropout` must be its default or 0. Otherwise, an
+        OptionError is raised.
         """
         object.__setattr__(self, "own", OwnHead.read(own) if isinstance(own, str) else own)
         for flag, value, unset in (("--units", self.units, ((1024,), ())), ("--dropout", self.dropout, (0.3, 0.0))):

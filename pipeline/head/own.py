@@ -83,7 +83,10 @@ class OwnHead:
         return cls(file, name, _digest(source) if source else "", given=function)
 
     def origin(self) -> dict[str, str]:
-        """Return the fields for a run's `config.json`: the file, the function, and the digest of the source."""
+        """Return the fields that describe the head in a run's `config.json`.
+
+        The fields are the Python file, the name of the function, and the digest of the source code.
+        """
         return {"file": self.file, "function": self.function, "digest": self.digest}
 
     def build(self, features: int, classes: int) -> keras.Model:

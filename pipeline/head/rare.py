@@ -35,5 +35,5 @@ def tell_rare(train: Sequence[Example], class_names: Sequence[str], config: Head
 
 
 def _by_all(config: HeadConfig) -> bool:
-    """Return whether the figure that decides the best epoch counts all images the same."""
+    """Return whether all images have the same weight in the figure that decides the best epoch."""
     return config.choose_by in ("loss", "accuracy")

@@ -24,9 +24,10 @@ def why_no_graph(model: keras.Model, features: int) -> str:
 
 
 def without_gradient(model: keras.Model, features: int) -> str:
-    """Return the path of the first trainable weight of `model` that has no gradient, or "" if there is none.
+    """Return the path of the first trainable weight of `model` that has no gradient.
 
-    A weight without gradient changes neither the output nor a regularisation loss. `model` takes float32 [B, features].
+    If all trainable weights have a gradient, return "". A weight without gradient changes neither the output nor a
+    regularisation loss. `model` takes float32 [B, features].
     """
     from headstart.features.tensorflow import tf
 

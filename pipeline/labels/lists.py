@@ -84,9 +84,9 @@ def _state_of(file: Path, log: Log, path: Path) -> int:
 
 
 def _original(path: Path, log: Log) -> bytes:
-    """Return the content of the copy that was made of the list before all changes in `log`.
+    """Return the content that the list had before all changes in `log`.
 
-    Raises DataError if the copy is missing or damaged.
+    The content is read from the list's copy, `kept_list(path)`. Raises DataError if the copy is missing or damaged.
     """
     kept = kept_list(path)
     try:

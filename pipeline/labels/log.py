@@ -50,9 +50,9 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of a copy, such as `labels.csv.undo.list`. `log` is the path of the log.
+    """Return the path of the copy of DATA, such as `labels.csv.undo.list`. `log` is the path of the log.
 
-    If DATA is a list file and not a folder, `--apply` copies DATA to this path before the first change.
+    There is a copy only if DATA is a list file and not a folder. `--apply` makes the copy before the first change.
     """
     return log.with_name(log.name.removesuffix(_SUFFIX) + _KEPT_SUFFIX)
 

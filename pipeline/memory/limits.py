@@ -54,8 +54,8 @@ def _limits() -> Iterator[tuple[int, int]]:
 def _groups() -> Iterator[tuple[Path, str, str, str]]:
     """Yield four items for each control group around this process: the folder of the group, and three names.
 
-    Two names are those of the files with the memory limit and the memory in use. The third name is the entry for
-    inactive file cache in the file `memory.stat`.
+    The first two names belong to files: the file with the memory limit, and the file with the memory in use. The third
+    name is a key in the file `memory.stat`: the key of the size of inactive cached files.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

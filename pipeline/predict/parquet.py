@@ -80,7 +80,8 @@ def _locked_parts(output: Path) -> Iterator[Path]:
 def _locked(output: Path, path: Path) -> ExitStack:
     """Make the file `path` and its folder, and lock the file. Closing the result unlocks the file.
 
-    If another process has the lock, a DataError names the file `output`; see `lock_output`.
+    If another process has the lock, a DataError is raised. The error message shows the path `output`; see
+    `lock_output`.
     """
     while True:
         path.parent.mkdir(exist_ok=True)

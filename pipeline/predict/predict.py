@@ -1,4 +1,4 @@
-"""Predict the classes of any images with a run: as a list, line by line, or into a file."""
+"""Use a run to classify any images. The predictions are returned as a list, yielded as lines, or written to a file."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Predicting:
         return _fields(predictions, self.rejects, self.answers.choice)
 
     def lines(self) -> Iterator[str]:
-        """Classify the images, and yield a line for each prediction or reject once it is known."""
+        """Classify the images. As soon as a prediction or reject is known, yield a line about it."""
         layout = self.layout()
         # On a terminal the lines themselves show the progress, and a bar would run into them.
         shown = nullcontext(lambda count: None) if sys.stdout.isatty() else None

@@ -134,15 +134,15 @@ def choose_splits(
 
 
 def _splits_allowed(one: Placement, from_train: bool) -> set[str]:
-    """Return the splits that the source allows for an image, or an empty set if it allows all."""
+    """Return the splits that the source allows for the image `one`. An empty set means that all splits are allowed."""
     return {"train", "val"} if from_train and one.split == "train" else {one.split} - {""}
 
 
 def _split_held(one: Placement, there: Sequence[tuple[str, Path]], allowed: set[str], from_train: bool) -> str:
-    """Return the last split in the list `there` that the source allows for an image.
+    """Return the last split in the list `there` that the source allows for the image `one`; see `_splits_allowed`.
 
-    If the source allows none of these splits, the result is "" if the set `allowed` holds all of them. If the set lacks
-    one of them, a DataError is raised.
+    If there is no such split, the set `allowed` decides. If the set holds every split in the list, the result is "". If
+    the set lacks a split in the list, a DataError is raised.
     """
     mine = _splits_allowed(one, from_train)
     held = [split for split, _ in there if not mine or split in mine]

@@ -96,7 +96,10 @@ class Evidence:
 
     @cached_property
     def simple(self) -> Simple | None:
-        """Return the figures of logistic regression on the scored images, or None if they are missing or damaged."""
+        """Return the figures of logistic regression on the scored images.
+
+        Return None if the figures are missing or damaged.
+        """
         if self.predictions is None:
             return None
         count = len(self.predictions.labels)
@@ -190,7 +193,10 @@ def or_missing(load: Callable[[], _T], what: str, missing: list[str]) -> _T | No
 
 
 def _on_val(run: Run, trained: FeaturedExamples | None, places: Places) -> Predictions:
-    """Return the predictions on the val split of the run's own data. `trained` is None if these data are missing."""
+    """Return the predictions on the val split of the run's own data.
+
+    The argument `trained` holds the run's own data, or is None if these data are missing.
+    """
     if trained is None:
         return read_predictions(run, "val")
     if not trained.of("val"):

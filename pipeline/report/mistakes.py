@@ -141,9 +141,10 @@ def _kind(made: Gallery, title: str, rows: Sequence[int]) -> str:
 
 
 def _figure(made: Gallery, at: int, caption: str) -> str:
-    """Return an HTML figure of the image at position `at` in the predictions.
+    """Return an HTML figure for the image at position `at` in the predictions.
 
-    The figure shows the caption and the path of the image. If `made` has pictures, the figure also shows the image.
+    The figure shows the caption and the path of the image. If the gallery `made` has pictures, the figure also shows
+    the image.
     """
     found = made.evidence.predictions
     assert found

@@ -1,4 +1,4 @@
-"""Choose the model of a run that classifies images: the head, or the fine-tuned classifier."""
+"""Choose which model of a run classifies images: the head, or the fine-tuned classifier."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +33,7 @@ class Choice:
 
 
 def choose_model(run: Run, asked: Model | Literal["auto"], threshold: float | None = None) -> Choice:
-    """Choose the model of `run` that classifies images.
+    """Choose which model of `run` classifies images.
 
     If `asked` is `head` or `finetuned`, this model is chosen. If `asked` is `auto`, the fine-tuned classifier is
     chosen, except in two cases. The head is chosen if the run has no fine-tuned classifier, or if the run's figures

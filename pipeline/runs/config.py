@@ -57,7 +57,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PhaseMetrics:
-    """The metrics of one phase of training in `metrics.json`. A phase is the training of the head, or fine-tuning."""
+    """The part of `metrics.json` about one phase of training. A phase is the training of the head, or fine-tuning."""
 
     val: dict[str, float | None] = field(default_factory=dict)
     before: dict[str, float | None] = field(default_factory=dict)

@@ -40,9 +40,10 @@ def read_json(file: Path, remedy: str = REMEDY) -> dict[str, Any]:
 
 
 def without_null(values: Any, *inner: str) -> Any:
-    """Return the JSON object `values` without the fields that are None. If `values` is no object, return it unchanged.
+    """Return the JSON object `values` without the fields that are None.
 
-    `inner` names fields whose values are objects. Fields that are None are removed from these objects, too.
+    If `values` is no object, `values` is returned unchanged. The arguments `inner` are names of fields. If such a field
+    holds an object, fields that are None are removed from this object, too.
     """
     if not isinstance(values, Mapping):
         return values

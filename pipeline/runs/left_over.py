@@ -1,4 +1,4 @@
-"""Remove the files that killed processes left in a run and beside it."""
+"""Clear what killed processes left in a run and beside it."""
 
 import re
 import shutil
@@ -23,10 +23,10 @@ def clear_left_over(path: Path) -> None:
 
 
 def _clear_early_versions(path: Path) -> None:
-    """Remove the folders that early versions of headstart, when killed, left beside the run at `path`.
+    """Remove the folders that early versions of headstart left beside the run at `path`.
 
-    Some of these folders hold an older run that was at `path`. If `path` is missing, the newest of these older runs is
-    moved back.
+    An early version left such a folder if the process was killed. Some of the folders hold an older run that was at
+    `path`. If `path` is missing, the newest of these older runs is moved back.
     """
     # Early versions wrote a new run as `.partial`, and moved the old run to `.replaced`.
     name = re.compile(rf"\.{re.escape(path.name)}\.(?P<pid>\d+)\.(?:partial|replaced)")

@@ -151,8 +151,8 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json`, or an empty dict if there is no such file.
 
-        Null fields of these objects are left out: the whole file, the object of each phase, such as `head`, and the
-        objects `val` and `before` of a phase. The object `evaluate` keeps its null fields.
+        Null fields are left out at the top level of the file, in each object at the top level (such as `head`), and in
+        the objects `val` and `before` of such an object. The object `evaluate` keeps its null fields.
 
         Raises RunError if the file is damaged. Callers must not change the result, which is kept for later calls.
         """

@@ -120,7 +120,7 @@ def calibration_error(chances: np.ndarray, labels: np.ndarray) -> float:
 
 
 def chance_error(chances: np.ndarray, seed: int = 0) -> float:
-    """Return the mean `calibration_error` that chance alone would give a perfectly calibrated model.
+    """Return the mean `calibration_error` that a perfectly calibrated model would have by chance alone.
 
     `chances`, float [N, C], are the probabilities of the model. The mean is over random draws. In a draw, each
     prediction is right with the probability that the model gives to the predicted class.

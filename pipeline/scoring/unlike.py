@@ -40,9 +40,9 @@ class Reference:
             return np.asarray(self._neighbours.nearest(features, NEAREST).distances.mean(axis=1))
 
     def usual_distance(self, features: Features) -> float:
-        """Return the 99th percentile of the distances between the val images and the sample; see `distances`.
+        """Return the 99th percentile of the distances of the val images from the sample of the training images.
 
-        `features`, float32 [N, D], has the features of the val images.
+        For these distances, see `distances`. `features`, float32 [N, D], has the features of the val images.
         """
         return usual(self.distances(features))
 

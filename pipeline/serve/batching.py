@@ -69,7 +69,7 @@ class Batches(Generic[Given, Found]):
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """While the context is open, count an image as on its way. Batches then wait longer; see `Batches`."""
+        """Expect a further image while the context is open. Batches then wait longer; see `Batches`."""
         with self._changed:
             self._coming += 1
         try:

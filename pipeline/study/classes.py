@@ -37,14 +37,14 @@ def class_gains(curve: Curve, train_labels: np.ndarray, class_names: Sequence[st
 
     `train_labels`, int [N], are the labels of the training images.
 
-    The gain of a class is the rise of its recall that is expected from twice as many training images. A line is fitted
-    to the recall against the logarithm of the number of images. `curve` has the measurements for several sizes of the
-    training set. The fit uses only the larger half of these sizes. The gain is log(2) times the slope of this line,
-    times a factor from 0 to 1.
+    The gain of a class is the rise of its recall that is expected from twice as many training images. `curve` has the
+    measurements for several sizes of the training set. For each class, a line is fitted to the recall against the
+    logarithm of the size. The fit uses only the larger half of the sizes. The gain is log(2) times the slope of the
+    line, times a factor from 0 to 1.
 
     The factor corrects for curves that flatten, and is the same for all classes. Two rises in accuracy are predicted
-    for twice as many images: the rise by a fitted law (see `kept_law`), and the rise by a fitted line. The factor is
-    the rise by the law, divided by the rise by the line.
+    for twice as many images: the first rise by a law that is fitted to the errors (see `kept_law`), and the second rise
+    by a line that is fitted to the accuracy. The factor is the first rise, divided by the second rise.
 
     The interval covers the variance between val images and the variance between draws of training images. A gain and
     its interval are clipped to the range from 0 to 1 - recall.

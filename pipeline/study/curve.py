@@ -1,8 +1,8 @@
 """Measure the learning curve: heads on nested subsets of the training images, scored on val.
 
 The heads are logistic regressions on standardised features. Fitting a logistic regression to a thousand images takes
-some hundredths of a second. Training a head of `headstart head` takes a second, and needs TensorFlow. The result of a
-logistic regression depends only on the images, because the fit is convex.
+some hundredths of a second. The command `headstart head` takes a second to train a head, and needs TensorFlow. The
+result of a logistic regression depends only on the images, because the fit is convex.
 
 The accuracies of the two kinds of head were compared on 50 images and more. With EfficientNet-Lite0, they differed by
 at most 0.3 points (docs/measurements.md). With an InceptionV3 that was trained for another task, they differed by at

@@ -1,4 +1,4 @@
-"""Forecast figures for more training images than there are, with bootstrap intervals.
+"""Forecast the figures that a larger number of training images would give, with bootstrap intervals.
 
 The bootstrap makes B replicates of the measured curve. For each replicate, val images and subsets of the training
 images are drawn with replacement.
@@ -107,7 +107,7 @@ class Forecast:
         return Estimate(before - after, min(float(low), before - after), max(float(high), before - after))
 
     def _middle(self, errors: np.ndarray) -> np.ndarray:
-        """Return the expected errors, [M]: the median of each column of `errors`, [B, M], reduced by `_raised`."""
+        """Return the expected errors, [M]. Each is the median of a column of `errors`, [B, M], minus `_raised`."""
         return self._bounded(np.median(errors, axis=0) - self._raised)
 
     def needed(self, target: float) -> Needed:
@@ -141,7 +141,7 @@ class Forecast:
         return [Estimate(*row) for row in rows]
 
     def _errors(self, images: np.ndarray) -> np.ndarray:
-        """Return the errors, float64 [B, M]. Row b has the errors that the law of replicate b gives.
+        """Return the errors (float64 [B, M]) that the laws of the B replicates give. Row b belongs to replicate b.
 
         The argument `images` holds M numbers of training images, one for each column.
         """

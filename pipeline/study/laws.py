@@ -95,8 +95,8 @@ def held_out_sizes(count: int) -> int:
 def held_out_errors(images: np.ndarray, errors: np.ndarray, held_out: int) -> np.ndarray:
     """Fit each law to the smaller sizes of B curves. Return how far the laws are off at the larger sizes.
 
-    `images`, [K], has the sizes, rising. `errors`, [B, K], has the errors of the curves at these sizes. The `held_out`
-    largest sizes are left out of the fit.
+    `images`, [K], has the sizes, rising. `errors`, [B, K], has the errors of the curves at these sizes. The largest
+    sizes are left out of the fit. The argument `held_out` is the number of sizes that are left out.
 
     The result is float64 [2, B]: a row for each of the two laws, and a column for each curve. A value is the sum of the
     squared deviations at the sizes that were left out.

@@ -79,7 +79,7 @@ def _short(settings: Mapping[str, Any]) -> str:
 def live_board(study: Study, most: int, baselines: Sequence[Baseline]) -> Iterator[Callable[[], None]]:
     """Yield a function that shows, at each call, how far a search has come.
 
-    The search ends at the latest when the number of finished trials of the study reaches the argument `most`.
+    The search ends when the study has `most` finished trials, or earlier. Trials of earlier searches count, too.
 
     On a terminal, the function draws a table of `baselines` and the best trials. A line below the table has the speed
     and the time left. Elsewhere, the function prints only this line, at most every ten seconds.

@@ -51,7 +51,10 @@ def search(
 
 
 def _run_workers(study: Study, data: SearchData, config: SweepConfig, until: float, tick: Callable[[], None]) -> None:
-    """Run the search in `config.jobs` processes. Raises HeadstartError if processes failed before it was done."""
+    """Run the search in `config.jobs` processes.
+
+    Raises HeadstartError if processes failed before the search was done.
+    """
     call = pickle.dumps((run_worker, (study, data, config.trials, until, os.getpid())))
     spawn = multiprocessing.get_context("spawn")
     workers = [spawn.Process(target=run_pickled, args=(call,), daemon=True) for _ in range(config.jobs)]
@@ -93,11 +96,11 @@ def _worker_environment(threads: int) -> Iterator[None]:
 
 
 def run_worker(study: Study, data: SearchData, most: int, until: float, parent: int) -> None:
-    """Run trials in a worker process until all processes together have finished `most` trials, or no trial is left.
+    """Run trials in a worker process until the number of finished trials reaches `most`, or until no trial is left.
 
-    No trial starts after the time `until`, in seconds since 1970. The worker also ends if the process with the ID
-    `parent` is gone. The features of `data` are on disk. If a HeadstartError or one of the errors in `OF_MACHINE` is
-    raised, the worker prints the error, and exits with status 1.
+    The finished trials of all processes count. No trial starts after the time `until`, in seconds since 1970. The
+    worker also ends if the process with the ID `parent` is gone. The features of `data` are on disk. If a
+    HeadstartError or one of the errors in `OF_MACHINE` is raised, the worker prints the error, and exits with status 1.
     """
     tf.get_logger().setLevel("ERROR")
 

@@ -114,8 +114,9 @@ def identity_of(
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe how the data or settings of a study differ from the present ones. Return "" if nothing differs.
 
-    `then` has the data and settings that the study recorded, and `now` has the present ones. Both are JSON objects. An
-    earlier version of heads is no difference; see `tell_earlier_heads`.
+    The argument `then` has the data and settings that the study recorded. The argument `now` has the present data and
+    settings. Both arguments are JSON objects. If the study was begun with an earlier `HEAD_VERSION`, the earlier
+    version does not count as a difference; see `tell_earlier_heads`.
     """
     then = {**{name: value for name, value in _UNSAID.items() if name in now}, **then}
     if _has_earlier_heads(then):

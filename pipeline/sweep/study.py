@@ -69,8 +69,9 @@ class Study:
     def require_same(self, identity: Mapping[str, Any], part: str = "identity") -> Mapping[str, Any]:
         """Raise an OptionError if the study was made with other data or settings than `identity` describes.
 
-        The first call records `identity` in the study, under the name `part`. Each later call compares `identity` with
-        this record, and returns the record. The error message tells the differences.
+        The argument `part` is the name of a record in the study. If the study has no such record, `identity` is
+        recorded. Otherwise, `identity` is compared with the record. The error message tells the differences. If there
+        is no error, the record is returned.
         """
         now: dict[str, Any] = json.loads(json.dumps(identity))
         with self.locked():
@@ -146,9 +147,10 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
 
     def die(self, trial: optuna.Trial) -> int:
-        """Record the death of the worker that ran `trial`. Return how many workers have died with the same head.
+        """Record the death of the worker that ran `trial`.
 
-        If the number is below `MOST_DEATHS`, give the trial back to the study. Otherwise, the trial fails; see `fail`.
+        Return how many workers have died in trials of the same head as `trial`. If this number is below `MOST_DEATHS`,
+        give `trial` back to the study. Otherwise, `trial` fails; see `fail`.
         """
         trial.set_user_attr(_DIED, True)
         head = json.dumps(trial.params, sort_keys=True)

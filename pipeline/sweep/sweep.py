@@ -200,7 +200,7 @@ def _folds(examples: Sequence[Example], labels: np.ndarray, count: int, seed: in
 def _baselines(study: Study, data: SearchData, cuts: Sequence[Cut], memory: float) -> list[Baseline]:
     """Return the scores of the baselines on the features at `cuts`.
 
-    The study keeps the scores, so the baselines are fitted only once at the same cuts.
+    The study keeps the scores. The baselines are fitted only if the study has no scores for these cuts.
     """
     where = study.space.cuts.name(cuts)
     key = f"{BASELINES}{where}"

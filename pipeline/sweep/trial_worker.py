@@ -113,7 +113,7 @@ class TrialWorker:
         return version("headstart")
 
     def run(self, space: Any, seed: int, data: Any, most: int) -> None:
-        """Run trials until the study has `most` finished trials, or until no trial is left.
+        """Run trials until the number of the study's finished trials reaches `most`, or until no trial is left.
 
         The finished trials of all workers count. `space` is a `Space`, and `data` is a `SearchData`.
         """

@@ -1,7 +1,7 @@
 """`store explain`: count the images that have the requested features.
 
-The store may hold features with other settings, too. The command lists them, and the settings that are other than
-requested.
+The store may hold features with other settings, too. For each folder of such features, the command lists the settings
+that differ from the requested settings.
 """
 
 from collections.abc import Collection, Sequence

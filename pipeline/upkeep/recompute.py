@@ -95,7 +95,7 @@ def _grouped_by_backbone(stores: Sequence[FeatureStore]) -> list[list[FeatureSto
 
 
 def _with_used(store: FeatureStore, config: VerifyConfig) -> VerifyConfig:
-    """Return `config`, with the weights that made `store` in place of `imagenet`.
+    """Return a copy of `config` in which the weights that made `store` replace the weights `imagenet`.
 
     If `config.weights` is not `imagenet`, or if the weights that made `store` are not on this machine, return `config`
     unchanged.

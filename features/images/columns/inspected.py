@@ -87,8 +87,8 @@ def inspect_images(
 
     Args:
         memory: holds the images of earlier scans. An unchanged file is not read again if `memory` has all the pages
-            that are needed. Images of files that are read are saved to `memory` now and then, and after an error or an
-            interruption.
+            that are needed. While other files are read, the images found so far are saved to `memory` now and then,
+            and after an error or an interruption.
         turn: is called with the images of each group of files except the last. A group has about `TURN_BYTES`.
         elsewhere: a function that reads the files, if at least `MANY_FILES` have to be read. `turn` is then not used.
 

@@ -60,7 +60,7 @@ def name_of(path: str) -> str:
 
 
 def shown(text: str, most: int = 200) -> str:
-    r"""Return `text`, a URL or a sentence with URLs, in the form for messages.
+    r"""Return `text` in the form for messages. The argument `text` is a URL, or a sentence with URLs.
 
     User names and passwords in URLs are left out. Characters that can't be printed become escapes such as `\x1b`. A
     long text is cut: the argument `most` is the number of characters that are kept.

@@ -88,7 +88,8 @@ class PredictJob(UnitJob):
     def meet(self) -> tuple[str, Sequence[str]]:
         """Load the model of the run. Return the model's name (see `Answers.name`), and the result of `store_folders`.
 
-        Raises a HeadstartError if this node does not see the run or the files, or can't read the URLs.
+        Raises a HeadstartError if this node does not see the run or the files to classify, or lacks the access to files
+        that are URLs.
         """
         task = self._task
         require_seen(task.sample)
@@ -112,9 +113,9 @@ class PredictJob(UnitJob):
         return Built(features={"": values.astype(np.float32)}, device=start_tensorflow(), processor=processor())
 
     def do(self, items: Sequence[tuple[str, bool]]) -> list[Item]:
-        """Classify files. Return their predictions and rejects, in the order of the files.
+        """Classify the files of a unit. Return their predictions and rejects, in the order of the files.
 
-        If the unit is stopped, only the predictions and rejects so far are returned.
+        If the unit is stopped early, return only the predictions and rejects so far.
         """
         task, found = self._task, list[Item]()
         sources = Sources([path for path, _ in items], {path for path, is_named in items if is_named})
@@ -208,7 +209,7 @@ def classified_by(
 
 
 def _with_unread(answers: Answers, task: PredictTask, sources: Sources, items: Sequence[Item]) -> list[Item]:
-    """Classify, in this process and with the model in `answers`, the files that a worker could not read.
+    """Use this process and the model in `answers` to classify the files that a worker could not read.
 
     Return the worker's `items`, with the new results in place of the rejects of these files.
     """
@@ -228,7 +229,7 @@ def _unread(items: Sequence[Item]) -> list[str]:
 
 
 def _file(path: str, files: Container[str]) -> str:
-    """Return the file in `files` that holds the image `path`: `FILE`, or `FILE#PAGE` for a later page."""
+    """Return the file in `files` that holds the image `path`. `path` is `FILE`, or `FILE#PAGE` for a later page."""
     return path if path in files else path.rpartition("#")[0]
 
 

@@ -52,6 +52,15 @@ def test_damage_and_other_versions(model: keras.Model, tmp_path: Path) -> None:
     assert not other.folder.exists()
 
 
+def test_backbones_and_classifiers_are_kept_side_by_side(model: keras.Model, tmp_path: Path) -> None:
+    converted_model = converted(traced_model(model, 2, compiled=False))
+    backbone, classifier = kept(tmp_path), KeptNetwork.of(tmp_path, "classifier", {"classifier": "abc"})
+    for one in (backbone, classifier, backbone):
+        one.write(converted_model)
+    assert backbone.folder.exists()
+    assert classifier.folder.exists()
+
+
 def test_no_store_is_made(model: keras.Model, tmp_path: Path) -> None:
     kept(tmp_path / "absent").write(converted(traced_model(model, 2, compiled=False)))
     assert list(tmp_path.iterdir()) == []
