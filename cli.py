@@ -353,7 +353,7 @@ def explain(
     reading: DataConfig,
     seed: int = 0,
 ) -> Result:
-    """Count images with features for given settings. For other features in the store, name the settings that differ."""
+    """Count the images that have features with these settings. For other features, name the settings that differ."""
     from headstart.pipeline.upkeep.explain import explain
 
     return explain(data, config, extraction, seed, reading)

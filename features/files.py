@@ -103,7 +103,7 @@ def scratch_folder(parent: Path, name: str = "scratch") -> Iterator[Path]:
 
 
 def require_creatable(path: Path) -> None:
-    """Raise an OSError that names `path` if nothing can be made there. Missing folders above `path` are not made."""
+    """Raise an OSError that names `path` if nothing can be made there. Folders above `path` may be missing, too."""
     whole = path.absolute()
     above = next((folder for folder in whole.parents if os.path.lexists(folder)), whole)
     try:

@@ -49,6 +49,6 @@ def require_no_url(flag: str, path: Path, instead: str = _STORE) -> None:
 def plain_path(path: str | Path) -> str:
     """Return `path` as an absolute path without `..`.
 
-    Symlinks are resolved only if `path` has a `..`, because a `..` after a symlink leads out of the symlink's target.
+    Symlinks are resolved only if `path` has a `..`, because a `..` after a symlink means the parent of its target.
     """
     return os.path.realpath(path) if os.pardir in Path(path).parts else os.path.abspath(path)

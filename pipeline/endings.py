@@ -86,7 +86,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def _is_full_disk(error: BaseException) -> bool:
-    """Whether `error` means a full disk or quota. Some libraries raise errors that only quote the system's message."""
+    """Whether `error` means a full disk or quota. Some libraries give no number, but the system's message."""
     quotes = isinstance(error, OSError) or type(error) is RuntimeError or _is_tensorflows(error)
     words = [text for code in _DISK_FULL for text in (f"[Errno {code}]", f"errno = {code}", os.strerror(code))]
     return quotes and any(text in str(error) for text in words)

@@ -107,7 +107,7 @@ def _is_local(files: tf.Tensor) -> tf.Tensor:
 
 
 def _contents(files: tf.Tensor) -> tf.Tensor:
-    """Return the contents of remote files, strings [b], with b"" for each file that `_content` reads later."""
+    """Return the contents of remote files, a string per file. It is empty if `_content` reads the file later."""
 
     def read() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(read_references, [files], tf.string), files.shape)

@@ -117,7 +117,7 @@ def verify(stores: Collection[FeatureStore], repair: bool = False) -> Verificati
     If `repair` is true, the stores are repaired:
 
     - Damaged shards and damaged kept indexes are removed. The next extraction makes the lost features again.
-    - A folder where a shard should be is not removed, but the store no longer counts the folder as a shard.
+    - A folder in the place of a shard is not removed, but the store no longer counts it as a shard.
     - Merged files are updated.
 
     Raises OSError if a shard can't be reached. Such a shard does not count as damaged, because it may be good.

@@ -94,8 +94,8 @@ def describe(file: h5py.File, fields: Mapping[str, Any]) -> None:
 def hdf5_in_memory() -> Iterator[tuple[io.BytesIO, Any]]:
     """Yield two things: a buffer in memory, and a new HDF5 file in this buffer.
 
-    After the context is closed, the buffer holds the whole file. The caller then writes the buffer to disk. If HDF5
-    itself wrote to a full disk, HDF5 could crash the process.
+    After the context is closed, the buffer holds the whole file. The caller then writes the buffer to disk: HDF5 itself
+    could crash the process on a full disk.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=_LIBVER) as file:

@@ -88,7 +88,7 @@ class Diagnosis:
         yield "limits", f"open files {files}, memory {capped}, /dev/shm {shm}"
 
     def failure(self) -> HeadstartError | None:
-        """Return the error to raise after the facts are shown. Return None if no command would fail."""
+        """Return the error that the command ends with, or None if the machine has no problem."""
         count = len(self.problems)
         return HeadstartError(f"{count} problem{'s' * (count > 1)}: {self.problems[0]}") if count else None
 

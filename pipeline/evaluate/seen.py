@@ -25,7 +25,7 @@ class Seen:
         return {"duplicates_in_train": len(self.equal), "near_duplicates_in_train": alike}
 
     def lines(self, split: str) -> list[str]:
-        """Return up to two warnings: about images that are in train, too, and about near-duplicates of train images.
+        """Return up to two warnings: about images that are also in train, and about near-duplicates of train images.
 
         `split` is a phrase that names the scored images.
         """

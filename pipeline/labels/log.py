@@ -50,7 +50,7 @@ def log_of(table: Path) -> Path:
 
 
 def kept_list(log: Path) -> Path:
-    """Return the path of the copy of DATA, such as `labels.csv.undo.list`. `log` is the path of the log.
+    """Return the path at which DATA is copied, such as `labels.csv.undo.list`. `log` is the path of the log.
 
     There is a copy only if DATA is a list file and not a folder. `--apply` makes the copy before the first change.
     """

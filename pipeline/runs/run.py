@@ -151,8 +151,8 @@ class Run:
     def metrics(self) -> dict[str, Any]:
         """Return the content of `metrics.json`, or an empty dict if there is no such file.
 
-        Null fields are left out at the top level of the file, in each object at the top level (such as `head`), and in
-        the objects `val` and `before` of such an object. The object `evaluate` keeps its null fields.
+        The result lacks the file's null fields, also those of an object such as `head`, and of its `val` and `before`.
+        Only the object `evaluate` is unchanged.
 
         Raises RunError if the file is damaged. Callers must not change the result, which is kept for later calls.
         """

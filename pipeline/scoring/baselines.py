@@ -123,7 +123,7 @@ def fit_logistic(
 def _neighbours(
     features: np.ndarray, labels: np.ndarray, folds: Sequence[Fold], classes: int, choose_by: ChooseBy
 ) -> list[Baseline]:
-    """Return a k-nearest-neighbours baseline for each of several k (cosine distance, one extra vote for each class)."""
+    """Return a k-nearest-neighbours baseline for each of several k, by cosine. Each class begins with one vote."""
     nearest = [
         labels[train][Neighbours(features[train]).nearest(features[val], _NEIGHBOURS[-1]).rows] for train, val in folds
     ]

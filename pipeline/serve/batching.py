@@ -36,8 +36,8 @@ class Batches(Generic[Given, Found]):
     A full batch is run as soon as a thread is free. A batch that is not full is run as soon as two conditions hold:
 
     - At least two threads are free, or `passes` is 1 and the only thread is free.
-    - `wait` seconds have passed since the last image came. If a further image is on its way (see `coming`), the
-      batch waits instead until 20 * `wait` seconds have passed since its first image came.
+    - If no image is on its way (see `coming`), the last image came at least `wait` seconds ago. If an image is on its
+      way, the first image came at least 20 * `wait` seconds ago.
     """
 
     run: Callable[[Sequence[Given], int], Sequence[Found]]

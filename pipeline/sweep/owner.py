@@ -63,7 +63,7 @@ class StudyOwner:
         return (trial.number, dict(trial.params)), elsewhere, len(study.finished())
 
     def report(self, worker: str, value: float, step: int) -> bool:
-        """Record the value of an epoch or fold in the trial of `worker`. Return whether this trial should end.
+        """Record, in the trial of `worker`, the value of an epoch or fold. Return whether this trial should end.
 
         `step` is the number of the epoch or fold.
         """

@@ -60,7 +60,7 @@ def _segments(data: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
 def _in_exif(exif: "tf.Tensor") -> "tf.Tensor":
     """Return the orientation, int32, that the first directory of `exif` holds. Without an orientation, return -1.
 
-    A number over 9 becomes 9.
+    An orientation over 9 is returned as 9.
     """
     from headstart.features.tensorflow import tf
 
