@@ -26,6 +26,7 @@ from headstart.pipeline.memory.limits import rows_in_memory
 _MOST_CUTS = 5  # of a network that is tried
 _COPIES = 6  # of the features, of 4 bytes each, while LogME is computed
 _OF_EACH = 10  # the least number of images per class in a sample, on average
+_FEWEST = 3  # the least number of images per class in a sample that memory limits, on average
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def find_candidates(
     sample are extracted into a store.
 
     The sample holds only images that have features in all stores, and no more than memory has room for. Raises
-    DataError if too many images can't be used. For other errors, see `featured.cache_features`.
+    DataError if too many images can't be used, and OptionError if memory has room for too few images. For other
+    errors, see `featured.cache_features`.
     """
     examples = _sample(scanned.examples[~scanned.examples.splits.is_("test")], advise.sample, seed)
     stores, notes = _stored(examples, extraction)
@@ -66,7 +68,9 @@ def find_candidates(
     examples = examples[~lacking]
     widest = max((store.form.shape[0] for store in stores), default=1)
     if (most := max(1, rows_in_memory(_COPIES * widest, extraction.memory))) < len(examples):
-        sample = _sample(examples, most, seed, min(_OF_EACH, most // len(np.unique(examples.labels))))
+        if (of_each := most // len(np.unique(examples.labels))) < _FEWEST:
+            raise OptionError(f"--memory: holds the features of {most} images, too few to judge on; raise it")
+        sample = _sample(examples, most, seed, min(_OF_EACH, of_each))
         notes.append(f"judged on {len(sample):,} of {len(examples):,} images, for memory holds no more; raise --memory")
         examples = sample
     return Candidates(stores, examples, notes)

@@ -60,9 +60,9 @@ class DemoResult:
 def draw_demo(folder: Path, images: int = DEMO_IMAGES, seed: int = 0) -> DemoResult:
     """Draw `images` JPEGs into `folder/cat/` and `folder/dog/`, half of them into each, and add a few broken files.
 
-    The content of an image depends only on `seed` and on the image's own number, from 0. An earlier demo set in
-    `folder` is replaced. Raises DataError if `folder` exists, is not empty, and is no demo set. Raises OSError if
-    `folder` can't be made.
+    The content of an image depends only on `seed` and on the image's own number, from 0. `folder` may hold an earlier
+    demo set: drawings with the same names are replaced, and others stay. Raises DataError if `folder` holds anything
+    else, or is a file. Raises OSError if `folder` can't be made.
     """
     if not _is_free(folder):
         raise DataError(f"{folder}: exists and holds something else than a demo set; name a new folder")
@@ -94,7 +94,9 @@ def _is_free(folder: Path) -> bool:
     """Return whether `folder` is missing, holds no file, or is a demo set. A user's own `cat.0.jpg` is no demo set."""
     if not folder.exists():
         return True
-    if not folder.is_dir() or not all(entry.is_dir() and entry.name in CLASS_NAMES for entry in folder.iterdir()):
+    if not folder.is_dir():
+        return False
+    if not all(one.is_dir() and not one.is_symlink() and one.name in CLASS_NAMES for one in folder.iterdir()):
         return False
     mark = folder / _MARK
     return (mark.is_file() and not mark.stat().st_size) or not any(folder.glob("*/[!.]*"))

@@ -211,6 +211,8 @@ def open_answers(run: Run, config: PredictConfig, places: NetworkPlaces, seed: i
     classes = len(run.class_names())
     if config.top > classes:
         raise OptionError(f"--top must be at most {classes}, the classes of {run.path}. Received: {config.top}")
+    if places.store and not places.store.is_dir():
+        console.print(f"--store {places.store}: no such folder, so no stored features are used")
     choice = choose_model(run, config.model, config.threshold)
     trust = make_trust(run, choice, config)
     with clock.of("start"):

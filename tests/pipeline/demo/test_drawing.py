@@ -85,3 +85,14 @@ def test_photographs_that_are_named_like_drawings_are_left_alone(tmp_path: Path)
     with pytest.raises(DataError, match="holds something else"):
         draw_demo(tmp_path / "photos", 4)
     assert mine.read_bytes() == b"a photograph"
+
+
+def test_a_link_to_photographs_is_left_alone(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "drawn", 2)
+    mine = tmp_path / "mine"
+    (tmp_path / "drawn" / "dog").rename(mine)
+    (tmp_path / "drawn" / "dog").symlink_to(mine)
+    before = content(tmp_path / "drawn")
+    with pytest.raises(DataError, match="holds something else"):
+        draw_demo(tmp_path / "drawn", 4, seed=1)
+    assert content(tmp_path / "drawn") == before

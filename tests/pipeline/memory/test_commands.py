@@ -282,6 +282,8 @@ def test_study_and_advise_tell_what_memory_left_out(
     told = " ".join(headstart.text("advise", prepared, *options, "--memory", f"{fits:.9f}").split())
     assert "judged on 14 of 3" in told
     assert "images, for memory holds no more; raise --memory" in told
+    said = headstart.error("advise", prepared, *options, "--memory", f"{fits / 3:.9f}", code=2)
+    assert "--memory: holds the features of 4 images, too few to judge on; raise it" in said
     found = headstart(
         "study", prepared, *options, "--memory", f"{8 * 16 * width / 2**30:.9f}", "--sizes=4", "--seeds=2"
     )

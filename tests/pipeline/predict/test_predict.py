@@ -303,12 +303,13 @@ def test_values_that_are_not_finite_are_an_error(run: Path, drawn: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_batch_size_changes_no_answer(run: Path, drawn: Path) -> None:
+def test_a_batch_size_changes_no_answer(run: Path, drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [drawn / "cat" / f"cat.{number}.jpg" for number in range(5)]
     one, other = (
         predict(run, paths, PredictConfig(batch_size=size), NetworkPlaces(store=run / "none")) for size in (2, 8)
     )
     for first, second in zip(one.predictions, other.predictions, strict=True):
         assert first.probability == pytest.approx(second.probability, abs=1e-5)
+    assert capsys.readouterr().err.count("none: no such folder, so no stored features are used") == 2
     with pytest.raises(OptionError, match="--batch-size"):
         PredictConfig(batch_size=-1)
