@@ -257,6 +257,27 @@ def test_a_file_that_changes_during_training_is_named(
     assert finetune(tiny_run, QUICK).epochs == 2
 
 
+@pytest.mark.slow
+def test_a_val_file_that_changes_before_the_first_epoch_is_named(
+    tiny_run: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.pipeline.finetune import epochs
+
+    data, figures = tmp_path / "data", epochs._figures
+    shutil.copytree(prepared, data)
+    victim = sorted((data / "val" / "dog").glob("dog.*"))[0]
+
+    def figures_and_change(*given: Any) -> dict[str, float]:
+        found = figures(*given)
+        victim.write_bytes(b"changed")
+        return found
+
+    monkeypatch.setattr(epochs, "_figures", figures_and_change)
+    with pytest.raises(DataError, match=f"{victim}: gone or changed"):
+        finetune(tiny_run, QUICK, places=Places(data=data))
+    assert not (tiny_run / "finetune.partial").exists()
+
+
 def test_the_speed_of_training_leaves_out_validation_and_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 100.0, 102.0, 200.0, 204.0])  # the first end, and then begin and end of an epoch of one batch
     monkeypatch.setattr("headstart.pipeline.training.time", SimpleNamespace(perf_counter=lambda: next(clock)))
