@@ -20,10 +20,8 @@ class VerifyConfig:
     weights_seed: int = option(0, "Seed of --weights random.")
 
     def __post_init__(self) -> None:
-        seed, together = (
-            self.weights_seed,
-            "given with --data, and only with it: say which images to compare, and how many of them",
-        )
+        together = "given with --data, and only with it: say which images to compare, and how many of them"
+        seed = self.weights_seed
         require_options(
             ("--recompute", self.recompute, self.recompute >= 0, "at least 0"),
             ("--recompute", self.recompute, (self.data is None) == (self.recompute == 0), together),
